@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,3 +35,23 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], None] | bytes | str, du
 def write_json(path: Path, value: Any, durable: bool = True) -> None:
     """`value` as indented JSON, atomically."""
     write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n", durable)
+
+
+class Lines:
+    """A csv file that grows by a row at a time: what an earlier process had written is written anew."""
+
+    def __init__(self, path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]):
+        self.columns = columns
+        write_atomic(path, ",".join(columns) + "\n" + "".join(map(self._line, rows)), durable=False)
+        self._file = path.open("a", buffering=1)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Appends one row; a column without a value stays empty."""
+        self._file.write(self._line(row))
+
+    def close(self) -> None:
+        """Ends the file."""
+        self._file.close()
+
+    def _line(self, row: Mapping[str, Any]) -> str:
+        return ",".join("" if row.get(name) is None else str(row[name]) for name in self.columns) + "\n"

@@ -1,0 +1,38 @@
+"""`hydra/sweeper=grid`: every combination is planned and checked, then handed to the launcher as one plan."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+@dataclass
+class GridConfig:
+    _target_: str = "hydra_plugins.runner.grid.GridSweeper"
+    params: dict[str, Any] = field(default_factory=dict)  # what an experiment sweeps
+    multirun: bool = True  # false: typed without -m, a plan of one run
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridConfig, provider="runner")
+
+
+class GridSweeper(Sweeper):
+    def __init__(self, params: dict[str, Any], multirun: bool):
+        self.params = params
+        self.multirun = multirun
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config = config
+        self.hydra_context = hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        from runner.sweep.grid import grid
+
+        grid(self.config, self.hydra_context.config_loader, self.launcher, arguments, self.multirun)

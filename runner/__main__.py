@@ -1,0 +1,74 @@
+"""`python -m runner ...`: hands what was typed to Hydra; says in one line what cannot work. Imports no torch.
+
+Every command is a plan: a lone run is a plan of one, `-m` makes the product. So both are composed, checked, skipped
+where done, resumed and reported by the same code (`runner.sweep`).
+"""
+
+import os
+import re
+import sys
+
+from runner.errors import ConfigError
+
+# Hydra's own commands, which look at the config and run nothing.
+COMMANDS = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
+
+# In a sweep, a key of an option (`optimizer.momentum=0.8`) may fit only what is swept, not the defaults, with which
+# Hydra composes the sweep's own config first. As a choice of one it is left to the combinations.
+CONSTANT = re.compile(r"^((?!hydra\.)\w+\.[\w.]+)=(?!\w+\()(.+)$")
+
+
+def planned(argv: list[str]) -> list[str]:
+    """The arguments with every run sent through the sweeper, which is told whether `-m` was typed."""
+    if any(word.split("=")[0] in COMMANDS for word in argv):
+        return argv
+    if {"-m", "--multirun"} & set(argv):
+        return [CONSTANT.sub(r"\1=choice(\2)", word) for word in argv]
+    return ["--multirun", *argv, "hydra.sweeper.multirun=false"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command line; the exit code: 0 all done, 1 some run failed or diverged, 2 refused."""
+    import hydra
+    from hydra.errors import HydraException
+
+    from runner.explain import CONF, explain
+
+    argv = list(sys.argv[1:] if argv is None else argv)
+    old_argv, old_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = ["runner", *planned(argv)]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing and exiting
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+    def app(config):
+        raise AssertionError("runs are started by the launcher")
+
+    try:
+        app()
+    except ConfigError as error:
+        sys.stderr.write(f"runner: {error}\n")
+        return 2
+    except HydraException as error:
+        sys.stderr.write(f"runner: {explain(error, argv)}\n")
+        return 2
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 2
+    except KeyboardInterrupt:
+        sys.stderr.write("runner: interrupted; the same command goes on where it stopped\n")
+        return 130
+    finally:
+        sys.argv = old_argv
+        if old_error is None:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = old_error
+    return 0
+
+
+def cli() -> None:
+    """The console script `runner`."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,21 @@
+"""What a transform of the pipeline `augmentation=[a,b,...]` is."""
+
+import torch
+from torch import Tensor
+
+from runner.data.splits import Split
+from runner.option import Option
+
+
+class Transform(Option):
+    """`(images [B, C, H, W] uint8, or float in [0, 1]; generator) -> images`, random for each image on its own.
+
+    Runs on the images' device, whole batches at once, and draws only from the generator. Images may change size
+    (crops); what is larger than the network's input in the end is cut to its centre.
+    """
+
+    def fit(self, train: Split, size: int) -> None:
+        """Before training: the split it will see, and the side in pixels that enters the network."""
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        raise NotImplementedError

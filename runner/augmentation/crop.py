@@ -1,0 +1,55 @@
+"""Pad, and cut back to size at a random place (the augmentation of He et al. 2015 for 32x32 images)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from runner.augmentation.base import Transform
+from runner.context import Context
+from runner.data.splits import Split
+from runner.errors import ConfigError
+
+
+def crop(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
+    """The squares of `size` pixels of `images [B, C, H, W]` whose corners are `top [B]` and `left [B]`."""
+    side = torch.arange(size, device=images.device)
+    rows = (top[:, None] + side)[:, None, :, None]
+    columns = (left[:, None] + side)[:, None, None, :]
+    batch, channels = images.shape[:2]
+    taken = images.gather(2, rows.expand(batch, channels, size, images.shape[3]))
+    return taken.gather(3, columns.expand(batch, channels, size, size))
+
+
+class Crop(Transform):
+    """padding: pixels on each side; `auto`: an eighth of the side, none where photos are kept larger than what
+    enters the network (there the crop moves over the photo)."""
+
+    def __init__(self, padding: int | Literal["auto"] = "auto", fill: float = 0):
+        if padding != "auto" and padding < 0:
+            raise ConfigError(f"augmentation.crop.padding={padding}: must be auto, or pixels, not below 0")
+        if not 0 <= fill <= 255:
+            raise ConfigError(f"augmentation.crop.fill={fill}: must be between 0 and 255")
+        self.padding, self.fill = padding, fill
+        self.size = 0
+
+    def check(self, context: Context) -> str | None:
+        if self.padding != "auto" and self.padding > context.stored_size:
+            return (
+                f"augmentation.crop.padding={self.padding}: more than the image's {context.stored_size} pixels; "
+                "some crops would see padding alone"
+            )
+        return None
+
+    def fit(self, train: Split, size: int) -> None:
+        self.size = size
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        side, size = images.shape[-1], self.size
+        padding = (side // 8 if side == size else 0) if self.padding == "auto" else self.padding
+        fill = self.fill if images.dtype == torch.uint8 else self.fill / 255
+        images = pad(images, (padding,) * 4, value=fill)
+        room = images.shape[-1] - size + 1
+        corner = torch.randint(room, (2, len(images)), generator=generator, device=images.device)
+        return crop(images, corner[0], corner[1], size)

@@ -1,0 +1,22 @@
+"""Left and right are swapped."""
+
+import torch
+from torch import Tensor
+
+from runner.augmentation.base import Transform
+from runner.errors import ConfigError
+
+
+def flip(images: Tensor, chosen: Tensor) -> Tensor:
+    """`images [B, C, H, W]` with those that `chosen [B]` (bool) marks mirrored."""
+    return torch.where(chosen.view(-1, 1, 1, 1), images.flip(-1), images)
+
+
+class Flip(Transform):
+    def __init__(self, p: float = 0.5):
+        if not 0 <= p <= 1:
+            raise ConfigError(f"augmentation.flip.p={p}: must be between 0 and 1")
+        self.p = p
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        return flip(images, torch.rand(len(images), generator=generator, device=images.device) < self.p)

@@ -1,0 +1,116 @@
+"""A data set of photo files: what is read, what is skipped, what stays in memory and what is streamed."""
+
+import hashlib
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from runner.data import cache
+from runner.data.splits import ResidentSplit, Source, Split
+from runner.data.stream import StreamedSplit, worker_count
+from runner.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+Parts = dict[
+    str, list[tuple[str, int]]
+]  # train, test and perhaps val: (path within the root, label) of each photo
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """The keys that every set of photos has, see `runner.data.options`."""
+
+    resize: int
+    size: int
+    resident: bool | Literal["auto"]
+    budget_gb: float | None
+    workers: int | Literal["auto"]
+    on_corrupt: Literal["error", "skip"]
+    cache_dir: str | None
+
+    def __post_init__(self) -> None:
+        if self.size > self.resize:
+            wanted = f"data.size may be at most {self.resize}"
+            raise ConfigError(f"data.size={self.size} is larger than data.resize={self.resize}; {wanted}")
+
+
+def source(root: Path, parts: Parts, classes: tuple[str, ...], how: Decoding) -> Source:
+    """ConfigError: photos that cannot be read (unless they are to be skipped)."""
+    files = [(part, name, label) for part, members in parts.items() for name, label in members]
+    folder = cache.open_folder(how.cache_dir)
+    hashes = cache.content_hashes(root, [name for _, name, _ in files], folder)
+    lines = [f"{part} {name} {classes[label]} {hashed}" for (part, name, label), hashed in zip(files, hashes)]
+    paths = [str(root / name) for _, name, _ in files]
+    workers = worker_count(how.workers)
+    keep = _fits(len(files) * 3 * how.resize**2, how)
+    pixels, facts = cache.photos(folder, _sha256(hashes), paths, how.resize, workers, keep)
+    skipped = _skipped([name for _, name, _ in files], facts.broken, how.on_corrupt)
+    moments = torch.tensor(facts.moments, dtype=torch.int64)
+    whole = [index for index in range(len(files)) if str(index) not in facts.broken]
+
+    def split(part: str) -> Split:
+        rows = [index for index in whole if files[index][0] == part]
+        labels = torch.tensor([files[row][2] for row in rows], dtype=torch.int64)
+        if pixels is None:
+            picked = [paths[row] for row in rows]
+            return StreamedSplit(picked, labels, side=how.resize, workers=workers, moments=moments[rows])
+        return ResidentSplit(
+            pixels, labels, rows=torch.tensor(rows, dtype=torch.int64), moments=moments[rows]
+        )
+
+    return Source(
+        train=split("train"),
+        val=split("val") if "val" in parts else None,
+        test=split("test"),
+        classes=classes,
+        identity=_sha256([lines[index] for index in whole]),
+        size=how.size,
+        skipped=skipped,
+    )
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take: of the machine, or of its container."""
+    if sys.platform != "linux":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and (allowed := limit.read_text().strip()) != "max":
+        free = min(free, int(allowed))
+    return free
+
+
+def _fits(needed: int, how: Decoding) -> bool:
+    if how.resident != "auto":
+        return how.resident
+    budget = available_memory() / 2 if how.budget_gb is None else how.budget_gb * 1e9
+    if needed > budget:
+        log.info(
+            "photos take %.1f GB decoded, the budget is %.1f: streaming them", needed / 1e9, budget / 1e9
+        )
+    return needed <= budget
+
+
+def _skipped(names: list[str], broken: dict[str, str], on_corrupt: str) -> tuple[str, ...]:
+    found = [(names[int(index)], reason) for index, reason in broken.items()]
+    if found and on_corrupt == "error":
+        shown = ", ".join(f"'{name}' ({reason})" for name, reason in found[:3])
+        rest = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        many = f"{len(found)} image{'s' if len(found) > 1 else ''}"
+        raise ConfigError(f"{many} cannot be read: {shown}{rest}; repair or remove, or data.on_corrupt=skip")
+    if found:
+        log.warning(
+            "%d of %d images cannot be read and are skipped, '%s' first", len(found), len(names), found[0][0]
+        )
+    return tuple(name for name, _ in found)
+
+
+def _sha256(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()

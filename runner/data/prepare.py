@@ -1,0 +1,180 @@
+"""From a source to the splits of a run: classes kept, images drawn, validation cut, statistics taken."""
+
+import torch
+from torch import Tensor
+
+from runner.data.splits import CHUNK_BYTES, Source, Split, Splits
+from runner.errors import ConfigError, did_you_mean
+
+SMALLEST_STD = 1 / 255  # of a constant channel: one grey value, so that normalising stays finite
+
+
+def prepare(
+    source: Source,
+    val_fraction: float = 0.1,
+    split_seed: int = 0,
+    limit: int | None = None,
+    per_class: int | None = None,
+    classes: list[int | str] | None = None,
+) -> Splits:
+    """Keeps `classes`, draws `limit` or `per_class` images, cuts `val_fraction` of them off for validation.
+
+    The test split loses only the classes that are left out. Each class is drawn in an order that `split_seed`
+    fixes: fewer images are, but for rounding, a part of what more would be. A source's own validation split
+    stays one (only limit and per_class cut it), and `val_fraction` then has nothing to do.
+    """
+    kept = _kept(classes, source.classes)
+    names = tuple(source.classes[index] for index in kept)
+    if len(names) < 2:
+        raise ConfigError(f"only one class ('{names[0]}'); a classifier needs at least two")
+    train, test = _keep(source.train, kept), _keep(source.test, kept)
+    val = None if source.val is None else _keep(source.val, kept)
+    for part, split in (("training", train), ("validation", val), ("test", test)):
+        if split is not None and len(split) == 0:
+            raise ConfigError(f"the {part} split has no image of {', '.join(names[:5])}; keep other classes")
+    _each_class_has_images(train, names)
+    generator = torch.Generator().manual_seed(split_seed)
+    train, val = _draw(train, val, names, limit, per_class, generator)
+    if source.val is None and val_fraction > 0:
+        train, val = _cut(train, val_fraction, len(names), generator)
+    mean, std = statistics(train)
+    return Splits(train, val, test, names, source.identity, mean, std, source.size, source.skipped)
+
+
+def statistics(split: Split) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [C] over all pixels, in 0..1 units, from exact integer sums."""
+    channels, height, width = split.shape
+    if split.moments is None:
+        counts = torch.zeros((channels, 256), dtype=torch.int64, device=split.device)  # of each pixel value
+        chunk = max(1, CHUNK_BYTES // (channels * height * width))
+        for images, _ in split.batches(torch.arange(len(split)).split(chunk)):
+            for channel in range(channels):
+                counts[channel] += torch.bincount(images[:, channel].flatten(), minlength=256)
+        values = torch.arange(256)
+        totals = torch.stack(((counts.cpu() * values).sum(1), (counts.cpu() * values**2).sum(1)), 1)
+    else:
+        totals = split.moments.sum(0)
+    first, second = totals.double().div(len(split) * height * width).unbind(1)
+    std = (second - first**2).clamp(min=0).sqrt() / 255
+    return (first / 255).float(), std.clamp(min=SMALLEST_STD).float()
+
+
+def _kept(wanted: list[int | str] | None, classes: tuple[str, ...]) -> list[int]:
+    if wanted is None:
+        return list(range(len(classes)))
+    if len(wanted) == 0:
+        raise ConfigError("data.classes=[] keeps nothing; name at least two classes, or null for all")
+    kept = []
+    for item in wanted:
+        if item in classes:
+            index = classes.index(item)
+        elif isinstance(item, int) and 0 <= item < len(classes):
+            index = item
+        else:
+            names = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+            known = f"0 to {len(classes) - 1}, or {names}"
+            near = did_you_mean(str(item), classes)
+            raise ConfigError(f"data.classes: no class '{item}'{near} (there are {known})")
+        if index in kept:
+            raise ConfigError(f"data.classes: '{item}' is there twice; name each class once")
+        kept.append(index)
+    return kept
+
+
+def _keep(split: Split, kept: list[int]) -> Split:
+    """The images of the classes `kept` (old indices), relabelled 0, 1, ... in that order."""
+    new = torch.full((max(kept + split.labels.unique().tolist()) + 1,), -1)
+    new[kept] = torch.arange(len(kept))
+    labels = new[split.labels]
+    if torch.equal(labels, split.labels):
+        return split
+    rows = (labels >= 0).nonzero().flatten()
+    return split.select(rows, labels[rows])
+
+
+def _each_class_has_images(train: Split, names: tuple[str, ...]) -> None:
+    counts = train.labels.bincount(minlength=len(names))
+    empty = [name for name, count in zip(names, counts.tolist(), strict=True) if count == 0]
+    if empty:
+        wanted = "add some, or leave it out by data.classes"
+        raise ConfigError(f"class '{empty[0]}' has no training image; {wanted}")
+
+
+def _draw(
+    train: Split,
+    val: Split | None,
+    names: tuple[str, ...],
+    limit: int | None,
+    per_class: int | None,
+    generator: torch.Generator,
+) -> tuple[Split, Split | None]:
+    """`limit` or `per_class` images of training and validation together, shared out class by class."""
+    if limit is not None and per_class is not None:
+        both = f"data.limit={limit} and data.per_class={per_class}"
+        raise ConfigError(f"{both}: only one of them may be set")
+    if limit is None and per_class is None:
+        return train, val
+    parts = [train] if val is None else [train, val]
+    counts = torch.stack([part.labels.bincount(minlength=len(names)) for part in parts])  # [parts, K]
+    total = counts.sum(0)
+    if per_class is not None:
+        few = (total < per_class).nonzero().flatten().tolist()
+        if few:
+            there = f"'{names[few[0]]}' has {int(total[few[0]])} for training and validation"
+            raise ConfigError(f"data.per_class={per_class}: class {there}; ask for at most that many")
+        quota = torch.full_like(total, per_class)
+    else:
+        if limit < len(names):
+            wanted = f"take at least {len(names)}, one image each"
+            raise ConfigError(f"data.limit={limit} is less than the {len(names)} classes; {wanted}")
+        quota = _share(min(limit, int(total.sum())), total, least=1, most=total)
+    if val is None:
+        return train.select(_pick(train.labels, quota, generator)[0]), None
+    of_train = (quota * counts[0] / total).ceil().long()  # rounded towards training: it needs every class
+    drawn = [
+        part.select(_pick(part.labels, share, generator)[0])
+        for part, share in zip(parts, (of_train, quota - of_train), strict=True)
+    ]
+    if len(drawn[1]) == 0:
+        asked = f"data.limit={limit}, data.per_class={per_class}"
+        raise ConfigError(f"{asked}: {int(quota.sum())} images leave none for validation; ask for more")
+    return drawn[0], drawn[1]
+
+
+def _cut(train: Split, fraction: float, classes: int, generator: torch.Generator) -> tuple[Split, Split]:
+    """Takes `fraction` of each class away for validation; every class keeps at least one training image."""
+    counts = train.labels.bincount(minlength=classes)
+    wanted = max(1, round(fraction * len(train)))
+    room = counts - 1
+    if int(room.sum()) < wanted:
+        found = (
+            f"{len(train)} images of {classes} classes cannot give {wanted} and keep each class in training"
+        )
+        raise ConfigError(f"data.val_fraction={fraction}: {found}; take more images, or val_fraction=0")
+    picked, rest = _pick(train.labels, _share(wanted, counts, least=0, most=room), generator)
+    return train.select(rest), train.select(picked)
+
+
+def _share(total: int, counts: Tensor, least: int, most: Tensor) -> Tensor:
+    """Whole numbers near `total * counts / sum`, that add up to `total` and stay within `least` and `most`.
+
+    Largest remainders; ties go to the lower index. `total` must be possible.
+    """
+    ideal = counts.double() * total / counts.sum()
+    result = ideal.floor().long().clamp(min=least).minimum(most)
+    while int(result.sum()) != total:
+        gap = ideal - result
+        if int(result.sum()) < total:
+            result[gap.masked_fill(result >= most, -torch.inf).argmax()] += 1
+        else:
+            result[gap.masked_fill(result <= least, torch.inf).argmin()] -= 1
+    return result
+
+
+def _pick(labels: Tensor, quota: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """`quota[k]` random rows of each class k, and the rows left over, both in rising order."""
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    for label, count in enumerate(quota.tolist()):
+        rows = (labels == label).nonzero().flatten()
+        chosen[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
+    return chosen.nonzero().flatten(), (~chosen).nonzero().flatten()

@@ -1,0 +1,51 @@
+"""torchvision's sets of small images, as arrays."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torchvision
+
+from runner.data import arrays
+from runner.data.splits import Source, place
+from runner.errors import ConfigError
+
+
+def load(
+    root: str | None,
+    dataset: str,
+    files: str,
+    train: dict[str, bool | str],
+    test: dict[str, bool | str],
+    labels: str = "targets",
+    channels_first: bool = False,
+    names: list[str] | None = None,
+    download: bool = False,
+) -> Source:
+    """`torchvision.datasets.<dataset>`, its splits being the arguments `train` and `test`.
+
+    `files` is what must lie in `root`; `labels` the attribute of the labels; `names` the classes, where the
+    set itself has no (good) names for them. See `torchvision_set` for the errors.
+    """
+    pairs = {}
+    for part, arguments in (("train", train), ("test", test)):
+        loaded = torchvision_set(place(root), dataset, files, arguments, download)
+        images = np.asarray(loaded.data)
+        images = images.transpose(0, 2, 3, 1) if channels_first else images
+        where = f"{dataset}: {part}"
+        pairs[part] = (arrays.check_images(images, where), np.asarray(getattr(loaded, labels)))
+        classes = tuple(loaded.classes if names is None else names)
+    return arrays.source(pairs, classes, dataset)
+
+
+def torchvision_set(root: Path, dataset: str, files: str, arguments: dict[str, Any], download: bool) -> Any:
+    """A data set of torchvision. ConfigError: not there and not to be fetched, not fetched, damaged."""
+    if not download and not (root / files).exists():
+        wanted = f"data.root='{root}': {dataset} is not there (looked for '{files}' in it)"
+        raise ConfigError(f"{wanted}; correct the folder, or fetch it by data.download=true")
+    try:
+        return getattr(torchvision.datasets, dataset)(root=root, download=download, **arguments)
+    except Exception as error:  # a foreign parser on a user's files, or a network: any type can come
+        reason = " ".join(str(error).split()) or type(error).__name__
+        doing = "fetching or reading" if download else "reading"
+        raise ConfigError(f"data.root='{root}': {doing} {dataset} failed: {reason}") from error

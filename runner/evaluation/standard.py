@@ -1,0 +1,11 @@
+"""One pass through the network, noise off."""
+
+from torch import Tensor, nn
+
+from runner.option import Option
+
+
+class Standard(Option):
+    def probabilities(self, model: nn.Module, images: Tensor) -> Tensor:
+        """`[B, K]` of `images [B, C, H, W]`, normalised; `model` is in evaluation mode."""
+        return model(images).float().softmax(-1)

@@ -1,0 +1,33 @@
+"""The last thing that happens to images before the network."""
+
+import torch
+from torch import Tensor
+
+from runner.data.splits import Splits
+
+
+class Normalize:
+    """uint8 or [0, 1] images of any size -> float32 `[B, C, size, size]`, mean 0 and standard deviation 1 a channel.
+
+    What is larger than the network's input is cut to its centre.
+    """
+
+    def __init__(self, splits: Splits, device: torch.device, memory_format: torch.memory_format):
+        self.mean = splits.mean.to(device).view(-1, 1, 1)
+        self.std = splits.std.to(device).view(-1, 1, 1)
+        self.size, self.memory_format = splits.size, memory_format
+        self.bytes_mean, self.bytes_scale = self.mean * 255, 1 / (self.std * 255)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        top, left = ((side - self.size) // 2 for side in images.shape[-2:])
+        if top or left:
+            images = images[..., top : top + self.size, left : left + self.size]
+        if images.dtype == torch.uint8:
+            images = (images - self.bytes_mean).mul_(self.bytes_scale)
+        else:
+            images = (images - self.mean) / self.std
+        return images.contiguous(memory_format=self.memory_format)
+
+    def undo(self, images: Tensor) -> Tensor:
+        """Network inputs as images in [0, 1], to look at."""
+        return (images * self.std + self.mean).clamp(0, 1)

@@ -1,0 +1,42 @@
+"""The hooks of a regularization item: none does anything until an item overrides it."""
+
+import torch
+from torch import Tensor, nn
+
+from runner.option import Option
+
+
+class Item(Option):
+    """One item of the stack `regularization=[a,b,...]`; hooks are called in the stack's order."""
+
+    def modify(self, model: nn.Module, noise: torch.Generator | None) -> None:
+        """Surgery before training. Random layers draw from `noise`, the run's own generator on its device."""
+
+    def mix(
+        self, images: Tensor, targets: Tensor, num_classes: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Images `[B, C, H, W]` and targets (`[B]` labels, or `[B, K]` probabilities) of a training batch."""
+        return images, targets
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        """A term of the loss."""
+        raise NotImplementedError
+
+    def after_step(self, model: nn.Module) -> None:
+        """After each step of the optimizer."""
+
+    def overrides(self, hook: str) -> bool:
+        """Whether this item has a hook of its own, so that the loop calls only those that do something."""
+        return getattr(type(self), hook) is not getattr(Item, hook)
+
+
+def soft(targets: Tensor, num_classes: int) -> Tensor:
+    """Targets as probabilities `[B, K]`; labels become one-hot rows."""
+    if targets.ndim == 2:
+        return targets
+    return torch.nn.functional.one_hot(targets, num_classes).float()
+
+
+def weights(model: nn.Module) -> list[nn.Parameter]:
+    """Trainable weight matrices and kernels: what decay means, no biases and no norms."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim >= 2]

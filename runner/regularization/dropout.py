@@ -1,0 +1,77 @@
+"""Dropout (Srivastava et al. 2014), inverted or plain."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from runner.context import Context
+from runner.errors import ConfigError
+from runner.regularization.base import Item
+
+
+class DropoutLayer(nn.Module):
+    """Zeros each activation with probability p while training.
+
+    inverted: kept ones are divided by `1 - p` while training, and testing changes nothing; else testing multiplies
+    by `1 - p`. Both make the mean of the training passes the test pass.
+    """
+
+    def __init__(self, p: float, inverted: bool, noise: torch.Generator | None):
+        super().__init__()
+        self.p, self.inverted, self.noise = p, inverted, noise
+
+    def forward(self, x: Tensor) -> Tensor:
+        keep = 1 - self.p
+        if not self.training:
+            return x if self.inverted else x * keep
+        mask = torch.empty_like(x).bernoulli_(keep, generator=self.noise)
+        return x * (mask / keep if self.inverted else mask)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, inverted={self.inverted}"
+
+
+class Dropout(Item):
+    """Puts dropout before layers: the activations that a layer reads are dropped.
+
+    where: `linear` (before every linear layer but one that reads the images), `conv` (before every convolution but
+    the first), `head` (before the last linear layer or, in networks that end in one, the last convolution).
+    """
+
+    def __init__(self, p: float = 0.5, inverted: bool = True, where: Literal["linear", "conv", "head"] = "linear"):
+        if not 0 <= p < 1:
+            raise ConfigError(f"regularization.dropout.p={p}: must be at least 0 and below 1")
+        self.p, self.inverted, self.where = p, inverted, where
+
+    def places(self, model: nn.Module) -> list[str]:
+        """Dotted names of the layers before which dropout goes."""
+        # Attention reads its projection's weight without calling the layer, so nothing could be dropped before it.
+        inside = {id(m) for a in model.modules() if isinstance(a, nn.MultiheadAttention) for m in a.modules()}
+        layers = [
+            (name, layer)
+            for name, layer in model.named_modules()
+            if isinstance(layer, nn.Linear | nn.Conv2d) and id(layer) not in inside
+        ]
+        if self.where == "head":
+            return [name for name, _ in layers[1:]][-1:]
+        kind = nn.Linear if self.where == "linear" else nn.Conv2d
+        return [name for name, layer in layers[1:] if isinstance(layer, kind)]
+
+    def check(self, context: Context) -> str | None:
+        if self.places(context.model):
+            return None
+        return (
+            f"regularization.dropout.where={self.where}: {type(context.model).__name__} has no such layer after its "
+            "first; use another of linear, conv, head"
+        )
+
+    def modify(self, model: nn.Module, noise: torch.Generator | None) -> None:
+        for name in self.places(model):
+            layer = model.get_submodule(name)
+            layer.add_module("dropout", DropoutLayer(self.p, self.inverted, noise))
+            layer.register_forward_pre_hook(_drop)
+
+
+def _drop(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (layer.dropout(inputs[0]), *inputs[1:])

@@ -1,0 +1,45 @@
+"""The report of a folder of runs, made from the folder alone."""
+
+from pathlib import Path
+
+from runner.errors import ConfigError
+from runner.files import write_atomic
+from runner.report.collect import RunRecord, collect
+
+
+def write_report(folder: Path) -> Path:
+    """Writes `folder/results.csv` and `folder/report.html`; returns the page's path."""
+    # matplotlib and jinja2 take most of a second: a caller that never reports does not pay for them.
+    from runner.report.page import render
+
+    records = runs_of(folder)
+    write_results(folder, records)
+    path = Path(folder) / "report.html"
+    write_atomic(path, render(records, Path(folder).resolve().name), durable=False)
+    return path
+
+
+def write_results(folder: Path, records: list[RunRecord] | None = None) -> Path:
+    """Writes `folder/results.csv` alone: quick enough for after every run."""
+    from runner.report.tables import results_csv
+
+    path = Path(folder) / "results.csv"
+    write_atomic(path, results_csv(runs_of(folder) if records is None else records), durable=False)
+    return path
+
+
+def runs_of(folder: Path) -> list[RunRecord]:
+    """The runs in `folder`; ConfigError where there are none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder; name one that holds runs, such as outputs/NAME")
+    records = collect(folder)
+    if not records:
+        inner = sorted({str(file.parents[1]) for file in folder.glob("*/*/result.json")})
+        hint = (
+            f"look into {', '.join(inner[:5])}"
+            if inner
+            else "a run leaves its result.json in outputs/NAME/RUN"
+        )
+        raise ConfigError(f"{folder}: holds no runs (no */result.json); {hint}")
+    return records

@@ -1,0 +1,174 @@
+"""results.csv, and the combinations with their mean and standard deviation over seeds."""
+
+import csv
+import io
+import statistics
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from runner.report.collect import METRICS, RunRecord, natural
+
+# Typed keys that cannot make two runs differ in kind: where they lie, what they run on.
+_WITHOUT_EFFECT = ("name", "device", "threads", "rerun", "hydra", "sweep", "dry_run")
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Mean and sample standard deviation (n - 1; None for one value) of a metric."""
+
+    n: int
+    mean: float
+    deviation: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A combination: all swept keys but the seed, with the runs that share them.
+
+    The statistics are over the runs that are `done`: a diverged or stopped run has no final value to average.
+    """
+
+    values: dict[str, str]
+    records: tuple[RunRecord, ...]
+    statuses: Counter
+    metrics: dict[str, Statistic | None]
+
+    @property
+    def name(self) -> str:
+        return ", ".join(f"{key}={value}" for key, value in self.values.items()) or self.records[0].run
+
+    @property
+    def drawn(self) -> bool:
+        return any(record.curves for record in self.records)
+
+    @property
+    def done(self) -> list[RunRecord]:
+        return [record for record in self.records if record.status == "done"]
+
+
+class Keys:
+    """The columns that tell the runs of a folder apart, and each run's values in them.
+
+    These are the union of what the runs swept. A folder may hold several commands: a key that one of them set
+    for all its runs (`epochs=5`, then `epochs=10`) and that the runs differ in counts as swept too, else a
+    mean would mix the two.
+    """
+
+    def __init__(self, records: Iterable[RunRecord]) -> None:
+        self._records = [record for record in records if not record.damaged]
+        self._configs: dict[int, Any] = {}
+        swept = list(dict.fromkeys(key for record in self._records for key in record.swept))
+        self.names = swept + [key for key in self._typed() if key not in swept and self._differs(key)]
+
+    def value(self, record: RunRecord, key: str) -> str:
+        """As typed; for a run that did not sweep `key`, the option or value that it ran with; else empty."""
+        if record.damaged:
+            return ""
+        if key in record.swept:
+            return plain(record.swept[key])
+        if key in record.choices:
+            return plain(record.choices[key])
+        node = self._config(record)
+        for part in key.split("."):
+            if not isinstance(node, dict) or part not in node:
+                return _typed_overrides(record).get(key, "")
+            node = node[part]
+        return "" if isinstance(node, dict) else plain(node)
+
+    def _typed(self) -> list[str]:
+        """Keys typed in some run's command, but not with the same value in all of them."""
+        typed = [_typed_overrides(record) for record in self._records]
+        keys = dict.fromkeys(key for overrides in typed for key in overrides)
+        return [
+            key
+            for key in keys
+            if key.split(".")[0] not in _WITHOUT_EFFECT
+            and len({overrides.get(key) for overrides in typed}) > 1
+        ]
+
+    def _differs(self, key: str) -> bool:
+        return len({self.value(record, key) for record in self._records}) > 1
+
+    def _config(self, record: RunRecord) -> Any:
+        if id(record) not in self._configs:
+            try:
+                text = (record.folder / "config.yaml").read_bytes()
+                self._configs[id(record)] = yaml.load(text, Loader=yaml.CSafeLoader)
+            except (OSError, yaml.YAMLError):  # the report then shows an empty cell
+                self._configs[id(record)] = None
+        return self._configs[id(record)]
+
+
+def results_csv(records: list[RunRecord]) -> str:
+    """One line a run: `run status`, each swept key, the metrics with all their digits."""
+    keys = Keys(records)
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["run", "status", *keys.names, *METRICS])
+    for record in records:
+        values = [keys.value(record, key) for key in keys.names]
+        metrics = [record.metrics[name] for name in METRICS]
+        writer.writerow([record.run, record.status, *values, *metrics])
+    return file.getvalue()
+
+
+def summarize(records: list[RunRecord], keys: Keys | None = None) -> list[Row]:
+    """The combinations, by mean validation accuracy, then by mean validation loss; those without come last.
+
+    A damaged run is left out: what it was cannot be known.
+    """
+    keys = keys or Keys(records)
+    names = [name for name in keys.names if name != "seed"]
+    groups: dict[tuple[str, ...], list[RunRecord]] = {}
+    for record in records:
+        if not record.damaged:
+            groups.setdefault(tuple(keys.value(record, name) for name in names), []).append(record)
+    rows = [_row(dict(zip(names, values)), group) for values, group in groups.items()]
+    return sorted(rows, key=_order)
+
+
+def plain(value: Any) -> str:
+    """A value as it is typed: `[dropout,l2]`, `true`, `null`, `0.001`."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(plain(item) for item in value)}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{plain(item)}" for key, item in value.items()) + "}"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def _row(values: dict[str, str], group: list[RunRecord]) -> Row:
+    done = [record for record in group if record.status == "done"]
+    return Row(
+        values=values,
+        records=tuple(group),
+        statuses=Counter(record.status for record in group),
+        metrics={name: _statistic(record.metrics[name] for record in done) for name in METRICS},
+    )
+
+
+def _statistic(values: Iterable[float | None]) -> Statistic | None:
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    deviation = statistics.stdev(known) if len(known) > 1 else None
+    return Statistic(len(known), statistics.fmean(known), deviation)
+
+
+def _order(row: Row) -> tuple:
+    accuracy, loss = row.metrics["val_accuracy"], row.metrics["val_loss"]
+    return (
+        -accuracy.mean if accuracy else float("inf"),
+        loss.mean if loss else float("inf"),
+        natural(row.name),
+    )
+
+
+def _typed_overrides(record: RunRecord) -> dict[str, str]:
+    pairs = (override.lstrip("+").partition("=") for override in record.overrides)
+    return {key: value for key, equals, value in pairs if equals}

@@ -1,0 +1,11 @@
+"""Half a cosine from the rate to its floor (Loshchilov & Hutter 2017, equation 5, one cycle)."""
+
+import math
+
+from runner.schedule.base import Schedule
+
+
+class Cosine(Schedule):
+    def decay(self, step: int) -> float:
+        done = (step - self.warmup_steps) / (self.timeline.steps - self.warmup_steps)
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))

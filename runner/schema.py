@@ -1,0 +1,154 @@
+"""What a config may say: the type, the unit and the range of every key. Defaults stand in `conf/`.
+
+`Config` types the top of the tree; `GROUPS` types the keys that the options of one group share. Whatever else an
+option's YAML names is an argument of its `_target_` and is checked against the target's own signature (`build.py`).
+Importing this module imports no torch.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+
+def _text(value: Any) -> Any:
+    """Numbers that YAML made of a name (`name=2024`) become words again."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _number(value: Any) -> Any:
+    """A yes or a no is no number, though Python takes it for one."""
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number, not {str(value).lower()}")
+    return value
+
+
+def _device(value: Any) -> Any:
+    if not DEVICE.fullmatch(str(value)):
+        raise ValueError("must be auto, cpu, cuda, cuda:N or mps")
+    return value
+
+
+def _name(value: Any) -> Any:
+    if not re.fullmatch(r"[\w.+=-]+(/[\w.+=-]+)*", str(value)) or ".." in str(value):
+        raise ValueError("must be a folder name: letters, digits and . _ - + = (a / nests it)")
+    return value
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+Whole = Annotated[int, BeforeValidator(_number)]
+Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Positive = Annotated[Whole, Field(ge=1)]
+Count = Annotated[Whole, Field(ge=0)]
+Rate = Annotated[Real, Field(gt=0)]
+NonNegative = Annotated[Real, Field(ge=0)]
+Below1 = Annotated[Real, Field(ge=0, lt=1)]
+Fraction = Annotated[Real, Field(ge=0, le=1)]
+AutoOr = Literal["auto"]
+
+
+class Keys(BaseModel):
+    """A part of the config that knows all its keys."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Option(BaseModel):
+    """The shared keys of a group's options; the others belong to the option's target."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class EarlyStopping(Keys):
+    patience: Positive | None  # epochs without improvement; null: train to the end
+    metric: Literal["val_loss", "val_accuracy"]
+    min_delta: NonNegative  # smaller changes are no improvement
+
+
+class Checkpoint(Keys):
+    select: Literal["auto", "best", "last"]  # which weights are tested; auto: best where there is validation
+    metric: Literal["val_loss", "val_accuracy"]  # what "best" means
+    seconds: NonNegative  # the least time between two saves
+
+
+class Log(Keys):
+    every: Positive  # steps between two lines of training metrics; the host waits for the device there
+    tensorboard: bool
+    images: Count  # images in the picture of the first batch; 0: none
+
+
+class Config(Keys):
+    name: Annotated[Text, BeforeValidator(_name)]  # folder of the sweep below outputs/
+    seed: Count
+    epochs: Positive  # passes over the training split
+    batch_size: Positive  # images a step
+    lr_scale: Rate  # multiplies the optimizer's own rate
+    device: Annotated[str, BeforeValidator(_device)]
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    threads: AutoOr | Positive  # of the CPU
+    channels_last: AutoOr | bool
+    compile: bool
+    deterministic: bool
+    accumulate: Positive  # micro-batches into which a batch is split; the gradient is that of the whole batch
+    clip_grad_norm: Rate | None
+    early_stopping: EarlyStopping
+    checkpoint: Checkpoint
+    log: Log
+    trust: list[Text]  # packages whose classes a config may name in `_target_`
+    dry_run: bool
+    rerun: bool
+    data: dict[str, Any]
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    regularization: dict[str, Any]
+    augmentation: dict[str, Any]
+    schedule: dict[str, Any]
+    transfer: dict[str, Any]
+    ensemble: dict[str, Any]
+    evaluation: dict[str, Any]
+    task: dict[str, Any]
+
+
+class Data(Option):
+    root: Text | None = None  # folder or file
+    download: bool = False
+    val_fraction: Below1 = 0.1  # of the training images
+    split_seed: Count = 0
+    limit: Positive | None = None  # training and validation images together
+    per_class: Positive | None = None
+    classes: list[Whole | str] | None = None
+    resize: AutoOr | Positive = "auto"  # pixels of the shorter side
+    size: AutoOr | Positive = "auto"  # pixels of the side that enters the network
+    resident: AutoOr | bool = "auto"
+    budget_gb: Rate | None = None
+    workers: AutoOr | Count = "auto"
+    on_corrupt: Literal["error", "skip"] = "error"
+    cache_dir: Text | None = None
+
+
+class Optimizer(Option):
+    """`no_decay` is the runner's; the others are arguments of torch's classes, ranged here once for all of them."""
+
+    no_decay: bool = True  # no weight decay on biases, norms and other vectors
+    lr: Rate | None = None
+    momentum: Below1 | None = None
+    dampening: Fraction | None = None
+    betas: tuple[Below1, Below1] | None = None
+    eps: NonNegative | None = None
+    weight_decay: NonNegative | None = None
+
+
+GROUPS: dict[str, type[Option]] = {"data": Data, "optimizer": Optimizer}
+STACKS = ("regularization", "augmentation")  # mappings name -> item, in order
+OWN_KEYS = {"data": frozenset(Data.model_fields), "optimizer": frozenset({"no_decay"})}
+
+# What cannot change a result but for rounding, or only says where things are: no part of a run's identity.
+# The contents of data and weight files are, in place of their paths.
+NOT_IDENTITY = frozenset(
+    "name device threads channels_last compile deterministic log trust dry_run rerun "
+    "checkpoint.seconds data.root data.download data.resident data.budget_gb data.workers data.cache_dir".split()
+)
+# What is asked of a trained network has an identity of its own: it never makes one train again.
+EVALUATION = frozenset({"evaluation"})

@@ -1,0 +1,48 @@
+"""Which run a config is: a hash of all that can change its result, and its name in words."""
+
+import hashlib
+import json
+import re
+from typing import Any
+
+from runner.schema import EVALUATION, NOT_IDENTITY
+
+LENGTH = 10  # hexadecimal digits of a fingerprint
+LONGEST_SLUG = 100  # characters: names of files end at 255 bytes
+
+
+def fingerprints(config: dict[str, Any], contents: str) -> tuple[str, str]:
+    """`(fingerprint, training)`: of the whole run, and of its training alone.
+
+    contents: the identity of the data's contents, which stands for the paths they were read from.
+    """
+    what = _without(config, NOT_IDENTITY)
+    return _hash(what, contents), _hash({k: v for k, v in what.items() if k not in EVALUATION}, contents)
+
+
+def _without(config: dict[str, Any], left_out: frozenset[str], prefix: str = "") -> dict[str, Any]:
+    return {
+        key: _without(value, left_out, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in config.items()
+        if f"{prefix}{key}" not in left_out
+    }
+
+
+def _hash(what: dict[str, Any], contents: str) -> str:
+    # Stacks keep their order: it is part of what they do.
+    ordered = {key: list(value.items()) if key in ("regularization", "augmentation") else value for key, value in what.items()}
+    text = json.dumps([ordered, contents], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
+
+
+def slug(overrides: list[str]) -> str:
+    """The typed overrides as part of a folder's name."""
+    words = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        key = key.lstrip("+")
+        if key in NOT_IDENTITY or key.startswith("hydra"):
+            continue
+        words.append(f"{key.partition('.')[2] or key}={value}")
+    text = re.sub(r"[^\w.,=+%-]+", "_", ",".join(words).replace("[", "").replace("]", ""))
+    return text[:LONGEST_SLUG].strip("_,") or "defaults"

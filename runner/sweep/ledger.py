@@ -1,0 +1,64 @@
+"""What has been done: the folders themselves, read from their `result.json`."""
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.run import RESULT
+
+log = logging.getLogger(__name__)
+
+FINISHED = frozenset({"done", "pruned", "diverged"})  # results; other statuses are tried again
+GOOD = frozenset({"done", "pruned"})
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run that left something."""
+
+    folder: Path
+    result: dict[str, Any]
+
+    @property
+    def status(self) -> str:
+        return self.result["status"]
+
+
+def read(folder: Path) -> Record | None:
+    """The record of a run's folder; None where there is none, or where it is damaged (then with a warning)."""
+    path = folder / RESULT
+    try:
+        result = json.loads(path.read_text())
+        if not isinstance(result, dict) or not {"status", "fingerprint", "training"} <= set(result):
+            raise ValueError("keys are missing")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, OSError) as error:
+        log.warning("%s is damaged (%s): that run is done again", path, error)
+        return None
+    return Record(folder, result)
+
+
+def records(sweep: Path) -> Iterator[Record]:
+    """All runs that left a result in a sweep's folder."""
+    if sweep.is_dir():
+        for folder in sorted(sweep.iterdir()):
+            if folder.is_dir() and (record := read(folder)):
+                yield record
+
+
+class Ledger:
+    """The runs of a sweep's folder by fingerprint."""
+
+    def __init__(self, sweep: Path):
+        self.runs = {record.result["fingerprint"]: record for record in records(sweep)}
+
+    def trained(self, training: str) -> Path | None:
+        """A finished run with this training, whichever its evaluation."""
+        for record in self.runs.values():
+            if record.status == "done" and record.result["training"] == training:
+                return record.folder
+        return None

@@ -1,0 +1,323 @@
+"""From what was typed to a list of checked runs. Everything is composed and checked before anything starts."""
+
+import copy
+import itertools
+import os
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from runner.build import Builder, Facts, Refused, check
+from runner.errors import ConfigError
+from runner.explain import explain
+from runner.run import Job
+from runner.schema import STACKS
+from runner.sweep.identity import fingerprints, slug
+from runner.sweep.ledger import FINISHED, GOOD, Ledger, Record, read
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A checked combination."""
+
+    job: Job
+    facts: Facts
+    hydra: DictConfig  # Hydra's own part of its config
+
+    @property
+    def label(self) -> str:
+        """The combination in words."""
+        words = self.job.swept or dict.fromkeys(["defaults"])
+        return " ".join(f"{k}={_typed(v)}" if v is not None or k != "defaults" else k for k, v in words.items())
+
+
+@dataclass
+class Plan:
+    """The runs of one command."""
+
+    entries: list[Entry]
+    folder: Path  # of the sweep
+    lone: bool
+    rerun: bool
+    builder: Builder
+    done: dict[str, Record] = field(default_factory=dict)  # fingerprint -> what was finished before
+    left: dict[str, Record] = field(default_factory=dict)  # fingerprint -> what was begun, or failed
+    duplicates: int = 0
+
+    @property
+    def todo(self) -> list[Entry]:
+        """What is still to be run."""
+        return [entry for entry in self.entries if entry.job.fingerprint not in self.done]
+
+    def status(self, entry: Entry) -> str:
+        """done, diverged, failed, ...: as its folder has it; `resumable` where it was begun; else `new`."""
+        fingerprint = entry.job.fingerprint
+        if fingerprint in self.done:
+            return self.done[fingerprint].status
+        if fingerprint in self.left:
+            status = self.left[fingerprint].status
+            return "resumable" if status == "running" else status
+        return "new"
+
+    def results(self) -> list[dict[str, Any] | None]:
+        """The results as they stand in the folders, in the plan's order."""
+        return [self.result(entry) for entry in self.entries]
+
+    def result(self, entry: Entry) -> dict[str, Any] | None:
+        """One run's result as it stands in its folder."""
+        record = read(entry.job.folder)
+        return None if record is None else record.result
+
+    def exit_code(self) -> int:
+        """0 only if every run ended well."""
+        return 0 if all(result is not None and result["status"] in GOOD for result in self.results()) else 1
+
+
+def parse(loader: ConfigLoader, arguments: list[str]) -> list[Override]:
+    """Typed words as Hydra's overrides."""
+    return OverridesParser.create(config_loader=loader).parse_overrides(arguments)
+
+
+def values(override: Override) -> list[str]:
+    """Every value of an override, as text that Hydra reads back. Raises `ConfigError` for what is no list."""
+    if not override.is_sweep_override():
+        return [override.get_value_element_as_str()]
+    if not override.is_discrete_sweep():
+        raise ConfigError(
+            f"{override.input_line}: an interval has no list of values; use choice(...) or range(...)"
+        )
+    return list(override.sweep_string_iterator())
+
+
+def refuse_slips(overrides: list[Override]) -> None:
+    """What Hydra takes without a word: an item listed twice, a list and a `+` that is lost in it, a key typed twice."""
+    seen: dict[str, Override] = {}
+    for override in overrides:
+        key = override.key_or_group
+        if key in seen:
+            raise ConfigError(
+                f"{seen[key].input_line} and {override.input_line}: '{key}' is typed twice; only one would count"
+            )
+        seen[key] = override
+        if key in STACKS:
+            for text in values(override):
+                names = [name.strip() for name in text.strip("[]").split(",")]
+                if twice := sorted({name for name in names if names.count(name) > 1}):
+                    raise ConfigError(f"{key}={text}: '{twice[0]}' is listed twice; an item can be there once")
+
+
+class Planner:
+    """Composes and checks combinations; a search may ask it for one at a time."""
+
+    def __init__(self, master: DictConfig, loader: ConfigLoader, builder: Builder, lone: bool):
+        self.master, self.loader, self.builder, self.lone = master, loader, builder, lone
+
+    def compose(self, overrides: list[str]) -> tuple[dict[str, Any], DictConfig]:
+        """The config of a combination, resolved, and Hydra's part of it. Raises `ConfigError`."""
+        try:
+            config = self.loader.load_sweep_config(self.master, overrides)
+            HydraConfig.instance().set_config(config)  # for what a user's config asks of ${hydra:...}
+            job = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+            missing = sorted(str(key) for key in OmegaConf.missing_keys(job))
+            if missing:
+                raise ConfigError("; ".join(f"{key} is missing: {key}=VALUE" for key in missing))
+            resolved = OmegaConf.to_container(job, resolve=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(explain(error, overrides)) from error
+        return resolved, OmegaConf.masked_copy(config, ["hydra"])
+
+    def entry(self, overrides: list[str], swept: dict[str, Any], command: str) -> Entry:
+        """A checked combination. Raises `ConfigError`."""
+        config, hydra = self.compose(overrides)
+        config = check(config)
+        facts = self.builder.task(config).rehearse(self.builder, config)
+        fingerprint, training = fingerprints(config, facts.identity)
+        with_id = copy.deepcopy(hydra)
+        with read_write(with_id.hydra), open_dict(with_id.hydra):
+            with_id.hydra.job.id = f"{slug(overrides)}-{fingerprint}"
+        job = Job(
+            folder=self._folder(config, with_id),
+            config=config,
+            fingerprint=fingerprint,
+            training=training,
+            overrides=[word for word in overrides if not word.startswith("hydra.")],
+            swept=swept,
+            choices=choices(config, with_id),
+            command=command,
+        )
+        return Entry(job, facts, with_id)
+
+    def _folder(self, config: dict[str, Any], hydra: DictConfig) -> Path:
+        whole = OmegaConf.merge(hydra, config)
+        HydraConfig.instance().set_config(whole)
+        if self.lone:
+            return Path(whole.hydra.run.dir)
+        return Path(whole.hydra.sweep.dir) / whole.hydra.sweep.subdir
+
+
+def choices(config: dict[str, Any], hydra: DictConfig) -> dict[str, Any]:
+    """Which option of each group was taken; of a stack, the items."""
+    taken = dict(hydra.hydra.runtime.choices)
+    plain = {group: name for group, name in taken.items() if "/" not in group and isinstance(name, str) and name != "null"}
+    return plain | {group: list(config[group]) for group in STACKS}
+
+
+def combinations(overrides: list[Override]) -> list[list[tuple[str, str]]]:
+    """The product of all values: `(key, value)` pairs, the last key varying fastest."""
+    lists = [[(override.get_key_element(), value) for value in values(override)] for override in overrides]
+    return [list(pairs) for pairs in itertools.product(*lists)]
+
+
+def make_plan(
+    master: DictConfig,
+    loader: ConfigLoader,
+    arguments: list[str],
+    multirun: bool,
+    builder: Builder,
+    watch: Callable[[int, int], None] = lambda done, all: None,
+) -> Plan:
+    """Plans a command. Raises `ConfigError` with all complaints about all combinations."""
+    typed = parse(loader, arguments)
+    refuse_slips(typed)
+    brought = bring(master, loader, typed)
+    if not multirun and (wide := [o.input_line for o in typed if len(values(o)) > 1]):
+        raise ConfigError(f"{', '.join(wide)}: several values are a sweep; add -m")
+    if not multirun and any(params for _, params in brought):
+        raise ConfigError("this experiment brings a sweep of its own: add -m")
+    planner = Planner(master, loader, builder, lone=not multirun)
+    asked = []
+    for fixed, params in brought:
+        mine = [o for o in typed if o.key_or_group not in {key for key, _ in fixed}]
+        names = {o.key_or_group for o in mine}
+        more = [o for o in parse(loader, params) if o.key_or_group not in names]
+        asked += [(fixed + pairs, mine + more) for pairs in combinations([*mine, *more])]
+    if multirun and not any(len(values(o)) > 1 for _, overrides in asked for o in overrides) and len(asked) == 1:
+        raise ConfigError("-m without a key of several values: type KEY=A,B or leave -m out")
+    several = _several(pairs for pairs, _ in asked)
+    command = retype(master, arguments, multirun)
+    entries: dict[str, Entry] = {}
+    complaints: dict[str, list[str]] = {}
+    duplicates = 0
+    for number, (pairs, _) in enumerate(asked):
+        words = [f"{key}={value}" for key, value in pairs]
+        swept = {key.lstrip("+"): _value(loader, key, value) for key, value in pairs if key in several or not multirun}
+        swept = {key: value for key, value in swept.items() if key not in ("name", "dry_run", "rerun", "trust")}
+        label = " ".join(f"{key}={value}" for key, value in pairs if key in several)
+        try:
+            entry = planner.entry(words, swept, command)
+        except Refused as error:
+            for line in error.lines:
+                complaints.setdefault(line, []).append(label)
+        except ConfigError as error:
+            complaints.setdefault(str(error), []).append(label)
+        else:
+            duplicates += entry.job.fingerprint in entries
+            entries.setdefault(entry.job.fingerprint, entry)
+        watch(number + 1, len(asked))
+    if complaints:
+        raise ConfigError(_all(complaints, len(asked)))
+    return _with_ledger(list(entries.values()), duplicates, not multirun, builder)
+
+
+def bring(
+    master: DictConfig, loader: ConfigLoader, typed: list[Override]
+) -> list[tuple[list[tuple[str, str]], list[str]]]:
+    """The experiments of a command, each with the sweep that its file brings: `([(experiment, name)], params)`."""
+    named = [(o.get_key_element(), value) for o in typed if o.key_or_group == "experiment" for value in values(o)]
+    if len(named) < 2:
+        return [([], [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()])]
+    found = []
+    for key, name in named:
+        config = loader.load_sweep_config(master, [f"{key}={name}"])
+        params = config.hydra.sweeper.params or {}
+        found.append(([(key, name)], [f"{k}={v}" for k, v in params.items()]))
+    return found
+
+
+def retype(master: DictConfig, arguments: list[str], multirun: bool) -> str:
+    """The command, as it can be typed again."""
+    ours = ("hydra.mode=", "hydra.sweeper.multirun=")
+    of_hydra = [word for word in master.hydra.overrides.hydra if not word.startswith(ours)]
+    plain = [re.sub(r"^([^=]+)=choice\((.*)\)$", r"\1=\2", word) for word in arguments]
+    return shlex.join(["python", "-m", "runner", *(["-m"] if multirun else []), *plain, *of_hydra])
+
+
+def _several(asked: Any) -> set[str]:
+    seen: dict[str, set[str]] = {}
+    rows = [dict(pairs) for pairs in asked]
+    for row in rows:
+        for key in {key for other in rows[:1] for key in other} | set(row):
+            seen.setdefault(key, set()).add(row.get(key, ""))
+    return {key for key, found in seen.items() if len(found) > 1}
+
+
+def _value(loader: ConfigLoader, key: str, text: str) -> Any:
+    """A typed value as a Python one; a list stays a list of words."""
+    value = parse(loader, [f"{key}={text}"])[0].value()
+    if isinstance(value, list):
+        return [str(item) for item in value]
+    return value if isinstance(value, int | float | bool | None) else str(value)
+
+
+def _typed(value: Any) -> str:
+    return "[" + ",".join(map(str, value)) + "]" if isinstance(value, list) else str(value)
+
+
+def _all(complaints: dict[str, list[str]], count: int) -> str:
+    """Every complaint once, with the combinations that it is about."""
+    if len(complaints) == 1 and len(next(iter(complaints.values()))) == count:
+        return next(iter(complaints))
+    bad = len({label for labels in complaints.values() for label in labels})
+    lines = [f"{bad} of {count} combinations cannot run; nothing was started:"]
+    for line, labels in complaints.items():
+        where = "all" if len(labels) == count else "; ".join(labels[:3]) + (f"; {len(labels) - 3} more" if len(labels) > 3 else "")
+        lines.append(f"  {line}  [{where}]")
+    return "\n".join(lines)
+
+
+def _with_ledger(entries: list[Entry], duplicates: int, lone: bool, builder: Builder) -> Plan:
+    """The plan, its runs matched with the folders that are there."""
+    first = entries[0]
+    own_folder = lone and not first.job.folder.name.endswith(first.job.fingerprint)  # hydra.run.dir was set
+    sweep = first.job.folder if own_folder else first.job.folder.parent
+    check_writable(sweep)
+    rerun = first.job.config["rerun"]
+    plan = Plan(entries, sweep, lone, rerun, builder, duplicates=duplicates)
+    known = {}
+    if own_folder and (record := read(sweep)):
+        if record.result["fingerprint"] != first.job.fingerprint and not rerun:
+            raise ConfigError(f"{sweep} holds another run: choose another folder, or rerun=true to replace it")
+        known = {record.result["fingerprint"]: record}
+    elif not own_folder:
+        known = Ledger(sweep).runs
+    for i, entry in enumerate(entries):
+        record = known.get(entry.job.fingerprint)
+        if record is None:
+            continue
+        plan.entries[i] = moved(entry, record.folder)
+        kept = plan.done if record.status in FINISHED and not rerun else plan.left
+        kept[entry.job.fingerprint] = record
+    return plan
+
+
+def moved(entry: Entry, folder: Path, trained: Path | None = None) -> Entry:
+    """The entry, its run in the folder where it was begun (under other words, perhaps)."""
+    return replace(entry, job=replace(entry.job, folder=folder, trained=trained))
+
+
+def check_writable(folder: Path) -> None:
+    """Raises `ConfigError` where results could not be written; makes nothing."""
+    there = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{folder}: cannot write there ({there} is not a writable folder); set name= or hydra.sweep.dir=")

@@ -1,0 +1,365 @@
+"""The loop. It trains a list of runs; one run is the list of length one.
+
+What a step does stands in `Run`: draw, augment, mix (`next_batch`); forward, loss, penalties (`loss`); clip, rate,
+optimizer, constraints, log (`step`). Only `gradients` differs between a lone run and runs that share a program.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from runner.build import Parts
+from runner.evaluate import evaluate
+from runner.inputs import Normalize
+from runner.seeds import generator
+
+Row = dict[str, float | int | None]
+
+
+@dataclass
+class Batch:
+    """A training batch, or one micro-batch of it."""
+
+    images: Tensor  # [B, C, H, W], augmented and normalised
+    targets: Tensor  # [B] labels, or [B, K] probabilities
+    labels: Tensor  # [B], as in the data set
+    share: float = 1.0  # of the whole batch
+    again: bool = False  # a further look of the same step, whose accuracy is not counted
+
+    def split(self, parts: int) -> Iterator["Batch"]:
+        """Micro-batches of nearly equal size, whose shares add up to this batch's."""
+        if parts == 1:
+            yield self
+            return
+        pieces = (self.images.tensor_split(parts), self.targets.tensor_split(parts), self.labels.tensor_split(parts))
+        for images, targets, labels in zip(*pieces):
+            yield Batch(images, targets, labels, self.share * len(images) / len(self.images), self.again)
+
+
+class Diverged(Exception):
+    """A loss was not finite: an end, and a result."""
+
+    def __init__(self, step: int, reason: str):
+        super().__init__(reason)
+        self.step, self.reason = step, reason
+
+
+@dataclass
+class Progress:
+    """How far a run has come: all that a checkpoint must keep beside weights, optimizer and generators."""
+
+    step: int = 0
+    history: list[Row] = field(default_factory=list)
+    best: Row | None = None
+    best_weights: dict[str, Tensor] | None = None
+    waited: int = 0  # epochs without improvement
+    watched: float | None = None  # the early-stopping metric at its best
+    stopped: bool = False
+    seconds: float = 0.0  # of training, before this process
+    hits: float = 0.0  # right answers of the epoch so far, on training batches
+    loss_sum: float = 0.0
+    last_good: dict[str, float] = field(default_factory=dict)
+
+
+class Run:
+    """Everything that is one run's own while it trains.
+
+    Listeners are told what happened: `on_log(step, scalars)` every `log.every` steps, `on_epoch(row)` after each
+    validation, `on_pause(run)` wherever a checkpoint may be taken.
+    """
+
+    def __init__(self, config: dict[str, Any], parts: Parts, device: torch.device, noise: torch.Generator):
+        self.config, self.parts, self.device, self.noise = config, parts, device, noise
+        self.model, self.optimizer, self.schedule = parts.model, parts.optimizer, parts.schedule
+        splits = parts.splits
+        self.train_split, self.val_split, self.num_classes = splits.train, splits.val, len(splits.classes)
+        self.batch_size, self.accumulate = config["batch_size"], config["accumulate"]
+        self.steps_per_epoch = len(splits.train) // self.batch_size
+        self.steps = self.steps_per_epoch * config["epochs"]
+        self.augmenting = generator(config["seed"], "augmentation", device)
+        self.pipeline = list(parts.pipeline.values())
+        stack = parts.stack.values()
+        self.mixers = [item for item in stack if item.overrides("mix")]
+        self.penalties = {name: item for name, item in parts.stack.items() if item.overrides("penalty")}
+        self.constraints = [item for item in stack if item.overrides("after_step")]
+        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.precision = precision(config["precision"], device)
+        self.scaler = torch.amp.GradScaler(device.type) if self.precision == torch.float16 else None
+        self.memory_format = torch.channels_last if channels_last(config, self.model) else torch.contiguous_format
+        self.model.to(memory_format=self.memory_format)
+        self.normalize = Normalize(splits, device, self.memory_format)
+        self.forward = torch.compile(self.model) if config["compile"] else self.model
+        self.every, self.clip = config["log"]["every"], config["clip_grad_norm"]
+        self.progress = Progress()
+        self.on_log: Callable[[int, dict[str, float]], None] = lambda step, scalars: None
+        self.on_epoch: Callable[[Row], None] = lambda row: None
+        self.on_pause: Callable[[Run], None] = lambda run: None
+        self._losses = torch.zeros(self.every, device=device)
+        self._penalties = {name: torch.zeros((), device=device) for name in self.penalties}
+        self._hits = torch.zeros((), device=device)
+        self._logged = 0  # the step up to which losses were read
+        self._batches: Iterator[tuple[Tensor, Tensor]] | None = None
+        self._started = time.perf_counter()
+
+    # -- a step, in the order of the data's way -----------------------------------------------------------------
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is no further step to do."""
+        return self.progress.stopped or self.progress.step >= self.steps
+
+    def next_batch(self) -> Batch:
+        """Draws, augments and mixes the step's batch."""
+        if self._batches is None:
+            self._batches = self.train_split.batches(self._order())
+        images, labels = next(self._batches)
+        return self.augment(images, labels, self.augmenting)
+
+    def augment(self, images: Tensor, labels: Tensor, draws: torch.Generator) -> Batch:
+        """The pipeline, normalisation, and what mixes images and targets."""
+        for transform in self.pipeline:
+            images = transform(images, draws)
+        images, targets = self.normalize(images), labels
+        for item in self.mixers:
+            images, targets = item.mix(images, targets, self.num_classes, draws)
+        return Batch(images, targets, labels)
+
+    def preview(self, count: int) -> Batch:
+        """The first `count` training images as the network gets them; draws nothing that the run will draw."""
+        rows = self._order()[0][:count][None]
+        images, labels = next(self.train_split.batches(rows))
+        return self.augment(images, labels, generator(self.config["seed"], "preview", self.device))
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The data loss of a (micro-)batch and the penalties, times the batch's share."""
+        with self.autocast():
+            logits = self.forward(batch.images)
+            loss = cross_entropy(logits, batch.targets)
+        for name, item in self.penalties.items():
+            penalty = item.penalty(self.model)
+            self._penalties[name] = penalty.detach()
+            loss = loss + penalty
+        if not batch.again:
+            self._hits += (logits.detach().argmax(1) == batch.labels).sum()
+        return loss if batch.share == 1.0 else loss * batch.share
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds to the gradients."""
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+
+    def step(self, loss: Tensor, look_again: Callable[[], Tensor]) -> None:
+        """The update, from gradients that stand; `look_again` makes them anew for optimizers that ask twice."""
+        progress = self.progress
+        self._losses[progress.step - self._logged].copy_(loss)
+        self._set_rates()
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+            self._clip()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            ready = [loss]
+
+            def closure() -> Tensor:
+                value = ready.pop() if ready else look_again()
+                self._clip()
+                return value
+
+            self.optimizer.step(closure)
+        for item in self.constraints:
+            item.after_step(self.model)
+        progress.step += 1
+        epoch_ends = progress.step % self.steps_per_epoch == 0
+        if epoch_ends or progress.step - self._logged == self.every:
+            self._log()
+            if epoch_ends:
+                self._end_epoch()
+            self.on_pause(self)
+
+    # -- parts of a step ----------------------------------------------------------------------------------------
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """The precision of the forward pass."""
+        if self.precision == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.precision)
+
+    def _order(self) -> Tensor:
+        """Rows of image numbers for the rest of this epoch. Each epoch's order follows from the seed alone, so a
+        run that resumes in the middle of one goes on with the same images."""
+        epoch, done = divmod(self.progress.step, self.steps_per_epoch)
+        draw = generator(self.config["seed"], f"order of epoch {epoch}")
+        order = torch.randperm(len(self.train_split), generator=draw)
+        return order[: self.steps_per_epoch * self.batch_size].view(-1, self.batch_size)[done:].to(self.train_split.device)
+
+    def _set_rates(self) -> None:
+        multiplier = self.schedule(self.progress.step)
+        for group, rate in zip(self.optimizer.param_groups, self.rates):
+            group["lr"] = rate * multiplier
+
+    def _clip(self) -> None:
+        if self.clip is not None:
+            self._norm = torch.nn.utils.clip_grad_norm_(self.trained, self.clip)
+
+    def _log(self) -> None:
+        """Reads the losses since the last time: the one place where the host waits for the device."""
+        progress = self.progress
+        losses = self._losses[: progress.step - self._logged].tolist()
+        bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
+        if bad is not None:
+            good = progress.last_good | ({"train_loss": losses[bad - 1]} if bad else {})
+            words = ", ".join(f"{key} {value:.4g}" for key, value in good.items()) or "none"
+            step = self._logged + bad
+            raise Diverged(step, f"the loss was {losses[bad]} at step {step}; last good values: {words}")
+        progress.loss_sum += math.fsum(losses)
+        progress.hits += self._hits.item()
+        self._hits.zero_()
+        scalars = {"train/loss": math.fsum(losses) / len(losses)}
+        scalars |= {f"train/penalty/{name}": value.item() for name, value in self._penalties.items()}
+        scalars |= {f"lr/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
+        if self.clip is not None:
+            scalars["grad_norm"] = float(self._norm)
+        progress.last_good["train_loss"] = losses[-1]
+        self._logged = progress.step
+        self.on_log(progress.step, scalars)
+
+    def _end_epoch(self) -> None:
+        progress, count = self.progress, self.steps_per_epoch
+        row: Row = {
+            "epoch": progress.step // count,
+            "step": progress.step,
+            "train_loss": progress.loss_sum / count,
+            "train_accuracy": progress.hits / (count * self.batch_size),
+            "val_loss": None,
+            "val_accuracy": None,
+            "lr": self.optimizer.param_groups[0]["lr"],
+        }
+        progress.loss_sum = progress.hits = 0.0
+        self._batches = None
+        if self.val_split is not None:
+            measured = self.measure()
+            row |= {"val_loss": measured.loss, "val_accuracy": measured.accuracy}
+            if not math.isfinite(measured.loss):
+                raise Diverged(progress.step, f"the validation loss was {measured.loss} after step {progress.step}")
+            progress.last_good |= {"val_loss": measured.loss, "val_accuracy": measured.accuracy}
+            self._judge(row)
+        row["seconds"] = round(self.seconds(), 3)
+        progress.history.append(row)
+        self.schedule.observe(row)
+        self.on_epoch(row)
+
+    def measure(self) -> Any:
+        """The validation split, noise off."""
+        self.model.eval()
+        measured = evaluate(
+            [self.model], self.val_split, self.normalize, self.autocast, self.batch_size, self.num_classes
+        )
+        self.model.train()
+        return measured
+
+    def _judge(self, row: Row) -> None:
+        """Keeps the best weights; ends the run where nothing improves."""
+        progress, stop = self.progress, self.config["early_stopping"]
+        keep = self.config["checkpoint"]
+        if keep["select"] != "last" and (progress.best is None or better(row, progress.best, keep["metric"])):
+            progress.best = row
+            progress.best_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+        if stop["patience"] is None:
+            return
+        value = -row["val_accuracy"] if stop["metric"] == "val_accuracy" else row["val_loss"]
+        if progress.watched is None or value < progress.watched - stop["min_delta"]:
+            progress.watched, progress.waited = value, 0
+        else:
+            progress.waited += 1
+        progress.stopped = progress.waited >= stop["patience"]
+
+    def seconds(self) -> float:
+        """Of training, earlier processes included."""
+        return self.progress.seconds + time.perf_counter() - self._started
+
+    # -- what a checkpoint keeps --------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Enough to go on as if nothing had happened."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "generators": {"augmentation": self.augmenting.get_state(), "noise": self.noise.get_state()},
+            "global_noise": torch.get_rng_state(),
+            "device_noise": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "progress": vars(replace(self.progress, seconds=self.seconds())),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The counterpart of `state_dict`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        self.augmenting.set_state(state["generators"]["augmentation"].cpu())
+        self.noise.set_state(state["generators"]["noise"].cpu())
+        torch.set_rng_state(state["global_noise"].cpu())
+        if state["device_noise"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["device_noise"].cpu(), self.device)
+        self.progress = Progress(**state["progress"])
+        self._logged = self.progress.step
+        self._batches = None
+
+
+def train(runs: list[Run], gradients: Callable[[list[Run], list[Batch]], list[Tensor]] | None = None) -> None:
+    """Trains all runs to their ends, side by side. Raises `Diverged`."""
+    gradients = gradients or alone
+    for run in runs:
+        run.model.train()
+    while active := [run for run in runs if not run.ended]:
+        batches = [run.next_batch() for run in active]
+        losses = gradients(active, batches)
+        for run, batch, loss in zip(active, batches, losses):
+            run.step(loss, lambda run=run, batch=batch: gradients([run], [replace(batch, again=True)])[0])
+
+
+def alone(runs: list[Run], batches: list[Batch]) -> list[Tensor]:
+    """Each run's loss and gradients by a program of its own, micro-batch by micro-batch."""
+    losses = []
+    for run, batch in zip(runs, batches):
+        run.optimizer.zero_grad()
+        total = None
+        for part in batch.split(run.accumulate):
+            loss = run.loss(part)
+            run.backward(loss)
+            total = loss.detach() if total is None else total + loss.detach()
+        losses.append(total)
+    return losses
+
+
+def better(row: Row, best: Row, metric: str) -> bool:
+    """Whether a row beats the best so far; the loss breaks ties of accuracy, and the earlier epoch those that stay."""
+    if metric == "val_accuracy":
+        return (row["val_accuracy"], -row["val_loss"]) > (best["val_accuracy"], -best["val_loss"])
+    return row["val_loss"] < best["val_loss"]
+
+
+def precision(name: str, device: torch.device) -> torch.dtype:
+    """The type of the forward pass; `auto` is bfloat16 on a GPU that has it."""
+    if name == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if fast else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def channels_last(config: dict[str, Any], model: torch.nn.Module) -> bool:
+    """Whether images lie channels-last: `auto` is where there are convolutions."""
+    if config["channels_last"] == "auto":
+        return any(isinstance(module, torch.nn.Conv2d) for module in model.modules())
+    return config["channels_last"]
