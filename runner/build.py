@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from hydra.utils import get_object, instantiate
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from runner.context import Context
 from runner.data.prepare import prepare
@@ -25,6 +27,7 @@ from runner.schema import GROUPS, OWN_KEYS, STACKS, Config
 # What a `_target_` may name without `trust`; the object found must come from there as well, so that no path through
 # a module's own imports (`runner.build.json...`) leads out.
 TRUSTED = ("runner", "torch.optim", "torch.nn", "torchvision.models", "torchvision.transforms", "torchvision.ops")
+SMALL_STEP = 2e8  # operations of a batch's forward pass, below which one thread serves best (docs/benchmarks.md)
 PHOTO_SIZES = (72, 64)  # resize, size: where the architecture has no preset
 CUTTING = ("val_fraction", "split_seed", "limit", "per_class", "classes")  # keys of data that `prepare` takes
 DATA_DEFAULTS = {key: field.default for key, field in GROUPS["data"].model_fields.items()}
@@ -234,6 +237,7 @@ class Facts:
     identity: str  # of the data's contents
     train_size: int
     steps_per_epoch: int
+    flops: int  # of one image's forward pass
 
 
 @dataclass
@@ -403,13 +407,10 @@ class Builder:
             try:
                 with torch.device("meta"):
                     parts = self.parts(config, splits, torch.device("meta"), None, checks=True)
-                    images = torch.empty(2, splits.channels, splits.size, splits.size)
-                    with torch.no_grad():
-                        logits = parts.model.eval()(images)
+                    logits, flops = _forward(parts.model, splits)
             except (NotImplementedError, RuntimeError):  # perhaps a model that needs real numbers
                 parts = self.parts(config, splits, torch.device("cpu"), torch.Generator(), checks=True)
-                with torch.no_grad():
-                    logits = parts.model.eval()(torch.zeros(2, splits.channels, splits.size, splits.size))
+                logits, flops = _forward(parts.model, splits)
         except (ValueError, TypeError, RuntimeError) as error:  # torch's own objections; shapes that do not fit
             raise ConfigError(f"this combination cannot be built: {str(error).splitlines()[0]}") from error
         if tuple(logits.shape) != (2, len(splits.classes)):
@@ -425,7 +426,24 @@ class Builder:
             identity=splits.identity,
             train_size=len(splits.train),
             steps_per_epoch=self.steps_per_epoch(config, splits),
+            flops=flops,
         )
+
+
+def _forward(model: nn.Module, splits: Splits) -> tuple[torch.Tensor, int]:
+    """Logits of two images, and the floating-point operations for one."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        logits = model.eval()(torch.zeros(2, splits.channels, splits.size, splits.size))
+    return logits, counter.get_total_flops() // 2
+
+
+def threads(config: dict[str, Any], facts: Facts) -> int:
+    """CPU threads of a run. `auto`: one where a step is too small to share, where a second gains nothing and, on a
+    busy machine, makes the first wait; else every core."""
+    if config["threads"] != "auto":
+        return config["threads"]
+    small = facts.flops * config["batch_size"] < SMALL_STEP
+    return 1 if small else os.cpu_count() or 1
 
 
 def _short(target: str) -> str:

@@ -44,6 +44,7 @@ class Job:
     swept: dict[str, Any]  # the typed keys that vary
     choices: dict[str, Any]  # group -> option, or list of items
     command: str
+    threads: int  # of the CPU, as resolved when it was planned
     trained: Path | None = None  # a finished run whose training is the same
 
 
@@ -67,8 +68,7 @@ class Train(Option):
         result = _started(job, device)
         write_json(job.folder / RESULT, result)
         write_atomic(job.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(job.config)), durable=False)
-        with process_settings(job.config):
-            result["threads"] = torch.get_num_threads()
+        with process_settings(job.config, job.threads):
             try:
                 with Session(job, builder, device, listener) as session:
                     result |= session.facts()
@@ -102,6 +102,7 @@ def _started(job: Job, device: torch.device) -> dict[str, Any]:
         "diverged_step": None,
         "trained_in": None if job.trained is None else job.trained.name,
         "device": name,
+        "threads": job.threads,
         "versions": versions(),
         "git_commit": git_commit(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -282,19 +283,18 @@ def describe(target: torch.Tensor, classes: tuple[str, ...]) -> str:
 
 
 @contextlib.contextmanager
-def process_settings(config: dict[str, Any]) -> Iterator[None]:
+def process_settings(config: dict[str, Any], threads: int) -> Iterator[None]:
     """Threads, determinism and TF32 are the process's: set for the run, put back after it."""
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    before, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    if config["threads"] != "auto":
-        torch.set_num_threads(config["threads"])
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(config["deterministic"])
     # fp32 means fp32: the last bits are given up only where bf16 or fp16 was asked for.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
         torch.use_deterministic_algorithms(strict)
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
 

@@ -69,7 +69,7 @@ def test_validation_is_a_stratified_part_of_training():
 
 
 def test_split_seed_decides():
-    """The same split_seed gives the same cut, another seed another one, and torch's own stream is left alone."""
+    """The same split_seed gives the same cut, another seed another one, torch's own stream is left alone."""
     state = torch.get_rng_state()
     first, again, other = (ids(prepare(source((40, 20)), split_seed=seed).val) for seed in (1, 1, 2))
     assert first == again != other
@@ -92,6 +92,12 @@ def test_limit(limit):
     assert abs(counts[0] - min(limit, 30) * 2 / 3) < 1
     assert min(counts) >= 1
     assert len(splits.test) == 6
+
+
+def test_limit_keeps_rare_classes():
+    """A class that is too rare for a share of the limit still gets one image."""
+    splits = prepare(source((100, 1, 2)), limit=4, val_fraction=0)
+    assert splits.train.labels.bincount().tolist() == [2, 1, 1]
 
 
 def test_limit_then_validation():
@@ -160,7 +166,7 @@ def test_empty_parts():
 
 
 def test_statistics():
-    """Mean and deviation are those of the training split in 0..1; a constant channel has a small deviation."""
+    """Mean and deviation are the training split's, in 0..1; a constant channel's deviation is not zero."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (50, 3, 4, 4), dtype=np.uint8)
     images[:, 2] = 7

@@ -83,6 +83,20 @@ def test_failed_download(tmp_path, monkeypatch):
         load(root=str(tmp_path), download=True, **keys)
 
 
+def test_missing_package(tmp_path, monkeypatch):
+    """A set whose reader needs a package that is not installed names the package."""
+    import torchvision
+
+    def need(**_):
+        raise ModuleNotFoundError("No module named 'scipy'", name="scipy")
+
+    load, keys = own_keys("svhn")
+    (tmp_path / keys["files"]).touch()
+    monkeypatch.setattr(torchvision.datasets, "SVHN", need)
+    with pytest.raises(ConfigError, match="SVHN needs the package 'scipy'.*pip install scipy"):
+        load(root=str(tmp_path), **keys)
+
+
 def test_damaged_set(tmp_path):
     """A truncated file of a set is one line."""
     raw = mnist(tmp_path)
@@ -96,7 +110,7 @@ def test_damaged_set(tmp_path):
     ("name", "key", "classes"), [("cifar10", "label_names", 10), ("cifar100", "fine_label_names", 100)]
 )
 def test_cifar_files(tmp_path, monkeypatch, name, key, classes):
-    """CIFAR is read from its own pickles, with its classes' names (its checksums cannot hold for made-up files)."""
+    """CIFAR is read from its own pickles, with its classes' names (made-up files pass no checksum)."""
     import torchvision
 
     load, keys = own_keys(name)
@@ -170,7 +184,7 @@ def oxford_pets(root):
 
 @pytest.mark.parametrize("make", [food101, oxford_pets])
 def test_photo_sets(tmp_path, make):
-    """Food-101 and Pets are found by torchvision's classes and decoded as any photos; a missing set is named."""
+    """Food-101 and Pets are found by torchvision's classes; a missing set is named."""
     load, keys = own_keys(make.__name__)
     with pytest.raises(ConfigError, match="data.download=true"):
         load(root=str(tmp_path), **keys)

@@ -167,6 +167,7 @@ def test_a_run_that_is_tried_again_ends_anew(tmp_path):
     _, rows = ask_hparams(tmp_path)
     assert rows["run"]["hparams"] == {"seed": 0}
     again.close("done")
+    again.close("failed")  # says nothing any more
     _, rows = ask_hparams(tmp_path)
     assert rows["run"]["hparams"] == {"seed": 0, "status": "done"}
     assert rows["run"]["sessions"][0]["status"] == "STATUS_SUCCESS"

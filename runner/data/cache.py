@@ -17,7 +17,7 @@ from torch import Tensor
 
 from runner.data import decode
 from runner.data.stream import in_order
-from runner.files import write_atomic, write_json
+from runner.files import write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def _forget(pixels: np.ndarray) -> None:
 def _seal(path: Path, content: Any) -> None:
     """JSON with its own checksum."""
     checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    write_json(path, {"sha256": checksum, "content": content}, durable=False)
+    write_atomic(path, json.dumps({"sha256": checksum, "content": content}), durable=False)
 
 
 def _unseal(path: Path) -> Any:

@@ -39,13 +39,20 @@ def load(
 
 
 def torchvision_set(root: Path, dataset: str, files: str, arguments: dict[str, Any], download: bool) -> Any:
-    """A data set of torchvision. ConfigError: not there and not to be fetched, not fetched, damaged."""
+    """A data set of torchvision. ConfigError: not there and not to be fetched, not fetched, unreadable."""
     if not download and not (root / files).exists():
         wanted = f"data.root='{root}': {dataset} is not there (looked for '{files}' in it)"
         raise ConfigError(f"{wanted}; correct the folder, or fetch it by data.download=true")
     try:
         return getattr(torchvision.datasets, dataset)(root=root, download=download, **arguments)
+    except ModuleNotFoundError as error:
+        needed = f"the package '{error.name}', which is not installed"
+        raise ConfigError(f"{dataset} needs {needed}; pip install {error.name}") from error
     except Exception as error:  # a foreign parser on a user's files, or a network: any type can come
         reason = " ".join(str(error).split()) or type(error).__name__
-        doing = "fetching or reading" if download else "reading"
-        raise ConfigError(f"data.root='{root}': {doing} {dataset} failed: {reason}") from error
+        if download:
+            raise ConfigError(
+                f"data.root='{root}': fetching or reading {dataset} failed: {reason}"
+            ) from error
+        way_out = "repair the files, or fetch them again by data.download=true"
+        raise ConfigError(f"data.root='{root}': reading {dataset} failed: {reason}; {way_out}") from error

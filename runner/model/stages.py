@@ -65,7 +65,7 @@ def by_children(model: nn.Module) -> list[Stage]:
     for name, child in model.named_children():
         if _any(child.parameters()):
             found.append((name, [child]))
-        elif False and _any(child.buffers()):
+        elif found and _any(child.buffers()):
             found[-1][1].append(child)
     return found
 

@@ -41,7 +41,6 @@ def render(records: list[RunRecord], name: str) -> str:
         "number": number,
         "spread": spread,
         "duration": duration,
-        "objectid": id,
         "word": lambda status: status.replace("_", " "),
     }
     combinations = [name for name in keys.names if name != "seed"]
@@ -52,7 +51,7 @@ def render(records: list[RunRecord], name: str) -> str:
         rows=rows,
         names=keys.names,
         combinations=combinations,
-        cells={id(record): [keys.value(record, key) for key in keys.names] for record in records},
+        runs=[(record, [keys.value(record, key) for key in keys.names]) for record in records],
         statuses={status: statuses[status] for status in STATUSES if statuses[status]},
         troubles=[record for status in _TROUBLES for record in records if record.status == status],
         unfinished=statuses["running"] + statuses["planned"],

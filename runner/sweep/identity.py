@@ -41,7 +41,7 @@ def slug(overrides: list[str]) -> str:
     for override in overrides:
         key, _, value = override.partition("=")
         key = key.lstrip("+")
-        if key in NOT_IDENTITY or key.startswith("hydra"):
+        if key in NOT_IDENTITY or key.startswith("hydra") or key == "experiment":
             continue
         words.append(f"{key.partition('.')[2] or key}={value}")
     text = re.sub(r"[^\w.,=+%-]+", "_", ",".join(words).replace("[", "").replace("]", ""))

@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.build import Builder, Facts, Refused, check
+from runner.build import Builder, Facts, Refused, check, threads
 from runner.errors import ConfigError
 from runner.explain import explain
 from runner.run import Job
@@ -155,6 +155,7 @@ class Planner:
             swept=swept,
             choices=choices(config, with_id),
             command=command,
+            threads=threads(config, facts),
         )
         return Entry(job, facts, with_id)
 

@@ -26,7 +26,7 @@ HParam = str | int | float | bool
 
 _EVENTS = "events.out.tfevents"
 _END = (
-    "end"  # `end.*.tfevents` sorts before `events.*`, the order in which TensorBoard reads the files of a run
+    "end"  # TensorBoard reads a run's files in the order of their names: `end.*.tfevents` before `events.*`
 )
 _FLUSH_SECONDS = 5.0  # how far an open TensorBoard may lag behind; no thread is needed for it
 
@@ -46,8 +46,7 @@ class Tracker:
         for old in self._folder.glob("*tfevents*"):
             if purge_step is None or old.name.startswith(f"{_END}."):
                 old.unlink()
-        self._path = self._next_path()
-        self._writer = _open(self._path)
+        self._writer = _open(self._next_path())
         self._hparams: dict[str, HParam] = {}
         self._start_seconds = time.time()
         self._flushed = time.monotonic()
@@ -103,6 +102,8 @@ class Tracker:
         opened later shows the word, one that was open already shows success or failure. A file of its own can
         be taken back when the run is tried again.
         """
+        if self._writer.closed:  # the end is written once
+            return
         self._writer.close()
         if status is None:
             return
