@@ -51,6 +51,12 @@ def main(argv: list[str] | None = None) -> int:
     except HydraException as error:
         sys.stderr.write(f"runner: {explain(error, argv)}\n")
         return 2
+    except ValueError as error:
+        if "Config group override must be" not in str(error):  # what Hydra makes of optimizer=null
+            raise
+        words = [word for word in argv if (CONF / word.partition("=")[0]).is_dir()]
+        sys.stderr.write(f"runner: {', '.join(words)}: a group takes the name of one of its options\n")
+        return 2
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 2
     except KeyboardInterrupt:

@@ -3,13 +3,14 @@
 import inspect
 import json
 import os
+import pkgutil
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 from torch import nn
@@ -23,6 +24,7 @@ from runner.model.presets import preset
 from runner.optimizer.groups import parameter_groups
 from runner.schedule.base import Timeline
 from runner.schema import GROUPS, OWN_KEYS, STACKS, Config
+from runner.steps import timeline
 
 # What a `_target_` may name without `trust`; the object found must come from there as well, so that no path through
 # a module's own imports (`runner.build.json...`) leads out.
@@ -64,15 +66,15 @@ def check(config: dict[str, Any]) -> dict[str, Any]:
     Raises `Refused` with every complaint.
     """
     lines = _typed(Config, config, "")
+    for group, model in GROUPS.items():
+        if isinstance(config.get(group), dict):
+            lines += _typed(model, config[group], f"{group}.")
     if lines:
         raise Refused(lines)
     config = Config.model_validate(config).model_dump()
     for group, model in GROUPS.items():
-        if found := _typed(model, config[group], f"{group}."):
-            lines += found
-        else:
-            dumped = model.model_validate(config[group]).model_dump(exclude_unset=True)
-            config[group] = dumped | {key: list(v) for key, v in dumped.items() if isinstance(v, tuple)}
+        dumped = model.model_validate(config[group]).model_dump(exclude_unset=True)
+        config[group] = dumped | {key: list(value) for key, value in dumped.items() if isinstance(value, tuple)}
     for group, path, node in nodes(config):
         lines += _bind(group, path, node, config["trust"])
     if lines:
@@ -91,7 +93,7 @@ def _typed(model: type, values: dict[str, Any], prefix: str) -> list[str]:
 def _one_a_key(error: ValidationError) -> list[Any]:
     """A union complains once a member; its members' words are joined."""
     by_key: dict[tuple, list] = {}
-    for detail in error.errors():
+    for detail in said(error):
         key = tuple(part for part in detail["loc"] if not (isinstance(part, str) and _is_type_word(part)))
         by_key.setdefault(key, []).append(detail)
     return [
@@ -105,11 +107,44 @@ def _is_type_word(part: str) -> bool:
 
 
 def _complaint(prefix: str, detail: Any, fields: dict[str, Any]) -> str:
-    key = prefix + ".".join(str(part) for part in detail["loc"])
+    key = prefix + ".".join(str(part) for part in detail["loc"] if not isinstance(part, int))
     if detail["type"] == "extra_forbidden":
         return f"{key}: no such key{did_you_mean(key, fields)}"
-    message = detail["msg"].replace("Input should be", "must be").removeprefix("Value error, ")
-    return f"{key}={shown(detail['input'])}: {message}"
+    return f"{key}={shown(detail['input'])}: {detail['msg']}"
+
+
+# pydantic's complaints in the words of somebody who types a config.
+WORDS = {
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_type": "must be a word",
+    "list_type": "must be a list, [A,B]",
+    "tuple_type": "must be a list, [A,B]",
+    "missing": "has too few values",
+    "too_long": "has too many values",
+    "none_required": "must be null",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "model_type": "has keys of its own: type them one by one",
+    "dict_type": "has keys of its own: type them one by one",
+}
+
+
+def said(error: ValidationError) -> list[dict[str, Any]]:
+    """pydantic's complaints, reworded."""
+    found = []
+    for detail in error.errors():
+        words = WORDS.get(detail["type"])
+        plain = detail["msg"].replace("Input should be", "must be").removeprefix("Value error, ")
+        found.append(detail | {"msg": words.format(**detail.get("ctx", {})) if words else plain})
+    return found
 
 
 def shown(value: Any) -> str:
@@ -135,9 +170,9 @@ def locate(path: str, target: Any, trust: list[str]) -> Callable[..., Any]:
             f"if you trust it, add trust=[{package}]"
         )
     try:
-        found = get_object(target)
-    except Exception as error:  # whatever the user's module raises on import
-        raise ConfigError(f"{path}._target_={target}: cannot be imported ({str(error).splitlines()[0]})") from error
+        found = pkgutil.resolve_name(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{path}._target_={target}: cannot be imported ({error})") from error
     home = getattr(found, "__module__", None) or type(found).__module__
     if not callable(found) or not _from(home, trusted):
         raise ConfigError(f"{path}._target_={target}: leads to {home}, which is not from a trusted package")
@@ -184,14 +219,15 @@ def _bind(group: str, path: str, node: Any, trust: list[str]) -> list[str]:
     any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     takes = set(parameters) - GIVEN.get(group, frozenset())
     try:
-        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
     except (NameError, TypeError, AttributeError):
         hints = {}
+    typed = GROUPS[group].model_fields if group in GROUPS else {}
     for key, value in arguments(group, node).items():
         if key not in takes and not any_name:
             names = sorted(takes - {"self", "args", "kwargs"})
             lines.append(f"{path}.{key}={shown(value)}: no such key; it has {', '.join(names)}{did_you_mean(key, names)}")
-        elif key in parameters and (wrong := _wrong_type(value, hints.get(key), parameters[key].default)):
+        elif key in parameters and key not in typed and (wrong := _wrong_type(value, hints.get(key), parameters[key].default)):
             lines.append(f"{path}.{key}={shown(value)}: {wrong}")
     required = {
         name
@@ -216,9 +252,8 @@ def _wrong_type(value: Any, hint: Any, default: Any) -> str | None:
     try:
         TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
     except ValidationError as error:
-        details = [detail for detail in error.errors() if detail["type"] != "is_instance_of"] or error.errors()
-        said = " or ".join(dict.fromkeys(detail["msg"] for detail in details))
-        return said.replace("Input should be", "must be").removeprefix("Value error, ")
+        details = [detail for detail in said(error) if detail["type"] != "is_instance_of"] or said(error)
+        return " or ".join(dict.fromkeys(detail["msg"] for detail in details))
     except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation):
         return None
     return None
@@ -236,7 +271,7 @@ class Facts:
     trainable: int
     identity: str  # of the data's contents
     train_size: int
-    steps_per_epoch: int
+    steps: int
     flops: int  # of one image's forward pass
 
 
@@ -253,6 +288,7 @@ class Parts:
     ensemble: Any
     evaluation: Any
     splits: Splits
+    timeline: Timeline
 
 
 class Builder:
@@ -336,8 +372,8 @@ class Builder:
         model = self.model(config, splits)
         stack, pipeline = self.stack(config, "regularization"), self.stack(config, "augmentation")
         transfer, ensemble, evaluation = (_make(config[group]) for group in ("transfer", "ensemble", "evaluation"))
-        timeline = Timeline(config["epochs"] * self.steps_per_epoch(config, splits), self.steps_per_epoch(config, splits))
-        schedule = _make(config["schedule"], timeline=timeline)
+        length = timeline(config, len(splits.train))
+        schedule = _make(config["schedule"], timeline=length)
         for transform in pipeline.values():
             transform.fit(splits.train, splits.size)
         if checks:
@@ -362,12 +398,17 @@ class Builder:
         model.to(device)
         groups = parameter_groups(model, transfer.rates(model), config["optimizer"]["no_decay"])
         return Parts(
-            model, self.optimizer(config, groups), schedule, stack, pipeline, transfer, ensemble, evaluation, splits
+            model,
+            self.optimizer(config, groups),
+            schedule,
+            stack,
+            pipeline,
+            transfer,
+            ensemble,
+            evaluation,
+            splits,
+            length,
         )
-
-    def steps_per_epoch(self, config: dict[str, Any], splits: Splits) -> int:
-        """Whole batches in the training split; the rest of an epoch's images are left out of it."""
-        return len(splits.train) // config["batch_size"]
 
     # -- rehearsal ----------------------------------------------------------------------------------------------
 
@@ -375,7 +416,7 @@ class Builder:
         """Constructs a checked combination once, without training: its objects' own objections are raised here."""
         check_device(config)
         splits = self.splits(config)
-        if config["batch_size"] > len(splits.train):
+        if config["batch_size"] > len(splits.train) and not config["optimizer"]["full_batch"]:
             raise ConfigError(
                 f"batch_size={config['batch_size']}: larger than the training split of {len(splits.train)} images; "
                 f"use batch_size={len(splits.train)} or less"
@@ -425,7 +466,7 @@ class Builder:
             trainable=sum(n for n, trains in counts if trains),
             identity=splits.identity,
             train_size=len(splits.train),
-            steps_per_epoch=self.steps_per_epoch(config, splits),
+            steps=parts.timeline.steps,
             flops=flops,
         )
 

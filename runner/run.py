@@ -58,6 +58,8 @@ class Listener:
 class Train(Option):
     """`task=train`: trains, validates, tests once."""
 
+    ignores: frozenset[str] = frozenset()  # parts of a config that cannot matter to this task
+
     def rehearse(self, builder: Builder, config: dict[str, Any]) -> Facts:
         """Raises what cannot work before anything runs."""
         return builder.rehearse(config)

@@ -132,6 +132,7 @@ class Optimizer(Option):
     """`no_decay` is the runner's; the others are arguments of torch's classes, ranged here once for all of them."""
 
     no_decay: bool = True  # no weight decay on biases, norms and other vectors
+    full_batch: bool = False  # each step sees the whole training split, in chunks; an epoch is one step
     lr: Rate | None = None
     momentum: Below1 | None = None
     dampening: Fraction | None = None
@@ -142,7 +143,7 @@ class Optimizer(Option):
 
 GROUPS: dict[str, type[Option]] = {"data": Data, "optimizer": Optimizer}
 STACKS = ("regularization", "augmentation")  # mappings name -> item, in order
-OWN_KEYS = {"data": frozenset(Data.model_fields), "optimizer": frozenset({"no_decay"})}
+OWN_KEYS = {"data": frozenset(Data.model_fields), "optimizer": frozenset({"no_decay", "full_batch"})}
 
 # What cannot change a result but for rounding, or only says where things are: no part of a run's identity.
 # The contents of data and weight files are, in place of their paths.

@@ -19,6 +19,7 @@ from runner.build import Parts
 from runner.evaluate import evaluate
 from runner.inputs import Normalize
 from runner.seeds import generator
+from runner.steps import batches
 
 Row = dict[str, float | int | None]
 
@@ -41,6 +42,35 @@ class Batch:
         pieces = (self.images.tensor_split(parts), self.targets.tensor_split(parts), self.labels.tensor_split(parts))
         for images, targets, labels in zip(*pieces):
             yield Batch(images, targets, labels, self.share * len(images) / len(self.images), self.again)
+
+
+class Objective:
+    """The loss of one step, as its optimizer sees it; called, it is torch's closure.
+
+    `gradients` was asked already when the step began: the first call returns what it found.
+    """
+
+    def __init__(self, run: "Run", batch: Batch, loss: Tensor, gradients: "Gradients"):
+        self._run, self._batch, self._ready, self._gradients = run, batch, [loss], gradients
+
+    def __call__(self) -> Tensor:
+        """The loss; the parameters' `grad` is set, and clipped where the run clips."""
+        if self._ready:
+            loss = self._ready.pop()
+        else:
+            (loss,) = self._gradients([self._run], [replace(self._batch, again=True)])
+        self._run.clip_gradients()
+        return loss
+
+    @torch.no_grad()
+    def value(self) -> Tensor:
+        """The loss alone, for line searches."""
+        return sum(self.pieces())
+
+    def pieces(self) -> Iterator[Tensor]:
+        """Losses of the micro-batches, with their graphs, that add up to the loss: for second derivatives."""
+        for part in replace(self._batch, again=True).split(self._run.accumulate):
+            yield self._run.loss(part)
 
 
 class Diverged(Exception):
@@ -80,9 +110,8 @@ class Run:
         self.model, self.optimizer, self.schedule = parts.model, parts.optimizer, parts.schedule
         splits = parts.splits
         self.train_split, self.val_split, self.num_classes = splits.train, splits.val, len(splits.classes)
-        self.batch_size, self.accumulate = config["batch_size"], config["accumulate"]
-        self.steps_per_epoch = len(splits.train) // self.batch_size
-        self.steps = self.steps_per_epoch * config["epochs"]
+        self.batch_size, self.accumulate = batches(config, len(splits.train))
+        self.steps, self.steps_per_epoch = parts.timeline.steps, parts.timeline.steps_per_epoch
         self.augmenting = generator(config["seed"], "augmentation", device)
         self.pipeline = list(parts.pipeline.values())
         stack = parts.stack.values()
@@ -155,25 +184,18 @@ class Run:
         """Adds to the gradients."""
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
-    def step(self, loss: Tensor, look_again: Callable[[], Tensor]) -> None:
-        """The update, from gradients that stand; `look_again` makes them anew for optimizers that ask twice."""
+    def step(self, loss: Tensor, objective: Objective) -> None:
+        """The update, from gradients that stand; optimizers that look more than once a step ask the objective."""
         progress = self.progress
         self._losses[progress.step - self._logged].copy_(loss)
         self._set_rates()
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-            self._clip()
+            self.clip_gradients()
             self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
-            ready = [loss]
-
-            def closure() -> Tensor:
-                value = ready.pop() if ready else look_again()
-                self._clip()
-                return value
-
-            self.optimizer.step(closure)
+            self.optimizer.step(objective)
         for item in self.constraints:
             item.after_step(self.model)
         progress.step += 1
@@ -205,7 +227,8 @@ class Run:
         for group, rate in zip(self.optimizer.param_groups, self.rates):
             group["lr"] = rate * multiplier
 
-    def _clip(self) -> None:
+    def clip_gradients(self) -> None:
+        """To the norm that the config allows."""
         if self.clip is not None:
             self._norm = torch.nn.utils.clip_grad_norm_(self.trained, self.clip)
 
@@ -317,7 +340,10 @@ class Run:
         self._batches = None
 
 
-def train(runs: list[Run], gradients: Callable[[list[Run], list[Batch]], list[Tensor]] | None = None) -> None:
+Gradients = Callable[[list[Run], list[Batch]], list[Tensor]]
+
+
+def train(runs: list[Run], gradients: Gradients | None = None) -> None:
     """Trains all runs to their ends, side by side. Raises `Diverged`."""
     gradients = gradients or alone
     for run in runs:
@@ -326,7 +352,7 @@ def train(runs: list[Run], gradients: Callable[[list[Run], list[Batch]], list[Te
         batches = [run.next_batch() for run in active]
         losses = gradients(active, batches)
         for run, batch, loss in zip(active, batches, losses):
-            run.step(loss, lambda run=run, batch=batch: gradients([run], [replace(batch, again=True)])[0])
+            run.step(loss, Objective(run, batch, loss, gradients))
 
 
 def alone(runs: list[Run], batches: list[Batch]) -> list[Tensor]:

@@ -207,9 +207,10 @@ def test_no_bias_stands_before_a_norm() -> None:
 
 
 def test_convolutions_start_from_hes_distribution() -> None:
-    """Standard deviation sqrt(2 / (9 * filters)), mean zero."""
+    """Standard deviation sqrt(2 / (9 * filters)), mean zero, with fewer inputs than filters."""
     torch.manual_seed(0)
-    weight = WideResNet(16, 4, **COLOUR).stage3[1].branch.conv1.weight
+    weight = WideResNet(16, 4, **COLOUR).stage3[0].branch.conv1.weight
+    assert weight.shape[:2] == (256, 128)
     assert weight.std().item() == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.01)
     assert abs(weight.mean().item()) < 1e-3
 
@@ -351,22 +352,28 @@ def test_small_images_keep_their_resolution() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kernel", "stride"),
+    ("name", "kernel", "stride", "pools"),
     [
-        ("squeezenet1_0", 3, 1),
-        ("mobilenet_v2", 3, 1),
-        ("mobilenet_v3_small", 3, 1),
-        ("efficientnet_b0", 3, 1),
-        ("densenet121", 3, 1),
-        ("convnext_tiny", 2, 2),
-        ("swin_t", 2, 2),
-        ("vgg11", 3, 1),
+        ("squeezenet1_0", 3, 1, 3),
+        ("googlenet", 3, 1, 2),
+        ("shufflenet_v2_x0_5", 3, 1, 0),
+        ("mobilenet_v2", 3, 1, 0),
+        ("mobilenet_v3_small", 3, 1, 0),
+        ("mnasnet0_5", 3, 1, 0),
+        ("regnet_x_400mf", 3, 1, 0),
+        ("efficientnet_b0", 3, 1, 0),
+        ("densenet121", 3, 1, 0),
+        ("convnext_tiny", 2, 2, 0),
+        ("swin_t", 2, 2, 0),
+        ("vgg11", 3, 1, 5),
     ],
 )
-def test_stems_for_small_images(name: str, kernel: int, stride: int) -> None:
-    """The first convolution at 32 pixels, as docs/models.md states it."""
-    conv = torchvision_model.first_conv(build_meta(name, image_size=32))[1]
+def test_stems_for_small_images(name: str, kernel: int, stride: int, pools: int) -> None:
+    """The first convolution at 32 pixels and the pools that are left, as docs/models.md states it."""
+    model = build_meta(name, image_size=32)
+    conv = torchvision_model.first_conv(model)[1]
     assert (conv.kernel_size, conv.stride) == ((kernel, kernel), (stride, stride))
+    assert sum(isinstance(part, nn.MaxPool2d) and part.stride == 2 for part in model.modules()) == pools
 
 
 @pytest.mark.parametrize(

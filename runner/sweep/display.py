@@ -48,9 +48,8 @@ def show_plan(plan: Plan) -> None:
     for column in ("", "combination", "status", "parameters", "steps", "folder"):
         table.add_column(column, overflow="fold")
     for i, entry in enumerate(plan.entries, 1):
-        steps = entry.facts.steps_per_epoch * entry.job.config["epochs"]
         table.add_row(
-            str(i), Text(entry.label), plan.status(entry), f"{entry.facts.parameters:,}", f"{steps:,}", Text(entry.job.folder.name)
+            str(i), Text(entry.label), plan.status(entry), f"{entry.facts.parameters:,}", f"{entry.facts.steps:,}", Text(entry.job.folder.name)
         )
     out = console()
     out.print(table)

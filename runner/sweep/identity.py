@@ -11,12 +11,13 @@ LENGTH = 10  # hexadecimal digits of a fingerprint
 LONGEST_SLUG = 100  # characters: names of files end at 255 bytes
 
 
-def fingerprints(config: dict[str, Any], contents: str) -> tuple[str, str]:
+def fingerprints(config: dict[str, Any], contents: str, ignored: frozenset[str]) -> tuple[str, str]:
     """`(fingerprint, training)`: of the whole run, and of its training alone.
 
     contents: the identity of the data's contents, which stands for the paths they were read from.
+    ignored: parts of the config that do not matter to the run's task.
     """
-    what = _without(config, NOT_IDENTITY)
+    what = _without(config, NOT_IDENTITY | ignored)
     return _hash(what, contents), _hash({k: v for k, v in what.items() if k not in EVALUATION}, contents)
 
 

@@ -141,8 +141,9 @@ class Planner:
         """A checked combination. Raises `ConfigError`."""
         config, hydra = self.compose(overrides)
         config = check(config)
-        facts = self.builder.task(config).rehearse(self.builder, config)
-        fingerprint, training = fingerprints(config, facts.identity)
+        task = self.builder.task(config)
+        facts = task.rehearse(self.builder, config)
+        fingerprint, training = fingerprints(config, facts.identity, task.ignores)
         with_id = copy.deepcopy(hydra)
         with read_write(with_id.hydra), open_dict(with_id.hydra):
             with_id.hydra.job.id = f"{slug(overrides)}-{fingerprint}"
@@ -218,7 +219,7 @@ def make_plan(
         try:
             entry = planner.entry(words, swept, command)
         except Refused as error:
-            for line in error.lines:
+            for line in dict.fromkeys(error.lines):
                 complaints.setdefault(line, []).append(label)
         except ConfigError as error:
             complaints.setdefault(str(error), []).append(label)
@@ -277,8 +278,8 @@ def _typed(value: Any) -> str:
 
 def _all(complaints: dict[str, list[str]], count: int) -> str:
     """Every complaint once, with the combinations that it is about."""
-    if len(complaints) == 1 and len(next(iter(complaints.values()))) == count:
-        return next(iter(complaints))
+    if all(len(labels) == count for labels in complaints.values()):
+        return "; ".join(complaints)
     bad = len({label for labels in complaints.values() for label in labels})
     lines = [f"{bad} of {count} combinations cannot run; nothing was started:"]
     for line, labels in complaints.items():
