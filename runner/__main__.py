@@ -11,7 +11,18 @@ import sys
 from runner.errors import ConfigError
 
 # Hydra's own commands, which look at the config and run nothing.
-COMMANDS = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
+COMMANDS = (
+    "--help",
+    "-h",
+    "--hydra-help",
+    "--version",
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--shell-completion",
+    "-sc",
+)
 
 # In a sweep, a key of an option (`optimizer.momentum=0.8`) may fit only what is swept, not the defaults, with which
 # Hydra composes the sweep's own config first. As a choice of one it is left to the combinations.

@@ -28,7 +28,14 @@ from runner.steps import timeline
 
 # What a `_target_` may name without `trust`; the object found must come from there as well, so that no path through
 # a module's own imports (`runner.build.json...`) leads out.
-TRUSTED = ("runner", "torch.optim", "torch.nn", "torchvision.models", "torchvision.transforms", "torchvision.ops")
+TRUSTED = (
+    "runner",
+    "torch.optim",
+    "torch.nn",
+    "torchvision.models",
+    "torchvision.transforms",
+    "torchvision.ops",
+)
 SMALL_STEP = 2e8  # operations of a batch's forward pass, below which one thread serves best (docs/benchmarks.md)
 PHOTO_SIZES = (72, 64)  # resize, size: where the architecture has no preset
 CUTTING = ("val_fraction", "split_seed", "limit", "per_class", "classes")  # keys of data that `prepare` takes
@@ -226,8 +233,14 @@ def _bind(group: str, path: str, node: Any, trust: list[str]) -> list[str]:
     for key, value in arguments(group, node).items():
         if key not in takes and not any_name:
             names = sorted(takes - {"self", "args", "kwargs"})
-            lines.append(f"{path}.{key}={shown(value)}: no such key; it has {', '.join(names)}{did_you_mean(key, names)}")
-        elif key in parameters and key not in typed and (wrong := _wrong_type(value, hints.get(key), parameters[key].default)):
+            lines.append(
+                f"{path}.{key}={shown(value)}: no such key; it has {', '.join(names)}{did_you_mean(key, names)}"
+            )
+        elif (
+            key in parameters
+            and key not in typed
+            and (wrong := _wrong_type(value, hints.get(key), parameters[key].default))
+        ):
             lines.append(f"{path}.{key}={shown(value)}: {wrong}")
     required = {
         name
@@ -338,7 +351,11 @@ class Builder:
 
     def model(self, config: dict[str, Any], splits: Splits) -> nn.Module:
         """A fresh network for the data, its weights drawn from the seed."""
-        given = {"in_channels": splits.channels, "num_classes": len(splits.classes), "image_size": splits.size}
+        given = {
+            "in_channels": splits.channels,
+            "num_classes": len(splits.classes),
+            "image_size": splits.size,
+        }
         node = config["model"]
         takes = inspect.signature(locate("model", node["_target_"], config["trust"])).parameters
         if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
@@ -366,7 +383,12 @@ class Builder:
         return _make(node, params=scaled)
 
     def parts(
-        self, config: dict[str, Any], splits: Splits, device: torch.device, noise: torch.Generator | None, checks: bool = False
+        self,
+        config: dict[str, Any],
+        splits: Splits,
+        device: torch.device,
+        noise: torch.Generator | None,
+        checks: bool = False,
     ) -> Parts:
         """Everything that a run owns. With `checks` also every item's word on the combination."""
         model = self.model(config, splits)
@@ -429,8 +451,16 @@ class Builder:
             needs = [
                 f"{key}={value} needs validation data, and data.val_fraction is 0"
                 for key, value, needed in (
-                    ("checkpoint.select", config["checkpoint"]["select"], config["checkpoint"]["select"] == "best"),
-                    ("early_stopping.patience", config["early_stopping"]["patience"], config["early_stopping"]["patience"]),
+                    (
+                        "checkpoint.select",
+                        config["checkpoint"]["select"],
+                        config["checkpoint"]["select"] == "best",
+                    ),
+                    (
+                        "early_stopping.patience",
+                        config["early_stopping"]["patience"],
+                        config["early_stopping"]["patience"],
+                    ),
                 )
                 if needed
             ]
@@ -452,7 +482,11 @@ class Builder:
             except (NotImplementedError, RuntimeError):  # perhaps a model that needs real numbers
                 parts = self.parts(config, splits, torch.device("cpu"), torch.Generator(), checks=True)
                 logits, flops = _forward(parts.model, splits)
-        except (ValueError, TypeError, RuntimeError) as error:  # torch's own objections; shapes that do not fit
+        except (
+            ValueError,
+            TypeError,
+            RuntimeError,
+        ) as error:  # torch's own objections; shapes that do not fit
             raise ConfigError(f"this combination cannot be built: {str(error).splitlines()[0]}") from error
         if tuple(logits.shape) != (2, len(splits.classes)):
             lines.append(

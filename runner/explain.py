@@ -9,9 +9,7 @@ from runner.errors import did_you_mean
 from runner.schema import STACKS
 
 CONF = next(
-    folder
-    for folder in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf")
-    if folder.is_dir()
+    folder for folder in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if folder.is_dir()
 )
 
 

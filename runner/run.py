@@ -1,16 +1,9 @@
 """One run, from config to result."""
 
 import contextlib
-import functools
 import logging
-import platform
-import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import torch
 from omegaconf import OmegaConf
@@ -19,46 +12,27 @@ from runner import checkpoint
 from runner.build import Builder, Facts, check_device
 from runner.evaluate import Measured, evaluate
 from runner.files import Lines, write_atomic, write_json
-from runner.option import Option
 from runner.seeds import generator
+from runner.task.base import RESULT, Job, Listener, Task, failure, started
 from runner.tracking.events import Tracker
 from runner.tracking.pictures import batch_grid, confusion_matrix
 from runner.train import Diverged, Run, train
 
 log = logging.getLogger(__name__)
 
-RESULT = "result.json"
 METRICS = "metrics.csv"
 COLUMNS = ("epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds")
 
 
-@dataclass(frozen=True)
-class Job:
-    """One run that was planned: what to do, and where its results go."""
-
-    folder: Path
-    config: dict[str, Any]
-    fingerprint: str
-    training: str  # the identity of the training alone, which several evaluations share
-    overrides: list[str]  # as typed, one value a key
-    swept: dict[str, Any]  # the typed keys that vary
-    choices: dict[str, Any]  # group -> option, or list of items
-    command: str
-    threads: int  # of the CPU, as resolved when it was planned
-    trained: Path | None = None  # a finished run whose training is the same
-
-
-class Listener:
-    """Whoever wants to know how a run gets on."""
-
-    def progress(self, step: int, steps: int, numbers: dict[str, float]) -> None:
-        """After every piece of training."""
-
-
-class Train(Option):
+class Train(Task):
     """`task=train`: trains, validates, tests once."""
 
-    ignores: frozenset[str] = frozenset()  # parts of a config that cannot matter to this task
+    columns: ClassVar[Mapping[str, str]] = {
+        "val acc": "val_accuracy",
+        "test acc": "test_accuracy",
+        "val loss": "val_loss",
+        "epochs": "epochs",
+    }
 
     def rehearse(self, builder: Builder, config: dict[str, Any]) -> Facts:
         """Raises what cannot work before anything runs."""
@@ -67,7 +41,7 @@ class Train(Option):
     def execute(self, job: Job, builder: Builder, listener: Listener) -> dict[str, Any]:
         """Trains, or goes on, and leaves a result; errors of the run become its status. Returns the result."""
         device = check_device(job.config)
-        result = _started(job, device)
+        result = started(job, device)
         write_json(job.folder / RESULT, result)
         write_atomic(job.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(job.config)), durable=False)
         with process_settings(job.config, job.threads):
@@ -83,32 +57,6 @@ class Train(Option):
                 result |= failure(error)
         write_json(job.folder / RESULT, result)
         return result
-
-
-def _started(job: Job, device: torch.device) -> dict[str, Any]:
-    name = f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
-    return {
-        "run": job.folder.name,
-        "status": "running",
-        "reason": None,
-        "fingerprint": job.fingerprint,
-        "training": job.training,
-        "swept": job.swept,
-        "choices": job.choices,
-        "overrides": job.overrides,
-        "command": job.command,
-        **dict.fromkeys(("val_accuracy", "val_loss", "test_accuracy", "test_loss")),
-        "epochs": 0,
-        "seconds": 0.0,
-        "best_epoch": None,
-        "diverged_step": None,
-        "trained_in": None if job.trained is None else job.trained.name,
-        "device": name,
-        "threads": job.threads,
-        "versions": versions(),
-        "git_commit": git_commit(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
 
 
 class Session:
@@ -192,7 +140,11 @@ class Session:
 
     def save(self) -> None:
         """Writes the checkpoint: the last state, with the best weights in it."""
-        state = {"training": self.job.training, "fingerprint": self.job.fingerprint, "run": self.run.state_dict()}
+        state = {
+            "training": self.job.training,
+            "fingerprint": self.job.fingerprint,
+            "run": self.run.state_dict(),
+        }
         checkpoint.save(self.path, state)
         self._saved = self.run.seconds()
 
@@ -260,19 +212,17 @@ class Session:
 
 
 def _scalars(row: dict[str, Any]) -> dict[str, float]:
-    tags = {"train_accuracy": "train/accuracy", "val_loss": "val/loss", "val_accuracy": "val/accuracy", "epoch": "epoch"}
+    tags = {
+        "train_accuracy": "train/accuracy",
+        "val_loss": "val/loss",
+        "val_accuracy": "val/accuracy",
+        "epoch": "epoch",
+    }
     return {tag: row[key] for key, tag in tags.items() if row[key] is not None}
 
 
 def _word(value: Any) -> Any:
     return "[" + ",".join(map(str, value)) + "]" if isinstance(value, list | tuple) else value
-
-
-def failure(error: Exception) -> dict[str, str]:
-    """Status and reason of a run that an error ended."""
-    memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    reason = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
-    return {"status": "out_of_memory" if memory else "failed", "reason": reason}
 
 
 def describe(target: torch.Tensor, classes: tuple[str, ...]) -> str:
@@ -299,20 +249,3 @@ def process_settings(config: dict[str, Any], threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
         torch.use_deterministic_algorithms(strict)
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """Of all that numbers depend on."""
-    packages = ("runner", "torch", "torchvision", "numpy", "hydra-core")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
-
-
-@functools.cache
-def git_commit() -> str | None:
-    """The commit of the runner's own checkout; None where it is installed without one."""
-    here = Path(__file__).parent
-    if not (here.parent / ".git").exists():
-        return None
-    asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or None

@@ -148,8 +148,7 @@ OWN_KEYS = {"data": frozenset(Data.model_fields), "optimizer": frozenset({"no_de
 # What cannot change a result but for rounding, or only says where things are: no part of a run's identity.
 # The contents of data and weight files are, in place of their paths.
 NOT_IDENTITY = frozenset(
-    "name device threads channels_last compile deterministic log trust dry_run rerun "
-    "checkpoint.seconds data.root data.download data.resident data.budget_gb data.workers data.cache_dir".split()
+    ["name", "device", "threads", "channels_last", "compile", "deterministic", "log", "trust", "dry_run", "rerun", "checkpoint.seconds", "data.root", "data.download", "data.resident", "data.budget_gb", "data.workers", "data.cache_dir"]
 )
 # What is asked of a trained network has an identity of its own: it never makes one train again.
 EVALUATION = frozenset({"evaluation"})

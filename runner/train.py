@@ -39,7 +39,11 @@ class Batch:
         if parts == 1:
             yield self
             return
-        pieces = (self.images.tensor_split(parts), self.targets.tensor_split(parts), self.labels.tensor_split(parts))
+        pieces = (
+            self.images.tensor_split(parts),
+            self.targets.tensor_split(parts),
+            self.labels.tensor_split(parts),
+        )
         for images, targets, labels in zip(*pieces):
             yield Batch(images, targets, labels, self.share * len(images) / len(self.images), self.again)
 
@@ -220,7 +224,9 @@ class Run:
         epoch, done = divmod(self.progress.step, self.steps_per_epoch)
         draw = generator(self.config["seed"], f"order of epoch {epoch}")
         order = torch.randperm(len(self.train_split), generator=draw)
-        return order[: self.steps_per_epoch * self.batch_size].view(-1, self.batch_size)[done:].to(self.train_split.device)
+        return (
+            order[: self.steps_per_epoch * self.batch_size].view(-1, self.batch_size)[done:].to(self.train_split.device)
+        )
 
     def _set_rates(self) -> None:
         multiplier = self.schedule(self.progress.step)

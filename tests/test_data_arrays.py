@@ -23,9 +23,7 @@ def npz(path, **changes):
 def test_arrays(tmp_path):
     """An .npz, or a folder with one, becomes [N, C, H, W] with its classes and its own validation split."""
     names = np.array(["a", "b", "c"])
-    content = npz(
-        tmp_path / "x.npz", x_val=np.zeros((2, 4, 4, 3), np.uint8), y_val=np.array([0, 1]), classes=names
-    )
+    content = npz(tmp_path / "x.npz", x_val=np.zeros((2, 4, 4, 3), np.uint8), y_val=np.array([0, 1]), classes=names)
     loaded = arrays.load(str(tmp_path))
     assert np.array_equal(loaded.train.images.numpy(), content["x_train"].transpose(0, 3, 1, 2))
     assert loaded.test.labels.tolist() == [2, 1, 0]

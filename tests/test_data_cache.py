@@ -40,10 +40,7 @@ def root(tmp_path):
 
 
 def content(split):
-    return [
-        (images.tolist(), labels.tolist())
-        for images, labels in split.batches(torch.arange(len(split)).split(3))
-    ]
+    return [(images.tolist(), labels.tolist()) for images, labels in split.batches(torch.arange(len(split)).split(3))]
 
 
 def test_cache_is_used(root, keys, monkeypatch):

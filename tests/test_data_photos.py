@@ -46,10 +46,7 @@ def root(tmp_path):
 
 
 def content(split):
-    return [
-        (images.tolist(), labels.tolist())
-        for images, labels in split.batches(torch.arange(len(split)).split(3))
-    ]
+    return [(images.tolist(), labels.tolist()) for images, labels in split.batches(torch.arange(len(split)).split(3))]
 
 
 @pytest.mark.parametrize("size", [(31, 20), (20, 31), (9, 9), (5, 40), (200, 133)])
@@ -57,9 +54,7 @@ def test_decode(tmp_path, size):
     """A photo is scaled and cut as torchvision does with Resize and CenterCrop."""
     transforms = pytest.importorskip("torchvision.transforms")
     photo(tmp_path / "x.png", 0, size)
-    reference = transforms.Compose(
-        [transforms.Resize(12), transforms.CenterCrop(12), transforms.PILToTensor()]
-    )
+    reference = transforms.Compose([transforms.Resize(12), transforms.CenterCrop(12), transforms.PILToTensor()])
     found = decode.decode(str(tmp_path / "x.png"), 12)
     assert np.array_equal(found, reference(Image.open(tmp_path / "x.png")).numpy())
     assert decode.moments(found).tolist() == [

@@ -54,9 +54,7 @@ def test_idx_files(tmp_path, name, folder):
     load, keys = own_keys(name)
     loaded = load(root=str(tmp_path), **keys)
     assert (len(loaded.train), len(loaded.test), len(loaded.classes)) == (20, 10, 10)
-    pixels = np.frombuffer((raw / "train-images-idx3-ubyte").read_bytes()[16:], np.uint8).reshape(
-        20, 1, 28, 28
-    )
+    pixels = np.frombuffer((raw / "train-images-idx3-ubyte").read_bytes()[16:], np.uint8).reshape(20, 1, 28, 28)
     assert np.array_equal(loaded.train.images.numpy(), pixels)
 
 
@@ -171,13 +169,9 @@ def oxford_pets(root):
     (folder / "annotations").mkdir(parents=True)
     for part, count in (("trainval", 3), ("test", 2)):
         names = [
-            (f"{name}_{part}{index}", label)
-            for label, name in ((1, "Pie"), (2, "Soup"))
-            for index in range(count)
+            (f"{name}_{part}{index}", label) for label, name in ((1, "Pie"), (2, "Soup")) for index in range(count)
         ]
-        (folder / "annotations" / f"{part}.txt").write_text(
-            "".join(f"{name} {label} 1 1\n" for name, label in names)
-        )
+        (folder / "annotations" / f"{part}.txt").write_text("".join(f"{name} {label} 1 1\n" for name, label in names))
         for seed, (name, _) in enumerate(names):
             photo(folder / "images" / f"{name}.jpg", seed)
 

@@ -57,9 +57,7 @@ def assert_covers(model: nn.Module) -> None:
     assert [name for name, _ in found] == [name for name, _ in cut]
     assert len({name for name, _ in cut}) == len(cut)
     assert all(parameters for _, parameters in found)
-    assert sorted(name for _, some in found for name, _ in some) == sorted(
-        n for n, _ in model.named_parameters()
-    )
+    assert sorted(name for _, some in found for name, _ in some) == sorted(n for n, _ in model.named_parameters())
     *_, classifier = (part for part in model.modules() if isinstance(part, nn.Linear | nn.Conv2d))
     assert classifier in [part for module in cut[-1][1] for part in module.modules()]
     first = next(part for part in model.modules() if isinstance(part, nn.Linear | nn.Conv2d))
@@ -376,9 +374,7 @@ def test_stems_for_small_images(name: str, kernel: int, stride: int, pools: int)
     assert sum(isinstance(part, nn.MaxPool2d) and part.stride == 2 for part in model.modules()) == pools
 
 
-@pytest.mark.parametrize(
-    ("pixels", "patch"), [(8, 1), (28, 4), (32, 4), (48, 6), (64, 8), (224, 16), (384, 16)]
-)
+@pytest.mark.parametrize(("pixels", "patch"), [(8, 1), (28, 4), (32, 4), (48, 6), (64, 8), (224, 16), (384, 16)])
 def test_vit_cuts_patches_that_divide(pixels: int, patch: int) -> None:
     """The patch divides the image, and the positions are as many as the patches and the class token."""
     model = build_meta("vit_b_16", image_size=pixels)
@@ -417,16 +413,13 @@ def test_parameters_outside_of_all_stages_belong_to_the_first() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet18", "mobilenet_v2", "squeezenet1_1", "mnasnet0_5", "vgg11_bn", "densenet121"]
-)
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "squeezenet1_1", "mnasnet0_5", "vgg11_bn", "densenet121"])
 def test_a_small_stem_does_not_move_the_stages(name: str) -> None:
     """The same parameters lie in the same stages at 32 and at 224 pixels."""
 
     def cut(pixels: int) -> list[tuple[str, list[str]]]:
         return [
-            (stage, [key for key, _ in some])
-            for stage, some in stage_parameters(build_meta(name, image_size=pixels))
+            (stage, [key for key, _ in some]) for stage, some in stage_parameters(build_meta(name, image_size=pixels))
         ]
 
     assert cut(32) == cut(224)

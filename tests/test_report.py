@@ -100,9 +100,7 @@ def test_a_cut_metrics_file_gives_its_whole_rows(tmp_path):
 
 def test_results_csv_has_the_columns_in_order(tmp_path):
     """`run status`, each swept key as typed, the metrics with all their digits; lists in brackets."""
-    write_run(
-        tmp_path / "a", swept={"regularization": ["dropout", "l2"], "optimizer.lr": 1e-5}, val_accuracy=1 / 3
-    )
+    write_run(tmp_path / "a", swept={"regularization": ["dropout", "l2"], "optimizer.lr": 1e-5}, val_accuracy=1 / 3)
     write_run(tmp_path / "b", "diverged", swept={"regularization": [], "optimizer.lr": 0.1})
     rows = list(csv.reader(io.StringIO(results_csv(collect(tmp_path)))))
     assert rows[0] == ["run", "status", "regularization", "optimizer.lr", *METRICS]

@@ -128,9 +128,7 @@ def write_run(folder, hparams, status, accuracy):
 def test_hparams_of_two_sweeps_stand_side_by_side(tmp_path):
     """One row a run (seeds are not merged), every sweep's columns, last metrics, status as word and state."""
     for seed in (0, 1):
-        write_run(
-            tmp_path / "first" / f"s{seed}", {"optimizer": "adam", "seed": seed, "note": None}, "done", 0.5
-        )
+        write_run(tmp_path / "first" / f"s{seed}", {"optimizer": "adam", "seed": seed, "note": None}, "done", 0.5)
     write_run(tmp_path / "second" / "a", {"optimizer.lr": 0.1, "flag": True}, "diverged", 0.25)
     write_run(tmp_path / "second" / "b", {"optimizer.lr": 0.2, "flag": False}, None, 0.75)
     columns, rows = ask_hparams(tmp_path)
@@ -208,9 +206,7 @@ def test_confusion_matrix_colours_the_share_of_the_row():
     picture = confusion_matrix([[90, 10], [1, 9]], ["cat", "dog"]).astype(int)
     turned = confusion_matrix([[90, 1], [10, 9]], ["cat", "dog"]).astype(int)
     cell, top = 56, 44
-    left = (
-        next(x for x in range(picture.shape[1]) if (picture[top : top + 112, x] == (110, 118, 126)).all()) + 1
-    )
+    left = next(x for x in range(picture.shape[1]) if (picture[top : top + 112, x] == (110, 118, 126)).all()) + 1
     corner = [[picture[top + 4 + i * cell, left + 4 + j * cell] for j in range(2)] for i in range(2)]
     np.testing.assert_array_equal(corner[0][0], corner[1][1])
     np.testing.assert_array_equal(corner[0][1], corner[1][0])

@@ -45,9 +45,7 @@ def open_folder(cache_dir: str | None) -> Path | None:
     except OSError:
         writable = False
     if not writable:
-        log.warning(
-            "no photo cache: '%s' cannot be written (set data.cache_dir); decoding into memory", folder
-        )
+        log.warning("no photo cache: '%s' cannot be written (set data.cache_dir); decoding into memory", folder)
         return None
     return folder
 
@@ -72,9 +70,7 @@ def content_hashes(root: Path, names: list[str], folder: Path | None) -> list[st
         try:
             _seal(folder / f"files-{place}.json", known)
         except OSError as error:
-            log.warning(
-                "the hashes of the photos cannot be kept in '%s' (%s): all are read again", folder, error
-            )
+            log.warning("the hashes of the photos cannot be kept in '%s' (%s): all are read again", folder, error)
     return result
 
 

@@ -19,17 +19,11 @@ def decode(path: str, side: int) -> np.ndarray:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # a photo with damaged EXIF, or a very large one, is still a photo
+            warnings.simplefilter("ignore")  # a photo with damaged EXIF, or a very large one, is still a photo
             with Image.open(path) as image:
                 return _square(_rgb(ImageOps.exif_transpose(image)), side)
-    except (
-        Exception
-    ) as error:  # on damaged files Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
-        reason = (
-            getattr(error, "strerror", None) or str(error).replace(f" {path!r}", "") or type(error).__name__
-        )
+    except Exception as error:  # on damaged files Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
+        reason = getattr(error, "strerror", None) or str(error).replace(f" {path!r}", "") or type(error).__name__
         raise OSError(" ".join(reason.split())) from error
 
 

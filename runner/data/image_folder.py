@@ -64,9 +64,7 @@ def _read(root: Path, part: str) -> tuple[list[tuple[str, int]], tuple[str, ...]
     base = root / part
     folders = _folders(base)
     if not folders:
-        raise ConfigError(
-            f"data.root='{root}': no class folders in '{base.name}', so no images; wanted: {LAYOUT}"
-        )
+        raise ConfigError(f"data.root='{root}': no class folders in '{base.name}', so no images; wanted: {LAYOUT}")
     photos_of = {folder.name: _images(folder) for folder in folders}
     if not any(photos_of.values()):
         raise ConfigError(f"data.root='{root}': no images in '{base.name}'; wanted: {LAYOUT}")
@@ -76,13 +74,9 @@ def _read(root: Path, part: str) -> tuple[list[tuple[str, int]], tuple[str, ...]
         raise ConfigError(f"class folder '{base / empty[0]}' has no images ({kinds}); fill or remove it")
     if not part and all(photo.parent != base / name for name in photos_of for photo in photos_of[name]):
         names = ", ".join(photos_of)
-        raise ConfigError(
-            f"data.root='{root}': {names} hold only folders; call splits train, val, test: {LAYOUT}"
-        )
+        raise ConfigError(f"data.root='{root}': {names} hold only folders; call splits train, val, test: {LAYOUT}")
     members = [
-        (photo.relative_to(root).as_posix(), label)
-        for label, found in enumerate(photos_of.values())
-        for photo in found
+        (photo.relative_to(root).as_posix(), label) for label, found in enumerate(photos_of.values()) for photo in found
     ]
     return members, tuple(photos_of)
 
@@ -114,18 +108,14 @@ def _cut(
     members: list[tuple[str, int]], classes: tuple[str, ...], test_fraction: float
 ) -> tuple[Parts, tuple[str, ...]]:
     if not 0 < test_fraction < 1:
-        raise ConfigError(
-            f"data.test_fraction={test_fraction}: there is no test folder; between 0 and 1 is wanted"
-        )
+        raise ConfigError(f"data.test_fraction={test_fraction}: there is no test folder; between 0 and 1 is wanted")
     random = np.random.RandomState(0)  # the legacy generator: its stream is frozen for ever
     testing: set[int] = set()
     labels = np.array([label for _, label in members])
     for label, name in enumerate(classes):
         rows = np.flatnonzero(labels == label)
         if len(rows) < 2:
-            raise ConfigError(
-                f"class '{name}' has one image; a test split is cut off, so at least two are needed"
-            )
+            raise ConfigError(f"class '{name}' has one image; a test split is cut off, so at least two are needed")
         count = min(max(1, round(test_fraction * len(rows))), len(rows) - 1)
         testing.update(random.permutation(rows)[:count].tolist())
     train = [member for row, member in enumerate(members) if row not in testing]

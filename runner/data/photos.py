@@ -17,9 +17,7 @@ from runner.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-Parts = dict[
-    str, list[tuple[str, int]]
-]  # train, test and perhaps val: (path within the root, label) of each photo
+Parts = dict[str, list[tuple[str, int]]]  # train, test and perhaps val: (path within the root, label) of each photo
 
 
 @dataclass(frozen=True)
@@ -60,9 +58,7 @@ def source(root: Path, parts: Parts, classes: tuple[str, ...], how: Decoding) ->
         if pixels is None:
             picked = [paths[row] for row in rows]
             return StreamedSplit(picked, labels, side=how.resize, workers=workers, moments=moments[rows])
-        return ResidentSplit(
-            pixels, labels, rows=torch.tensor(rows, dtype=torch.int64), moments=moments[rows]
-        )
+        return ResidentSplit(pixels, labels, rows=torch.tensor(rows, dtype=torch.int64), moments=moments[rows])
 
     return Source(
         train=split("train"),
@@ -92,9 +88,7 @@ def _fits(needed: int, how: Decoding) -> bool:
         return how.resident
     budget = available_memory() / 2 if how.budget_gb is None else how.budget_gb * 1e9
     if needed > budget:
-        log.info(
-            "photos take %.1f GB decoded, the budget is %.1f: streaming them", needed / 1e9, budget / 1e9
-        )
+        log.info("photos take %.1f GB decoded, the budget is %.1f: streaming them", needed / 1e9, budget / 1e9)
     return needed <= budget
 
 
@@ -106,9 +100,7 @@ def _skipped(names: list[str], broken: dict[str, str], on_corrupt: str) -> tuple
         many = f"{len(found)} image{'s' if len(found) > 1 else ''}"
         raise ConfigError(f"{many} cannot be read: {shown}{rest}; repair or remove, or data.on_corrupt=skip")
     if found:
-        log.warning(
-            "%d of %d images cannot be read and are skipped, '%s' first", len(found), len(names), found[0][0]
-        )
+        log.warning("%d of %d images cannot be read and are skipped, '%s' first", len(found), len(names), found[0][0])
     return tuple(name for name, _ in found)
 
 

@@ -147,9 +147,7 @@ def _cut(train: Split, fraction: float, classes: int, generator: torch.Generator
     wanted = max(1, round(fraction * len(train)))
     room = counts - 1
     if int(room.sum()) < wanted:
-        found = (
-            f"{len(train)} images of {classes} classes cannot give {wanted} and keep each class in training"
-        )
+        found = f"{len(train)} images of {classes} classes cannot give {wanted} and keep each class in training"
         raise ConfigError(f"data.val_fraction={fraction}: {found}; take more images, or val_fraction=0")
     picked, rest = _pick(train.labels, _share(wanted, counts, least=0, most=room), generator)
     return train.select(rest), train.select(picked)

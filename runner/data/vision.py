@@ -51,8 +51,6 @@ def torchvision_set(root: Path, dataset: str, files: str, arguments: dict[str, A
     except Exception as error:  # a foreign parser on a user's files, or a network: any type can come
         reason = " ".join(str(error).split()) or type(error).__name__
         if download:
-            raise ConfigError(
-                f"data.root='{root}': fetching or reading {dataset} failed: {reason}"
-            ) from error
+            raise ConfigError(f"data.root='{root}': fetching or reading {dataset} failed: {reason}") from error
         way_out = "repair the files, or fetch them again by data.download=true"
         raise ConfigError(f"data.root='{root}': reading {dataset} failed: {reason}; {way_out}") from error

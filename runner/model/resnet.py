@@ -108,9 +108,7 @@ def blocks_per_stage(depth: int, fixed: int) -> int:
     blocks, rest = divmod(depth - fixed, 6)
     if rest or blocks < 1:
         nearest = 6 * max(1, round((depth - fixed) / 6)) + fixed
-        raise ConfigError(
-            f"model.depth={depth} is not 6n + {fixed}: the nearest that is possible is {nearest}"
-        )
+        raise ConfigError(f"model.depth={depth} is not 6n + {fixed}: the nearest that is possible is {nearest}")
     return blocks
 
 
@@ -132,8 +130,6 @@ def init_weights(model: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _stage(
-    in_channels: int, channels: int, blocks: int, stride: int, shortcut: Literal["A", "B"]
-) -> nn.Sequential:
+def _stage(in_channels: int, channels: int, blocks: int, stride: int, shortcut: Literal["A", "B"]) -> nn.Sequential:
     first = BasicBlock(in_channels, channels, stride, shortcut)
     return nn.Sequential(first, *(BasicBlock(channels, channels, 1, shortcut) for _ in range(blocks - 1)))

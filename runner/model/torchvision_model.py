@@ -156,9 +156,7 @@ def _small_patch(model: models.VisionTransformer, image_size: int) -> int:
     return max(patch for patch in range(1, largest + 1) if image_size % patch == 0)
 
 
-def _fit_patches(
-    model: models.VisionTransformer, name: str, in_channels: int, image_size: int, patch: int
-) -> None:
+def _fit_patches(model: models.VisionTransformer, name: str, in_channels: int, image_size: int, patch: int) -> None:
     """Patches of `patch` pixels, and as many positions as an image of `image_size` pixels then has."""
     if image_size % patch:
         below = image_size // patch * patch
@@ -172,9 +170,7 @@ def _fit_patches(
     if (image_size, patch) != (model.image_size, model.patch_size):
         model.image_size, model.patch_size = image_size, patch
         model.seq_length = (image_size // patch) ** 2 + 1
-        positions = torch.empty(1, model.seq_length, model.hidden_dim).normal_(
-            std=0.02
-        )  # as torchvision draws
+        positions = torch.empty(1, model.seq_length, model.hidden_dim).normal_(std=0.02)  # as torchvision draws
         model.encoder.pos_embedding = nn.Parameter(positions)
 
 
@@ -199,9 +195,7 @@ def _takes(model: nn.Module, in_channels: int, image_size: int) -> bool:
     training = model.training
     try:
         functional_call(model.eval(), state, images)
-    except (
-        RuntimeError
-    ):  # "output size is too small", "kernel size can't be greater": torch has no narrower type
+    except RuntimeError:  # "output size is too small", "kernel size can't be greater": torch has no narrower type
         return False
     finally:
         model.train(training)

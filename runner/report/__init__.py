@@ -36,10 +36,6 @@ def runs_of(folder: Path) -> list[RunRecord]:
     records = collect(folder)
     if not records:
         inner = sorted({str(file.parents[1]) for file in folder.glob("*/*/result.json")})
-        hint = (
-            f"look into {', '.join(inner[:5])}"
-            if inner
-            else "a run leaves its result.json in outputs/NAME/RUN"
-        )
+        hint = f"look into {', '.join(inner[:5])}" if inner else "a run leaves its result.json in outputs/NAME/RUN"
         raise ConfigError(f"{folder}: holds no runs (no */result.json); {hint}")
     return records

@@ -14,9 +14,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m runner.report",
         description="Writes results.csv and report.html into each folder of runs, from the folder alone.",
     )
-    parser.add_argument(
-        "folders", metavar="DIR", nargs="+", type=Path, help="a sweep's folder, or a lone run's"
-    )
+    parser.add_argument("folders", metavar="DIR", nargs="+", type=Path, help="a sweep's folder, or a lone run's")
     folders = parser.parse_args(argv).folders
     try:
         for folder in folders:

@@ -95,9 +95,7 @@ def settled(rows: list[Row]) -> str:
         return "No run has finished yet, so there is nothing to order."
     if len(counts) == 1:
         return "One combination has finished: there is nothing to compare it with." + (
-            " It has one seed, and one seed settles nothing: another can give another number."
-            if counts == [1]
-            else ""
+            " It has one seed, and one seed settles nothing: another can give another number." if counts == [1] else ""
         )
     few, many = min(counts), max(counts)
     seeds = f"{few}" if few == many else f"{few} to {many}"
@@ -164,11 +162,7 @@ def _values(records: list[RunRecord], keys: Keys, key: str) -> tuple[str, str, i
 def _fixed(records: list[RunRecord], keys: Keys) -> list[str]:
     """What was typed the same for every run."""
     sets = [
-        {
-            override
-            for override in record.overrides
-            if override.lstrip("+").partition("=")[0] not in keys.names
-        }
+        {override for override in record.overrides if override.lstrip("+").partition("=")[0] not in keys.names}
         for record in records
         if not record.damaged
     ]
@@ -198,8 +192,7 @@ def _facts(records: list[RunRecord]) -> list[tuple[str, list[tuple[str, int]]]]:
         "versions": map(versions, records),
         "git commit": (record.facts.get("git_commit") for record in records),
         "parameters": (
-            f"{value:,}" if isinstance(value := record.facts.get("parameters"), int) else value
-            for record in records
+            f"{value:,}" if isinstance(value := record.facts.get("parameters"), int) else value for record in records
         ),
         "first start": started[:1],
         "last start": started[-1:] if len(started) > 1 else [],

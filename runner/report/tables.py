@@ -86,8 +86,7 @@ class Keys:
         return [
             key
             for key in keys
-            if key.split(".")[0] not in _WITHOUT_EFFECT
-            and len({overrides.get(key) for overrides in typed}) > 1
+            if key.split(".")[0] not in _WITHOUT_EFFECT and len({overrides.get(key) for overrides in typed}) > 1
         ]
 
     def _differs(self, key: str) -> bool:

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from runner.run import Listener
 from runner.sweep.plan import Entry, Plan
+from runner.task.base import Listener
 
 MOST_ROWS = 40  # of the table at the end; results.csv has them all
 COLOURS = {"done": "green", "diverged": "yellow", "failed": "red", "out_of_memory": "red", "running": "cyan"}
@@ -32,14 +32,22 @@ def planning() -> Iterator[Callable[[int, int], None]]:
     if not out.is_terminal:
         yield lambda done, count: None
         return
-    with Progress(TextColumn("planning"), BarColumn(), TextColumn("{task.completed}/{task.total}"), console=out, transient=True) as bar:
+    with Progress(
+        TextColumn("planning"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        console=out,
+        transient=True,
+    ) as bar:
         task = bar.add_task("plan", total=None)
         yield lambda done, count: bar.update(task, completed=done, total=count)
 
 
-def number(value: float | None, digits: int = 4) -> str:
+def number(value: float | str | None, digits: int = 4) -> str:
     """A metric in words; a dash where there is none."""
-    return "-" if value is None else f"{value:.{digits}f}"
+    if isinstance(value, float):
+        return f"{value:.{digits}f}"
+    return "-" if value is None else str(value)
 
 
 def show_plan(plan: Plan) -> None:
@@ -49,7 +57,12 @@ def show_plan(plan: Plan) -> None:
         table.add_column(column, overflow="fold")
     for i, entry in enumerate(plan.entries, 1):
         table.add_row(
-            str(i), Text(entry.label), plan.status(entry), f"{entry.facts.parameters:,}", f"{entry.facts.steps:,}", Text(entry.job.folder.name)
+            str(i),
+            Text(entry.label),
+            plan.status(entry),
+            f"{entry.facts.parameters:,}",
+            f"{entry.facts.steps:,}",
+            Text(entry.job.folder.name),
         )
     out = console()
     out.print(table)
@@ -71,7 +84,11 @@ class Display(Listener):
         self.failures = 0
         self.started = time.monotonic()
         self._shown = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[words]}"), TimeRemainingColumn(), console=self.out
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[words]}"),
+            TimeRemainingColumn(),
+            console=self.out,
         )
         self._all = self._shown.add_task("sweep" if self.count > 1 else "run", total=max(self.count, 1), words="")
         self._one = self._shown.add_task("", total=1, words="", visible=self.count > 1)
@@ -99,7 +116,10 @@ class Display(Listener):
         self._last_line = time.monotonic()
         self._shown.reset(self._one, description=entry.label[:60], words="", visible=self.count > 1)
         if not self.out.is_terminal and self.plan.lone:
-            self.out.print(f"{entry.label}: {entry.facts.parameters:,} parameters, {entry.facts.train_size:,} training images", soft_wrap=True)
+            self.out.print(
+                f"{entry.label}: {entry.facts.parameters:,} parameters, {entry.facts.train_size:,} training images",
+                soft_wrap=True,
+            )
 
     def progress(self, step: int, steps: int, numbers: dict[str, float]) -> None:
         """A run got on."""
@@ -135,7 +155,10 @@ class Display(Listener):
         if self.plan.lone:
             return
         line = Text(f"[{self.ended}/{self.count}] {entry.label}  ")
-        self.out.print(line + Text(result["status"], style=COLOURS.get(result["status"], "")) + f"  {words}", soft_wrap=True)
+        self.out.print(
+            line + Text(result["status"], style=COLOURS.get(result["status"], "")) + f"  {words}",
+            soft_wrap=True,
+        )
 
     def _best(self) -> str:
         runs = f"{self.ended}/{self.count} runs"
@@ -149,7 +172,10 @@ class Display(Listener):
             return
         if plan.lone:
             result = results[0]
-            out.print(Text(result["status"], style=COLOURS.get(result["status"], "")) + f": {_outcome(result)}", soft_wrap=True)
+            out.print(
+                Text(result["status"], style=COLOURS.get(result["status"], "")) + f": {_outcome(result)}",
+                soft_wrap=True,
+            )
             out.print(f"results: {plan.entries[0].job.folder}", soft_wrap=True)
         else:
             out.print(self._table(results))
@@ -167,8 +193,10 @@ class Display(Listener):
             out.print(f"curves:  tensorboard --logdir {plan.folder}", soft_wrap=True)
 
     def _table(self, results: list[dict[str, Any]]) -> Table:
-        table = Table(title=f"{self.plan.folder}: by validation accuracy")
-        for column in ("combination", "status", "val acc", "test acc", "val loss", "epochs", "seconds"):
+        columns = self.plan.builder.task(self.plan.entries[0].job.config).columns
+        first = next(iter(columns))
+        table = Table(title=f"{self.plan.folder}: by {first}")
+        for column in ("combination", "status", *columns, "seconds"):
             table.add_column(column, justify="left" if column in ("combination", "status") else "right")
         labels = {entry.job.fingerprint: entry.label for entry in self.plan.entries}
         ranked = sorted(results, key=lambda r: (r["status"] != "done", -(r["val_accuracy"] or 0)))
@@ -176,10 +204,7 @@ class Display(Listener):
             table.add_row(
                 Text(labels[result["fingerprint"]]),
                 Text(result["status"], style=COLOURS.get(result["status"], "")),
-                number(result["val_accuracy"]),
-                number(result["test_accuracy"]),
-                number(result["val_loss"]),
-                str(result["epochs"]),
+                *(number(result.get(key)) for key in columns.values()),
                 number(result["seconds"], 1),
             )
         if len(ranked) > MOST_ROWS:

@@ -12,9 +12,7 @@ from runner.sweep import display
 from runner.sweep.plan import make_plan
 
 
-def grid(
-    master: DictConfig, loader: ConfigLoader, launcher: Launcher, arguments: list[str], multirun: bool
-) -> None:
+def grid(master: DictConfig, loader: ConfigLoader, launcher: Launcher, arguments: list[str], multirun: bool) -> None:
     """Plans every combination, then has the launcher run those that are not done. Ends the process with 1 where
     some run did not end well; raises `ConfigError` before anything starts where some combination cannot run."""
     if not callable(getattr(launcher, "launch_plan", None)):

@@ -31,7 +31,9 @@ def _without(config: dict[str, Any], left_out: frozenset[str], prefix: str = "")
 
 def _hash(what: dict[str, Any], contents: str) -> str:
     # Stacks keep their order: it is part of what they do.
-    ordered = {key: list(value.items()) if key in ("regularization", "augmentation") else value for key, value in what.items()}
+    ordered = {
+        key: list(value.items()) if key in ("regularization", "augmentation") else value for key, value in what.items()
+    }
     text = json.dumps([ordered, contents], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
 

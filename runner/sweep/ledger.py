@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.run import RESULT
+from runner.task.base import RESULT
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from runner.errors import ConfigError
 from runner.report import write_report
-from runner.run import Listener
 from runner.sweep.display import Display
 from runner.sweep.ledger import Ledger
 from runner.sweep.plan import Entry, Plan, moved
+from runner.task.base import Listener
 
 
 def launch(plan: Plan, context: HydraContext) -> None:
@@ -21,7 +21,9 @@ def launch(plan: Plan, context: HydraContext) -> None:
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{plan.folder}: cannot write there ({error.strerror}); set name= or hydra.sweep.dir=") from error
+        raise ConfigError(
+            f"{plan.folder}: cannot write there ({error.strerror}); set name= or hydra.sweep.dir="
+        ) from error
     with Display(plan) as display:
         try:
             for number, entry in enumerate(plan.todo):
@@ -50,7 +52,11 @@ def execute(entry: Entry, plan: Plan, number: int, context: HydraContext, listen
         return plan.builder.task(job.config).execute(job, plan.builder, listener)
 
     done = run_job(
-        task_function=task, config=config, job_dir_key="hydra.run.dir", job_subdir_key=None, hydra_context=context
+        task_function=task,
+        config=config,
+        job_dir_key="hydra.run.dir",
+        job_subdir_key=None,
+        hydra_context=context,
     )
     _ = done.return_value  # raises what escaped the run: a bug of ours
 

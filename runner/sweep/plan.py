@@ -21,10 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.build import Builder, Facts, Refused, check, threads
 from runner.errors import ConfigError
 from runner.explain import explain
-from runner.run import Job
 from runner.schema import STACKS
 from runner.sweep.identity import fingerprints, slug
 from runner.sweep.ledger import FINISHED, GOOD, Ledger, Record, read
+from runner.task.base import Job
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,15 @@ def parse(loader: ConfigLoader, arguments: list[str]) -> list[Override]:
 def values(override: Override) -> list[str]:
     """Every value of an override, as text that Hydra reads back. Raises `ConfigError` for what is no list."""
     if not override.is_sweep_override():
-        return [override.get_value_element_as_str()]
+        return [_lower(override.get_value_element_as_str())]
     if not override.is_discrete_sweep():
-        raise ConfigError(
-            f"{override.input_line}: an interval has no list of values; use choice(...) or range(...)"
-        )
-    return list(override.sweep_string_iterator())
+        raise ConfigError(f"{override.input_line}: an interval has no list of values; use choice(...) or range(...)")
+    return [_lower(text) for text in override.sweep_string_iterator()]
+
+
+def _lower(text: str) -> str:
+    """Python's constants as they are typed."""
+    return {"True": "true", "False": "false", "None": "null"}.get(text, text)
 
 
 def refuse_slips(overrides: list[Override]) -> None:
@@ -171,7 +174,9 @@ class Planner:
 def choices(config: dict[str, Any], hydra: DictConfig) -> dict[str, Any]:
     """Which option of each group was taken; of a stack, the items."""
     taken = dict(hydra.hydra.runtime.choices)
-    plain = {group: name for group, name in taken.items() if "/" not in group and isinstance(name, str) and name != "null"}
+    plain = {
+        group: name for group, name in taken.items() if "/" not in group and isinstance(name, str) and name != "null"
+    }
     return plain | {group: list(config[group]) for group in STACKS}
 
 
@@ -283,7 +288,11 @@ def _all(complaints: dict[str, list[str]], count: int) -> str:
     bad = len({label for labels in complaints.values() for label in labels})
     lines = [f"{bad} of {count} combinations cannot run; nothing was started:"]
     for line, labels in complaints.items():
-        where = "all" if len(labels) == count else "; ".join(labels[:3]) + (f"; {len(labels) - 3} more" if len(labels) > 3 else "")
+        where = (
+            "all"
+            if len(labels) == count
+            else "; ".join(labels[:3]) + (f"; {len(labels) - 3} more" if len(labels) > 3 else "")
+        )
         lines.append(f"  {line}  [{where}]")
     return "\n".join(lines)
 
@@ -322,4 +331,6 @@ def check_writable(folder: Path) -> None:
     """Raises `ConfigError` where results could not be written; makes nothing."""
     there = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(f"{folder}: cannot write there ({there} is not a writable folder); set name= or hydra.sweep.dir=")
+        raise ConfigError(
+            f"{folder}: cannot write there ({there} is not a writable folder); set name= or hydra.sweep.dir="
+        )

@@ -25,9 +25,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 HParam = str | int | float | bool
 
 _EVENTS = "events.out.tfevents"
-_END = (
-    "end"  # TensorBoard reads a run's files in the order of their names: `end.*.tfevents` before `events.*`
-)
+_END = "end"  # TensorBoard reads a run's files in the order of their names: `end.*.tfevents` before `events.*`
 _FLUSH_SECONDS = 5.0  # how far an open TensorBoard may lag behind; no thread is needed for it
 
 
@@ -63,9 +61,7 @@ class Tracker:
         file = io.BytesIO()
         Image.fromarray(image).save(file, "PNG", compress_level=3)
         height, width, channels = image.shape
-        png = Summary.Image(
-            height=height, width=width, colorspace=channels, encoded_image_string=file.getvalue()
-        )
+        png = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=file.getvalue())
         self._add(Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=png)])))
 
     def text(self, tag: str, markdown: str) -> None:
@@ -73,11 +69,7 @@ class Tracker:
         tensor = TensorProto(dtype=DT_STRING, string_val=[markdown.encode()])
         plugin = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
         self._add(
-            Event(
-                summary=Summary(
-                    value=[Summary.Value(tag=f"{tag}/text_summary", metadata=plugin, tensor=tensor)]
-                )
-            )
+            Event(summary=Summary(value=[Summary.Value(tag=f"{tag}/text_summary", metadata=plugin, tensor=tensor)]))
         )
 
     def hparams(self, values: Mapping[str, HParam | None]) -> None:
@@ -112,9 +104,7 @@ class Tracker:
             end_time_secs=time.time(),
         )
         writer = _open(self._folder / f"{_END}.{time.time_ns()}.tfevents")
-        writer.write(
-            _start_event({**self._hparams, "status": status}, self._start_seconds).SerializeToString()
-        )
+        writer.write(_start_event({**self._hparams, "status": status}, self._start_seconds).SerializeToString())
         writer.write(_session_event(metadata.SESSION_END_INFO_TAG, session_end_info=end).SerializeToString())
         writer.close()
 

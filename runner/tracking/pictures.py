@@ -14,14 +14,10 @@ _INK = (33, 37, 41)
 _SOFT = (110, 118, 126)
 # From white through blue to navy: lightness falls throughout, so it reads in grey and for every colour
 # vision.
-_SCALE = np.array(
-    [[255, 255, 255], [198, 219, 239], [107, 174, 214], [33, 113, 181], [8, 48, 107]], dtype=np.float64
-)
+_SCALE = np.array([[255, 255, 255], [198, 219, 239], [107, 174, 214], [33, 113, 181], [8, 48, 107]], dtype=np.float64)
 
 
-def batch_grid(
-    images: ArrayLike, labels: list[str], columns: int = 8, side: int = 96, gap: int = 8
-) -> np.ndarray:
+def batch_grid(images: ArrayLike, labels: list[str], columns: int = 8, side: int = 96, gap: int = 8) -> np.ndarray:
     """A contact sheet: each image enlarged unsmoothed (or reduced) to about `side` pixels, its label below.
 
     `images` [B, C, H, W]: uint8, or floats in [0, 1] (what lies outside is cut); other channels than grey or
@@ -42,9 +38,7 @@ def batch_grid(
     cell_height = shown[1] + 4 + line_height * max((len(lines) for lines in texts), default=1)
     columns = max(1, min(columns, count))
     rows = math.ceil(count / columns)
-    sheet = Image.new(
-        "RGB", (gap + columns * (cell_width + gap), gap + rows * (cell_height + gap)), (255, 255, 255)
-    )
+    sheet = Image.new("RGB", (gap + columns * (cell_width + gap), gap + rows * (cell_height + gap)), (255, 255, 255))
     draw = ImageDraw.Draw(sheet)
     method = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
     for i in range(count):
@@ -53,13 +47,9 @@ def batch_grid(
         inset = (cell_width - shown[0]) // 2
         sheet.paste(Image.fromarray(pixels[i]).resize(shown, method), (left + inset, top))
         # A thin frame: the white border of an image would not be seen on the white sheet.
-        draw.rectangle(
-            (left + inset - 1, top - 1, left + inset + shown[0], top + shown[1]), outline=(206, 212, 218)
-        )
+        draw.rectangle((left + inset - 1, top - 1, left + inset + shown[0], top + shown[1]), outline=(206, 212, 218))
         for k, line in enumerate(texts[i]):
-            draw.text(
-                (left + cell_width // 2, top + shown[1] + 4 + k * line_height), line, _INK, font, anchor="ma"
-            )
+            draw.text((left + cell_width // 2, top + shown[1] + 4 + k * line_height), line, _INK, font, anchor="ma")
     return np.asarray(sheet)
 
 
@@ -114,9 +104,7 @@ def _to_uint8(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(images, (*images.shape[:3], 3)))
 
 
-def _write_counts(
-    draw: ImageDraw.ImageDraw, counts: np.ndarray, share: np.ndarray, corner: tuple, cell: int
-) -> None:
+def _write_counts(draw: ImageDraw.ImageDraw, counts: np.ndarray, share: np.ndarray, corner: tuple, cell: int) -> None:
     small, normal = _font(10), _font(12)
     for row, column in np.argwhere(counts > 0):
         text = str(counts[row, column])

@@ -1,0 +1,107 @@
+"""What a task is: it rehearses a config, executes a job, and leaves a result."""
+
+import functools
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+if TYPE_CHECKING:
+    from runner.build import Builder, Facts
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run that was planned: what to do, and where its results go."""
+
+    folder: Path
+    config: dict[str, Any]
+    fingerprint: str
+    training: str  # the identity of the training alone, which several evaluations share
+    overrides: list[str]  # as typed, one value a key
+    swept: dict[str, Any]  # the typed keys that vary
+    choices: dict[str, Any]  # group -> option, or list of items
+    command: str
+    threads: int  # of the CPU, as resolved when it was planned
+    trained: Path | None = None  # a finished run whose training is the same
+
+
+class Listener:
+    """Whoever wants to know how a run gets on."""
+
+    def progress(self, step: int, steps: int, numbers: dict[str, float]) -> None:
+        """After every piece of training."""
+
+
+class Task:
+    """The base of `task=...`."""
+
+    ignores: ClassVar[frozenset[str]] = frozenset()  # parts of a config that cannot matter to this task
+    columns: ClassVar[Mapping[str, str]] = {}  # title -> key of the result: what the table at the end shows
+
+    def rehearse(self, builder: "Builder", config: dict[str, Any]) -> "Facts":
+        """What is known before anything runs; raises `ConfigError` for what cannot work."""
+        raise NotImplementedError
+
+    def execute(self, job: Job, builder: "Builder", listener: Listener) -> dict[str, Any]:
+        """Does the job and writes its `result.json`; an error of the run becomes its status. Returns the result."""
+        raise NotImplementedError
+
+
+def started(job: Job, device: torch.device) -> dict[str, Any]:
+    """The result of a run that begins: who it is, and nothing reached yet."""
+    name = f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
+    return {
+        "run": job.folder.name,
+        "status": "running",
+        "reason": None,
+        "fingerprint": job.fingerprint,
+        "training": job.training,
+        "swept": job.swept,
+        "choices": job.choices,
+        "overrides": job.overrides,
+        "command": job.command,
+        **dict.fromkeys(("val_accuracy", "val_loss", "test_accuracy", "test_loss")),
+        "epochs": 0,
+        "seconds": 0.0,
+        "best_epoch": None,
+        "diverged_step": None,
+        "trained_in": None if job.trained is None else job.trained.name,
+        "device": name,
+        "threads": job.threads,
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def failure(error: Exception) -> dict[str, str]:
+    """Status and reason of a run that an error ended."""
+    memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    reason = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
+    return {"status": "out_of_memory" if memory else "failed", "reason": reason}
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Of all that numbers depend on."""
+    packages = ("runner", "torch", "torchvision", "numpy", "hydra-core")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """The commit of the runner's own checkout; None where it is installed without one."""
+    here = Path(__file__).parent
+    if not (here.parent / ".git").exists():
+        return None
+    asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or None
