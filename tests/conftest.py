@@ -1,0 +1,60 @@
+"""What every test may ask for."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from runner.__main__ import main
+
+SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoded photos go to a folder of the test's own, never to the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """The suite runs in as many processes as there are cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture):
+    """`cli("epochs=1") -> (exit code, output, errors)` in an empty folder, as a user types it."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv: str) -> tuple[int, str, str]:
+        handlers = list(logging.getLogger().handlers)
+        try:
+            code = main(list(argv))
+        finally:  # Hydra configures the process's logging for each run
+            logging.getLogger().handlers[:] = handlers
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+def result_of(folder: Path) -> dict:
+    """The result of the only run in a folder."""
+    (path,) = folder.glob("*/result.json")
+    return json.loads(path.read_text())
+
+
+def results_of(folder: Path) -> dict[str, dict]:
+    """All results in a folder, by the name of the run."""
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("*/result.json"))}
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real data beside the checkout; tests that need it skip where it is not."""
+    if not SHARED.is_dir():
+        pytest.skip("the real data sets are not beside this checkout")
+    return SHARED
