@@ -285,7 +285,8 @@ class Facts:
     identity: str  # of the data's contents
     train_size: int
     steps: int
-    flops: int  # of one image's forward pass
+    flops: int = 0  # of one image's forward pass
+    skipped: int = 0  # images that could not be read
 
 
 @dataclass
@@ -502,6 +503,7 @@ class Builder:
             train_size=len(splits.train),
             steps=parts.timeline.steps,
             flops=flops,
+            skipped=len(splits.skipped),
         )
 
 

@@ -101,6 +101,8 @@ class Display(Listener):
             self.out.print(f"{len(plan.done)} of {len(plan.entries)} runs are done already" + _twice(plan))
         elif plan.duplicates:
             self.out.print(f"{plan.duplicates} combinations are typed twice and run once")
+        if skipped := max(entry.facts.skipped for entry in plan.entries):
+            self.out.print(f"{skipped} image{'s' * (skipped > 1)} could not be read and {'are' if skipped > 1 else 'is'} left out")
         if self.out.is_terminal and self.count:
             self._live.start()
         return self
