@@ -14,11 +14,13 @@ from runner.errors import ConfigError
 
 def crop(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
     """The squares of `size` pixels of `images [B, C, H, W]` whose corners are `top [B]` and `left [B]`."""
+    batch, channels, height, width = images.shape
     side = torch.arange(size, device=images.device)
-    rows = (top[:, None] + side)[:, None, :, None]
+    # Whole rows are copied by number first: only what is left needs an index for each pixel.
+    planes = torch.arange(batch * channels, device=images.device).view(batch, channels) * height
+    rows = (planes + top[:, None])[:, :, None] + side
+    taken = images.reshape(-1, width).index_select(0, rows.flatten()).view(batch, channels, size, width)
     columns = (left[:, None] + side)[:, None, None, :]
-    batch, channels = images.shape[:2]
-    taken = images.gather(2, rows.expand(batch, channels, size, images.shape[3]))
     return taken.gather(3, columns.expand(batch, channels, size, size))
 
 

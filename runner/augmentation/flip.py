@@ -9,7 +9,9 @@ from runner.errors import ConfigError
 
 def flip(images: Tensor, chosen: Tensor) -> Tensor:
     """`images [B, C, H, W]` with those that `chosen [B]` (bool) marks mirrored."""
-    return torch.where(chosen.view(-1, 1, 1, 1), images.flip(-1), images)
+    # Picking rows from both versions is faster than `where`, whose mask would be spread over every pixel.
+    both = torch.cat((images, images.flip(-1)))
+    return both.index_select(0, torch.arange(len(images), device=images.device) + chosen * len(images))
 
 
 class Flip(Transform):
