@@ -135,9 +135,11 @@ class Run:
         self.on_log: Callable[[int, dict[str, float]], None] = lambda step, scalars: None
         self.on_epoch: Callable[[Row], None] = lambda row: None
         self.on_pause: Callable[[Run], None] = lambda run: None
-        self._losses = torch.zeros(self.every, device=device)
+        # Kept on the device, one small tensor a step, until the next look at them.
+        self._losses: list[Tensor] = []
+        self._guesses: list[Tensor] = []
+        self._labels: list[Tensor] = []
         self._penalties = {name: torch.zeros((), device=device) for name in self.penalties}
-        self._hits = torch.zeros((), device=device)
         self._logged = 0  # the step up to which losses were read
         self._batches: Iterator[tuple[Tensor, Tensor]] | None = None
         self._started = time.perf_counter()
@@ -181,7 +183,8 @@ class Run:
             self._penalties[name] = penalty.detach()
             loss = loss + penalty
         if not batch.again:
-            self._hits += (logits.detach().argmax(1) == batch.labels).sum()
+            self._guesses.append(logits.detach().argmax(1))
+            self._labels.append(batch.labels)
         return loss if batch.share == 1.0 else loss * batch.share
 
     def backward(self, loss: Tensor) -> None:
@@ -191,7 +194,7 @@ class Run:
     def step(self, loss: Tensor, objective: Objective) -> None:
         """The update, from gradients that stand; optimizers that look more than once a step ask the objective."""
         progress = self.progress
-        self._losses[progress.step - self._logged].copy_(loss)
+        self._losses.append(loss)
         self._set_rates()
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
@@ -241,7 +244,7 @@ class Run:
     def _log(self) -> None:
         """Reads the losses since the last time: the one place where the host waits for the device."""
         progress = self.progress
-        losses = self._losses[: progress.step - self._logged].tolist()
+        losses = torch.stack(self._losses).tolist()
         bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
         if bad is not None:
             good = progress.last_good | ({"train_loss": losses[bad - 1]} if bad else {})
@@ -249,8 +252,9 @@ class Run:
             step = self._logged + bad
             raise Diverged(step, f"the loss was {losses[bad]} at step {step}; last good values: {words}")
         progress.loss_sum += math.fsum(losses)
-        progress.hits += self._hits.item()
-        self._hits.zero_()
+        progress.hits += (torch.cat(self._guesses) == torch.cat(self._labels)).sum().item()
+        for kept in (self._losses, self._guesses, self._labels):
+            kept.clear()
         scalars = {"train/loss": math.fsum(losses) / len(losses)}
         scalars |= {f"train/penalty/{name}": value.item() for name, value in self._penalties.items()}
         scalars |= {f"lr/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
