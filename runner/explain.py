@@ -61,11 +61,13 @@ def _unknown_key(key: str, typed: list[str], message: str) -> str:
         return f"{said}: no key or group '{key}'{did_you_mean(key, top_keys())}"
     if group in STACKS:
         item, _, item_key = rest.partition(".")
-        if item not in options(group):
-            return f"{said}: {group} has no item '{item}'; it has {', '.join(options(group))}{did_you_mean(item, options(group))}"
+        items = options(group)
+        if item not in items:
+            return f"{said}: {group} has no item '{item}'; it has {', '.join(items)}{did_you_mean(item, items)}"
         item_keys = [str(k) for k in OmegaConf.load(CONF / group / f"{item}.yaml") if not str(k).startswith("_")]
         if item_key and item_key not in item_keys:
-            return f"{said}: '{item}' has no key '{item_key}'; it has {', '.join(item_keys)}{did_you_mean(item_key, item_keys)}"
+            near = did_you_mean(item_key, item_keys)
+            return f"{said}: '{item}' has no key '{item_key}'; it has {', '.join(item_keys)}{near}"
         return f"{said}: '{item}' is not in the stack; add it ('{group}=[{item}]') or leave the key out"
     known = keys(group)
     if rest in known:

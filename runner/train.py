@@ -18,8 +18,12 @@ from torch.nn.functional import cross_entropy
 from runner.build import Parts
 from runner.evaluate import evaluate
 from runner.inputs import Normalize
+from runner.model.stages import stage_parameters
 from runner.seeds import generator
 from runner.steps import batches
+from runner.tracking.probes import Probe, hessian_ends
+
+CURVATURE_IMAGES = 1024
 
 Row = dict[str, float | int | None]
 
@@ -130,6 +134,9 @@ class Run:
         self.model.to(memory_format=self.memory_format)
         self.normalize = Normalize(splits, device, self.memory_format)
         self.forward = torch.compile(self.model) if config["compile"] else self.model
+        stages = [(name, [p for _, p in named if p.requires_grad]) for name, named in stage_parameters(self.model)]
+        self.probe = Probe(stages, config["probe"]["every"])
+        self.curvature_every = config["probe"]["curvature_every"]
         self.every, self.clip = config["log"]["every"], config["clip_grad_norm"]
         self.progress = Progress()
         self.on_log: Callable[[int, dict[str, float]], None] = lambda step, scalars: None
@@ -196,13 +203,19 @@ class Run:
         progress = self.progress
         self._losses.append(loss)
         self._set_rates()
+        probed = self.probe.due(progress.step)
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
             self.clip_gradients()
+        if probed:
+            self.probe.before()
+        if self.scaler is not None:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
             self.optimizer.step(objective)
+        if probed:
+            self.probe.after(progress.step)
         for item in self.constraints:
             item.after_step(self.model)
         progress.step += 1
@@ -259,7 +272,8 @@ class Run:
         scalars |= {f"train/penalty/{name}": value.item() for name, value in self._penalties.items()}
         scalars |= {f"lr/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
         if self.clip is not None:
-            scalars["grad_norm"] = float(self._norm)
+            scalars["grad_norm/before_clipping"] = float(self._norm)
+        scalars |= self.probe.read()
         progress.last_good["train_loss"] = losses[-1]
         self._logged = progress.step
         self.on_log(progress.step, scalars)
@@ -284,6 +298,9 @@ class Run:
                 raise Diverged(progress.step, f"the validation loss was {measured.loss} after step {progress.step}")
             progress.last_good |= {"val_loss": measured.loss, "val_accuracy": measured.accuracy}
             self._judge(row)
+        if self.curvature_every and row["epoch"] % self.curvature_every == 0:
+            smallest, largest = self.curvature()
+            self.on_log(progress.step, {"curvature/smallest": smallest, "curvature/largest": largest})
         row["seconds"] = round(self.seconds(), 3)
         progress.history.append(row)
         self.schedule.observe(row)
@@ -297,6 +314,21 @@ class Run:
         )
         self.model.train()
         return measured
+
+    def curvature(self) -> tuple[float, float]:
+        """Smallest and largest eigenvalue of the Hessian of the data loss on the first training images, in full
+        precision, noise and augmentation off."""
+        rows = torch.arange(min(CURVATURE_IMAGES, len(self.train_split)), device=self.train_split.device)
+        parts = [(self.normalize(x), y) for x, y in self.train_split.batches(rows.split(CURVATURE_IMAGES // 4))]
+        self.model.eval()
+
+        def pieces() -> Iterator[Tensor]:
+            for images, labels in parts:
+                yield cross_entropy(self.model(images), labels) * (len(labels) / len(rows))
+
+        found = hessian_ends(self.trained, pieces)
+        self.model.train()
+        return found
 
     def _judge(self, row: Row) -> None:
         """Keeps the best weights; ends the run where nothing improves."""

@@ -24,7 +24,11 @@ CASES = [
     (["optimizer.lr=-1"], "optimizer.lr=-1: must be above 0", ""),
     (["epochs=0"], "epochs=0: must be at least 1", ""),
     (["data.val_fraction=1.5"], "data.val_fraction=1.5: must be below 1", ""),
-    (["epochs=0", "batch_size=x", "data.val_fraction=2"], "epochs=0: must be at least 1; batch_size=x", "val_fraction=2"),
+    (
+        ["epochs=0", "batch_size=x", "data.val_fraction=2"],
+        "epochs=0: must be at least 1; batch_size=x",
+        "val_fraction=2",
+    ),
     (["optimizer.betas=[0.9,1.2]"], "optimizer.betas=1.2: must be below 1", ""),
     (["optimizer.betas=[0.9]"], "optimizer.betas=[0.9]: has too few values", ""),
     (["model=mlp", "model.hidden=[0]"], "model.hidden=[0]: must be above 0", ""),
@@ -51,7 +55,11 @@ CASES = [
     (["regularization=[dropout,dropout]"], "'dropout' is listed twice", ""),
     (["regularization=[l2]", "+regularization=dropout"], "'regularization' is typed twice", ""),
     (["regularization=[dropout]", "regularization.dropout.p=1"], "regularization.dropout.p=1", "below 1"),
-    (["model=mlp", "regularization=[dropout]", "regularization.dropout.where=conv"], "no such layer", "linear, conv, head"),
+    (
+        ["model=mlp", "regularization=[dropout]", "regularization.dropout.where=conv"],
+        "no such layer",
+        "linear, conv, head",
+    ),
     (["augmentation=[crop]", "augmentation.crop.padding=40"], "more than the image's 8 pixels", ""),
     (["schedule.warmup=x%"], "schedule.warmup=x%: must be epochs (5) or a share of the run (5%)", ""),
     (["schedule.warmup=100%"], "schedule.warmup=100%", "make it shorter"),
@@ -103,7 +111,15 @@ def photos(root: Path, classes: dict[str, int]) -> None:
                 Image.fromarray(pixels).save(root / part / name / f"{i}.jpg")
 
 
-FOLDER = ("data=image_folder", "data.root=photos", "data.size=16", "data.resize=18", "batch_size=4", "model=mlp", "epochs=1")
+FOLDER = (
+    "data=image_folder",
+    "data.root=photos",
+    "data.size=16",
+    "data.resize=18",
+    "batch_size=4",
+    "model=mlp",
+    "epochs=1",
+)
 
 
 def test_a_missing_folder_and_an_empty_class(cli, tmp_path):
@@ -164,6 +180,8 @@ def test_arrays_of_wrong_keys_shapes_types_or_labels(cli, tmp_path, change, said
 def test_a_stack_item_that_only_an_experiment_mentions(cli, tmp_path):
     """A key for an item that is not in the stack, left by an experiment's file, is refused."""
     (tmp_path / "conf/experiment").mkdir(parents=True)
-    (tmp_path / "conf/experiment/half.yaml").write_text("# @package _global_\nregularization:\n  l2:\n    weight: 0.1\n")
+    (tmp_path / "conf/experiment/half.yaml").write_text(
+        "# @package _global_\nregularization:\n  l2:\n    weight: 0.1\n"
+    )
     code, _, err = cli("--config-dir", "conf", "experiment=half")
     assert code == 2 and "'l2' is not in the stack" in err

@@ -176,8 +176,14 @@ def test_diverged_is_a_result_and_failed_is_tried_again(cli, tmp_path, monkeypat
     words += ("optimizer.lr=1e-3,1e38", "epochs=3", "optimizer=sgd", "name=mixed", "log.images=0")
     code, out, _ = cli(*words)
     assert code == 1
-    found = {(r["swept"]["model.fails"], r["swept"]["optimizer.lr"]): r for r in results_of(Path("outputs/mixed")).values()}
-    assert [found[key]["status"] for key in ((False, 1e-3), (True, 1e-3), (False, 1e38))] == ["done", "failed", "diverged"]
+    found = {
+        (r["swept"]["model.fails"], r["swept"]["optimizer.lr"]): r for r in results_of(Path("outputs/mixed")).values()
+    }
+    assert [found[key]["status"] for key in ((False, 1e-3), (True, 1e-3), (False, 1e38))] == [
+        "done",
+        "failed",
+        "diverged",
+    ]
     assert "the disk is gone" in out and found[True, 1e-3]["reason"] == "OSError: the disk is gone"
     assert found[False, 1e38]["diverged_step"] is not None and "last good values" in found[False, 1e38]["reason"]
     report = Path("outputs/mixed/report.html").read_text()
@@ -186,7 +192,9 @@ def test_diverged_is_a_result_and_failed_is_tried_again(cli, tmp_path, monkeypat
     started = {key: r["started"] for key, r in found.items()}
     time.sleep(1.1)
     code, out, _ = cli(*words)
-    again = {(r["swept"]["model.fails"], r["swept"]["optimizer.lr"]): r for r in results_of(Path("outputs/mixed")).values()}
+    again = {
+        (r["swept"]["model.fails"], r["swept"]["optimizer.lr"]): r for r in results_of(Path("outputs/mixed")).values()
+    }
     assert again[True, 1e-3]["status"] == "done" and code == 1  # the diverged one stays a result
     assert {key for key in again if again[key]["started"] != started[key]} == {(True, 1e-3)}
 
@@ -240,8 +248,10 @@ def test_a_killed_run_goes_on_to_the_same_numbers(cli, tmp_path, seconds):
     for fingerprint, result in before.items():
         if result["status"] == "done":
             assert after[fingerprint] == result
-    folders = {name: {r["fingerprint"]: Path("outputs") / name / r["run"] for r in rs.values()} for name, rs in
-               (("cut", after), ("whole", whole))}
+    folders = {
+        name: {r["fingerprint"]: Path("outputs") / name / r["run"] for r in rs.values()}
+        for name, rs in (("cut", after), ("whole", whole))
+    }
     for fingerprint, folder in folders["cut"].items():
         assert metrics(folder) == metrics(folders["whole"][fingerprint])
 
@@ -266,7 +276,11 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path):
     """An interrupt ends with a line and exit code 130; the finished run stays."""
     words = ["-m", "model=mlp", "seed=0,1", "epochs=300", "log.images=0", "name=stop"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "runner", *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "runner", *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and not list((tmp_path / "outputs/stop").glob("*seed=1*/metrics.csv")):
@@ -298,7 +312,14 @@ def test_help_lists_groups_options_and_examples_without_torch(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     took = time.perf_counter() - start
     assert (done.returncode, done.stderr) == (0, "")
-    for word in ("optimizer: ", "nesterov", "regularization: ", "label_smoothing", "-m optimizer=sgd,adam", "tensorboard"):
+    for word in (
+        "optimizer: ",
+        "nesterov",
+        "regularization: ",
+        "label_smoothing",
+        "-m optimizer=sgd,adam",
+        "tensorboard",
+    ):
         assert word in done.stdout
     assert took < 5  # a bound for busy machines; benchmarks/ has the measured time
 

@@ -1,0 +1,120 @@
+"""What the numbers of a step look like, stage by stage; on demand, the curvature of the loss.
+
+Cheap probes look at two successive steps every so often: `grad_norm/<stage>`, `update_norm/<stage>`,
+`update_ratio/<stage>` (norm of the update over norm of the weights), `effective_rate/<stage>` (norm of the update over
+norm of the gradient), and `update_cosine` between the two updates of the whole network: near -1 a step undoes the
+last one, as plain SGD does across a ravine.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor
+
+Stages = list[tuple[str, list[Tensor]]]
+
+TINY = 1e-30  # under a norm that may be zero
+
+
+class Probe:
+    """Measures steps number `every - 1` and `every`, `2 every - 1` and `2 every`, ... (counted from 1).
+
+    Numbers stay on the device until `read`. every: 0 measures nothing.
+    """
+
+    def __init__(self, stages: Stages, every: int):
+        self.stages = [(name, parameters) for name, parameters in stages if parameters]
+        self.every = every
+        self._before: list[Tensor] = []
+        self._last: list[Tensor] | None = None
+        self._gradients: Tensor | None = None
+        self._found: Tensor | None = None
+
+    def due(self, step: int) -> bool:
+        """Whether step number `step`, from 0, is looked at."""
+        return self.every > 0 and (step + 1) % self.every in (0, self.every - 1)
+
+    @torch.no_grad()
+    def before(self) -> None:
+        """Gradients stand, the optimizer has not moved yet."""
+        parameters = [p for _, group in self.stages for p in group]
+        self._before = [p.detach().clone() for p in parameters]
+        self._gradients = self._norms([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
+
+    @torch.no_grad()
+    def after(self, step: int) -> None:
+        """The optimizer has moved."""
+        parameters = [p for _, group in self.stages for p in group]
+        updates = torch._foreach_sub(parameters, self._before)
+        if (step + 1) % self.every == 0:
+            weights, moved = self._norms(self._before), self._norms(updates)
+            none = torch.full_like(moved[:1], torch.nan)  # where a run resumed between the two steps
+            cosine = none if self._last is None else _cosine(updates, self._last)
+            ratios = (moved / weights.clamp_min(TINY), moved / self._gradients.clamp_min(TINY))
+            self._found = torch.cat((self._gradients, moved, *ratios, cosine))
+        self._last = updates
+        self._before = []
+
+    def read(self) -> dict[str, float]:
+        """What was measured since the last time; waits for the device."""
+        if self._found is None:
+            return {}
+        values, self._found = self._found.tolist(), None
+        names = [name for name, _ in self.stages]
+        tags = [
+            f"{kind}/{name}"
+            for kind in ("grad_norm", "update_norm", "update_ratio", "effective_rate")
+            for name in names
+        ]
+        found = dict(zip([*tags, "update_cosine"], values, strict=True))
+        return {tag: value for tag, value in found.items() if value == value}
+
+    def _norms(self, tensors: list[Tensor]) -> Tensor:
+        """The norm of each stage, `[stages]`."""
+        each = torch.stack(torch._foreach_norm(tensors)).square()
+        counts = torch.tensor([len(group) for _, group in self.stages], device=each.device)
+        owner = torch.repeat_interleave(
+            torch.arange(len(self.stages), device=each.device), counts, output_size=len(each)
+        )
+        return torch.zeros(len(self.stages), device=each.device, dtype=each.dtype).index_add_(0, owner, each).sqrt()
+
+
+def _cosine(a: list[Tensor], b: list[Tensor]) -> Tensor:
+    """Of two lists of tensors taken as one vector each, `[1]`."""
+    dot = torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum()
+    norms = [torch.stack(torch._foreach_norm(x)).square().sum().sqrt() for x in (a, b)]
+    return (dot / (norms[0] * norms[1]).clamp_min(TINY)).view(1)
+
+
+def hessian_ends(
+    parameters: list[Tensor], pieces: Callable[[], Iterator[Tensor]], seed: int = 0
+) -> tuple[float, float]:
+    """The smallest and the largest eigenvalue of the Hessian of a loss, by Lanczos on Hessian-vector products.
+
+    pieces: gives losses with their graphs that add up to the loss. SciPy's `eigsh` is ARPACK's implicitly restarted
+    Lanczos (Lehoucq, Sorensen & Yang 1998). A Hessian of up to 16 rows is taken whole.
+    """
+    sizes = [p.numel() for p in parameters]
+    count, like = sum(sizes), parameters[0]
+
+    def product(vector: np.ndarray) -> np.ndarray:
+        direction = torch.as_tensor(vector.reshape(-1), dtype=like.dtype, device=like.device).split(sizes)
+        total = torch.zeros(count, dtype=like.dtype, device=like.device)
+        for loss in pieces():
+            gradients = torch.autograd.grad(
+                loss, parameters, create_graph=True, allow_unused=True, materialize_grads=True
+            )
+            along = sum((g * d.view_as(g)).sum() for g, d in zip(gradients, direction, strict=True))
+            second = torch.autograd.grad(along, parameters, allow_unused=True, materialize_grads=True)
+            total += torch.cat([s.reshape(-1) for s in second])
+        return total.double().cpu().numpy()
+
+    if count <= 16:
+        values = np.linalg.eigvalsh(np.stack([product(row) for row in np.eye(count)]))
+        return float(values[0]), float(values[-1])
+    start = np.random.default_rng(seed).standard_normal(count)
+    operator = LinearOperator((count, count), matvec=product, dtype=np.float64)
+    values = eigsh(operator, k=2, which="BE", v0=start, tol=1e-3, return_eigenvectors=False)
+    return float(min(values)), float(max(values))
