@@ -12,6 +12,7 @@ from runner import checkpoint
 from runner.build import Builder, Facts, check_device
 from runner.evaluate import Measured, evaluate
 from runner.files import Lines, write_atomic, write_json
+from runner.schedule.picture import draw
 from runner.seeds import generator
 from runner.task.base import RESULT, Job, Listener, Task, failure, started
 from runner.tracking.events import Tracker
@@ -27,6 +28,7 @@ COLUMNS = ("epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_acc
 class Train(Task):
     """`task=train`: trains, validates, tests once."""
 
+    ignores: ClassVar[frozenset[str]] = frozenset({"surface"})
     columns: ClassVar[Mapping[str, str]] = {
         "val acc": "val_accuracy",
         "test acc": "test_accuracy",
@@ -106,7 +108,8 @@ class Session:
 
     def _introduce(self, resumed: bool) -> None:
         """The row of hparams, the config, the first batch as the network gets it."""
-        shown = {group: _word(choice) for group, choice in self.job.choices.items() if choice}
+        told = ("data", "model", "optimizer", "schedule", "regularization", "augmentation")
+        shown = {group: _word(self.job.choices[group]) for group in told if self.job.choices.get(group)}
         shown |= {"optimizer.lr": self.config["optimizer"]["lr"] * self.config["lr_scale"]}
         shown |= {key: self.config[key] for key in ("seed", "epochs", "batch_size")}
         self.tracker.hparams(shown | {key: _word(value) for key, value in self.job.swept.items()})
@@ -116,6 +119,8 @@ class Session:
             self.tracker.scalars(row["step"], _scalars(row))
         text = OmegaConf.to_yaml(OmegaConf.create(self.config))
         self.tracker.text("config", "    " + text.replace("\n", "\n    "))
+        if self.run.schedule.foreseen:
+            self.tracker.picture("schedule", 0, draw(self.run.schedule, self.run.rates[0]))
         if count := min(self.config["log"]["images"], self.config["batch_size"]):
             batch = self.run.preview(count)
             labels = [describe(target, self.splits.classes) for target in batch.targets.cpu()]
@@ -126,7 +131,8 @@ class Session:
     def _on_log(self, step: int, scalars: dict[str, float]) -> None:
         if self.tracker is not None:
             self.tracker.scalars(step, scalars)
-        self.listener.progress(step, self.run.steps, {"train_loss": scalars["train/loss"]})
+        shown = {"train_loss": scalars["train/loss"]} if "train/loss" in scalars else {}
+        self.listener.progress(step, self.run.steps, shown)
 
     def _on_epoch(self, row: dict[str, Any]) -> None:
         self.metrics.add(row)
@@ -140,6 +146,8 @@ class Session:
 
     def save(self) -> None:
         """Writes the checkpoint: the last state, with the best weights in it."""
+        if self.tracker is not None:
+            self.tracker.flush()  # else a kill after this save would lose what a resumed run does not do again
         state = {
             "training": self.job.training,
             "fingerprint": self.job.fingerprint,

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from runner.__main__ import main
 from tests.conftest import result_of, results_of
@@ -26,6 +27,13 @@ def numbers(result: dict) -> dict:
 def metrics(folder: Path) -> list[dict]:
     with (folder / "metrics.csv").open() as file:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def points(folder: Path) -> dict[str, list]:
+    """Every scalar that TensorBoard shows of a run, but probes of two steps between which a run may have resumed."""
+    events = EventAccumulator(str(folder)).Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if tag != "update_cosine"]
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
 
 
 def test_a_run_leaves_all_that_is_promised(cli):
@@ -254,6 +262,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(cli, tmp_path, seconds):
     }
     for fingerprint, folder in folders["cut"].items():
         assert metrics(folder) == metrics(folders["whole"][fingerprint])
+        assert points(folder) == points(folders["whole"][fingerprint])
 
 
 def test_a_damaged_result_or_checkpoint_costs_that_run_alone(cli):

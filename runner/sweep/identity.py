@@ -8,7 +8,7 @@ from typing import Any
 from runner.schema import EVALUATION, NOT_IDENTITY
 
 LENGTH = 10  # hexadecimal digits of a fingerprint
-LONGEST_SLUG = 100  # characters: names of files end at 255 bytes
+LONGEST_SLUG = 100  # bytes: names of files end at 255
 
 
 def fingerprints(config: dict[str, Any], contents: str, ignored: frozenset[str]) -> tuple[str, str]:
@@ -44,8 +44,8 @@ def slug(overrides: list[str]) -> str:
     for override in overrides:
         key, _, value = override.partition("=")
         key = key.lstrip("+")
-        if key in NOT_IDENTITY or key.startswith("hydra") or key == "experiment":
+        if {key, key.partition(".")[0]} & NOT_IDENTITY or key.startswith("hydra") or key == "experiment":
             continue
         words.append(f"{key.partition('.')[2] or key}={value}")
     text = re.sub(r"[^\w.,=+%-]+", "_", ",".join(words).replace("[", "").replace("]", ""))
-    return text[:LONGEST_SLUG].strip("_,") or "defaults"
+    return text.encode()[:LONGEST_SLUG].decode(errors="ignore").strip("_,") or "defaults"

@@ -50,15 +50,6 @@ def records(sweep: Path) -> Iterator[Record]:
                 yield record
 
 
-class Ledger:
-    """The runs of a sweep's folder by fingerprint."""
-
-    def __init__(self, sweep: Path):
-        self.runs = {record.result["fingerprint"]: record for record in records(sweep)}
-
-    def trained(self, training: str) -> Path | None:
-        """A finished run with this training, whichever its evaluation."""
-        for record in self.runs.values():
-            if record.status == "done" and record.result["training"] == training:
-                return record.folder
-        return None
+def by_fingerprint(sweep: Path) -> dict[str, Record]:
+    """The runs of a sweep's folder."""
+    return {record.result["fingerprint"]: record for record in records(sweep)}

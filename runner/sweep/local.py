@@ -11,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from runner.errors import ConfigError
 from runner.report import write_report
 from runner.sweep.display import Display
-from runner.sweep.ledger import Ledger
 from runner.sweep.plan import Entry, Plan, moved
 from runner.task.base import Listener
 
@@ -41,7 +40,7 @@ def execute(entry: Entry, plan: Plan, number: int, context: HydraContext, listen
     job = entry.job
     if plan.rerun and job.folder.exists():
         shutil.rmtree(job.folder)
-    if not plan.rerun and (other := Ledger(plan.folder).trained(job.training)):
+    if not plan.rerun and (other := plan.trained.get(job.training)):
         job = moved(entry, job.folder, other).job
     config = OmegaConf.merge(entry.hydra, job.config)
     with read_write(config.hydra), open_dict(config.hydra):
@@ -58,7 +57,8 @@ def execute(entry: Entry, plan: Plan, number: int, context: HydraContext, listen
         job_subdir_key=None,
         hydra_context=context,
     )
-    _ = done.return_value  # raises what escaped the run: a bug of ours
+    if done.return_value["status"] == "done":  # raises what escaped the run: a bug of ours
+        plan.trained[job.training] = job.folder
 
 
 def forget_log() -> None:

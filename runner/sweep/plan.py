@@ -23,7 +23,7 @@ from runner.errors import ConfigError
 from runner.explain import explain
 from runner.schema import STACKS
 from runner.sweep.identity import fingerprints, slug
-from runner.sweep.ledger import FINISHED, GOOD, Ledger, Record, read
+from runner.sweep.ledger import FINISHED, GOOD, Record, by_fingerprint, read
 from runner.task.base import Job
 
 
@@ -53,6 +53,7 @@ class Plan:
     builder: Builder
     done: dict[str, Record] = field(default_factory=dict)  # fingerprint -> what was finished before
     left: dict[str, Record] = field(default_factory=dict)  # fingerprint -> what was begun, or failed
+    trained: dict[str, Path] = field(default_factory=dict)  # training -> a finished run, whichever its evaluation
     duplicates: int = 0
 
     @property
@@ -149,7 +150,8 @@ class Planner:
         fingerprint, training = fingerprints(config, facts.identity, task.ignores)
         with_id = copy.deepcopy(hydra)
         with read_write(with_id.hydra), open_dict(with_id.hydra):
-            with_id.hydra.job.id = f"{slug(overrides)}-{fingerprint}"
+            first = sorted(overrides, key=lambda word: word.partition("=")[0].lstrip("+") not in swept)
+            with_id.hydra.job.id = f"{slug(first)}-{fingerprint}"
         job = Job(
             folder=self._folder(config, with_id),
             config=config,
@@ -311,7 +313,8 @@ def _with_ledger(entries: list[Entry], duplicates: int, lone: bool, builder: Bui
             raise ConfigError(f"{sweep} holds another run: choose another folder, or rerun=true to replace it")
         known = {record.result["fingerprint"]: record}
     elif not own_folder:
-        known = Ledger(sweep).runs
+        known = by_fingerprint(sweep)
+        plan.trained = {r.result["training"]: r.folder for r in known.values() if r.status == "done"}
     for i, entry in enumerate(entries):
         record = known.get(entry.job.fingerprint)
         if record is None:
