@@ -357,3 +357,21 @@ def test_main_puts_the_process_back_as_it_was(cli):
     before = (torch.get_num_threads(), list(sys.argv), os.environ.get("HYDRA_FULL_ERROR"))
     assert main([*QUICK, "threads=2"]) == 0
     assert (torch.get_num_threads(), list(sys.argv), os.environ.get("HYDRA_FULL_ERROR")) == before
+
+
+def test_an_experiment_may_bring_several_products(cli, tmp_path):
+    """hydra.sweeper.grids are products beside each other, each with what params sweep."""
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/experiment/two.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /model: mlp\nepochs: 1\nhydra:\n  sweeper:\n"
+        "    params:\n      seed: 0,1\n    grids:\n      - optimizer: sgd\n"
+        "      - optimizer: momentum\n        optimizer.momentum: 0.5,0.9\n"
+    )
+    code, out, _ = cli("--config-dir", "conf", "-m", "experiment=two", "log.images=0")
+    assert code == 0 and "6 runs: 6 done" in out
+    swept = [r["swept"] for r in results_of(Path("outputs/runs")).values()]
+    assert sorted((s["optimizer"], s.get("optimizer.momentum"), s["seed"]) for s in swept if s["seed"] == 0) == [
+        ("momentum", 0.5, 0),
+        ("momentum", 0.9, 0),
+        ("sgd", None, 0),
+    ]

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 class GridConfig:
     _target_: str = "hydra_plugins.runner.grid.GridSweeper"
     params: dict[str, Any] = field(default_factory=dict)  # what an experiment sweeps
+    grids: list[Any] = field(default_factory=list)  # several products beside each other, each with `params` too
     multirun: bool = True  # false: typed without -m, a plan of one run
 
 
@@ -21,9 +22,8 @@ ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridConfig
 
 
 class GridSweeper(Sweeper):
-    def __init__(self, params: dict[str, Any], multirun: bool):
-        self.params = params
-        self.multirun = multirun
+    def __init__(self, params: dict[str, Any], grids: list[Any], multirun: bool):
+        self.multirun = multirun  # the sweeps are read from the config, that of each experiment
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config

@@ -196,8 +196,7 @@ class Display(Listener):
 
     def _table(self, results: list[dict[str, Any]]) -> Table:
         columns = self.plan.builder.task(self.plan.entries[0].job.config).columns
-        first = next(iter(columns))
-        table = Table(title=f"{self.plan.folder}: by {first}")
+        table = Table(title=str(self.plan.folder))
         for column in ("combination", "status", *columns, "seconds"):
             table.add_column(column, justify="left" if column in ("combination", "status") else "right")
         labels = {entry.job.fingerprint: entry.label for entry in self.plan.entries}

@@ -242,15 +242,18 @@ def make_plan(
 def bring(
     master: DictConfig, loader: ConfigLoader, typed: list[Override]
 ) -> list[tuple[list[tuple[str, str]], list[str]]]:
-    """The experiments of a command, each with the sweep that its file brings: `([(experiment, name)], params)`."""
+    """The sweeps that the experiments of a command bring, `([(experiment, name)], params)` for each product.
+
+    A file's `hydra.sweeper.grids` is a list of products beside each other; each also has what `params` sweeps.
+    """
     named = [(o.get_key_element(), value) for o in typed if o.key_or_group == "experiment" for value in values(o)]
-    if len(named) < 2:
-        return [([], [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()])]
     found = []
-    for key, name in named:
-        config = loader.load_sweep_config(master, [f"{key}={name}"])
-        params = config.hydra.sweeper.params or {}
-        found.append(([(key, name)], [f"{k}={v}" for k, v in params.items()]))
+    for pair in named if len(named) > 1 else [None]:
+        config = master if pair is None else loader.load_sweep_config(master, ["=".join(pair)])
+        sweeper = config.hydra.sweeper
+        for grid in sweeper.grids or [{}]:
+            params = {**(sweeper.params or {}), **grid}
+            found.append(([] if pair is None else [pair], [f"{key}={value}" for key, value in params.items()]))
     return found
 
 
