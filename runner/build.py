@@ -22,6 +22,7 @@ from runner.data.splits import Source, Splits
 from runner.errors import ConfigError, did_you_mean
 from runner.model.presets import preset
 from runner.optimizer.groups import parameter_groups
+from runner.option import Option
 from runner.schedule.base import Timeline
 from runner.schema import GROUPS, OWN_KEYS, STACKS, Config
 from runner.steps import timeline
@@ -36,6 +37,7 @@ TRUSTED = (
     "torchvision.transforms",
     "torchvision.ops",
 )
+OPTIONS_ELSEWHERE = ("runner.run",)  # `task=train`; of the runner's other modules an option is none: they write files
 SMALL_STEP = 2e8  # operations of a batch's forward pass, below which one thread serves best (docs/benchmarks.md)
 PHOTO_SIZES = (72, 64)  # resize, size: where the architecture has no preset
 CUTTING = ("val_fraction", "split_seed", "limit", "per_class", "classes")  # keys of data that `prepare` takes
@@ -63,7 +65,7 @@ def nodes(config: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
         if group in STACKS:
             for name, node in config[group].items():
                 yield group, f"{group}.{name}", node
-        elif isinstance(config[group], dict) and group not in ("early_stopping", "checkpoint", "log"):
+        elif isinstance(config[group], dict) and group not in ("early_stopping", "checkpoint", "log", "probe"):
             yield group, group, config[group]
 
 
@@ -116,7 +118,9 @@ def _is_type_word(part: str) -> bool:
 def _complaint(prefix: str, detail: Any, fields: dict[str, Any]) -> str:
     key = prefix + ".".join(str(part) for part in detail["loc"] if not isinstance(part, int))
     if detail["type"] == "extra_forbidden":
-        return f"{key}: no such key{did_you_mean(key, fields)}"
+        for part in detail["loc"][:-1]:
+            fields = getattr(fields[part].annotation, "model_fields", {})
+        return f"{key}: no such key{did_you_mean(detail['loc'][-1], fields)}"
     return f"{key}={shown(detail['input'])}: {detail['msg']}"
 
 
@@ -183,6 +187,9 @@ def locate(path: str, target: Any, trust: list[str]) -> Callable[..., Any]:
     home = getattr(found, "__module__", None) or type(found).__module__
     if not callable(found) or not _from(home, trusted):
         raise ConfigError(f"{path}._target_={target}: leads to {home}, which is not from a trusted package")
+    group = path.partition(".")[0]
+    if _from(home, ("runner",)) and not _from(home, (f"runner.{group}", *OPTIONS_ELSEWHERE)):
+        raise ConfigError(f"{path}._target_={target}: is no option of {group}; those are in runner.{group}")
     return found
 
 
@@ -230,8 +237,11 @@ def _bind(group: str, path: str, node: Any, trust: list[str]) -> list[str]:
     except (NameError, TypeError, AttributeError):
         hints = {}
     typed = GROUPS[group].model_fields if group in GROUPS else {}
-    for key, value in arguments(group, node).items():
-        if key not in takes and not any_name:
+    own = OWN_KEYS.get(group, frozenset())
+    for key, value in node.items():
+        if key == "_target_" or key in own:
+            continue
+        if key.startswith("_") or (key not in takes and not any_name):  # Hydra would obey or drop an underscore
             names = sorted(takes - {"self", "args", "kwargs"})
             lines.append(
                 f"{path}.{key}={shown(value)}: no such key; it has {', '.join(names)}{did_you_mean(key, names)}"
@@ -247,6 +257,8 @@ def _bind(group: str, path: str, node: Any, trust: list[str]) -> list[str]:
         for name, p in parameters.items()
         if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     }
+    if group == "optimizer":
+        required.add("lr")  # which `lr_scale` and the schedule multiply
     missing = required - set(node) - GIVEN.get(group, frozenset())
     lines += [f"{path}.{key} is missing: {path}.{key}=VALUE" for key in sorted(missing)]
     lines += [f"{path}.{key} is missing: {path}.{key}=VALUE" for key, value in node.items() if value == "???"]
@@ -324,7 +336,7 @@ class Builder:
         node["size"] = min(size, node["resize"]) if node["size"] == "auto" else node["size"]
         if node["size"] > node["resize"]:
             raise ConfigError(
-                f"data.size={node['size']} is larger than data.resize={node['resize']}: the network sees a cut of the photo"
+                f"data.size={node['size']} is larger than data.resize={node['resize']}, of which it is a cut"
             )
         target = locate("data", node["_target_"], config["trust"])
         takes = inspect.signature(target).parameters
@@ -373,6 +385,14 @@ class Builder:
         """What a run does: rehearses a config, executes a job."""
         return _make(config["task"])
 
+    def schedule(self, config: dict[str, Any], length: Timeline) -> Any:
+        """The multiplier of the rates over a run of this length."""
+        return _make(config["schedule"], timeline=length)
+
+    def surface(self, config: dict[str, Any]) -> Any:
+        """The function of the plane that `task=surface` walks on."""
+        return _make(config["surface"])
+
     def optimizer(self, config: dict[str, Any], groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """The optimizer over parameter groups, whose rates are its own times `lr_scale` times the group's."""
         node = {"_target_": config["optimizer"]["_target_"]} | arguments("optimizer", config["optimizer"])
@@ -396,7 +416,7 @@ class Builder:
         stack, pipeline = self.stack(config, "regularization"), self.stack(config, "augmentation")
         transfer, ensemble, evaluation = (_make(config[group]) for group in ("transfer", "ensemble", "evaluation"))
         length = timeline(config, len(splits.train))
-        schedule = _make(config["schedule"], timeline=length)
+        schedule = self.schedule(config, length)
         for transform in pipeline.values():
             transform.fit(splits.train, splits.size)
         if checks:
@@ -420,9 +440,12 @@ class Builder:
         transfer.prepare(model)
         model.to(device)
         groups = parameter_groups(model, transfer.rates(model), config["optimizer"]["no_decay"])
+        optimizer = self.optimizer(config, groups)
+        if checks and isinstance(optimizer, Option) and (line := optimizer.check(context)):
+            raise Refused([line])
         return Parts(
             model,
-            self.optimizer(config, groups),
+            optimizer,
             schedule,
             stack,
             pipeline,
@@ -446,7 +469,7 @@ class Builder:
             )
         if config["accumulate"] > config["batch_size"]:
             raise ConfigError(
-                f"accumulate={config['accumulate']}: more micro-batches than batch_size={config['batch_size']} has images"
+                f"accumulate={config['accumulate']}: more micro-batches than images (batch_size={config['batch_size']})"
             )
         if splits.val is None:
             needs = [
@@ -467,14 +490,13 @@ class Builder:
             ]
             if needs:
                 raise Refused(needs)
-        varies = {"seed", "name", "log", "checkpoint", "dry_run", "rerun", "early_stopping"}
+        varies = {"seed", "name", "log", "probe", "checkpoint", "dry_run", "rerun", "early_stopping"}
         key = json.dumps({k: v for k, v in config.items() if k not in varies}, sort_keys=True) + splits.identity
         if key not in self._rehearsed:
             self._rehearsed[key] = self._rehearse(config, splits)
         return self._rehearsed[key]
 
     def _rehearse(self, config: dict[str, Any], splits: Splits) -> Facts:
-        lines = []
         try:
             try:
                 with torch.device("meta"):
@@ -490,11 +512,8 @@ class Builder:
         ) as error:  # torch's own objections; shapes that do not fit
             raise ConfigError(f"this combination cannot be built: {str(error).splitlines()[0]}") from error
         if tuple(logits.shape) != (2, len(splits.classes)):
-            lines.append(
-                f"model: gives {tuple(logits.shape)} for 2 images, not (2, {len(splits.classes)}): one logit a class is wanted"
-            )
-        if lines:
-            raise Refused(lines)
+            wanted = (2, len(splits.classes))
+            raise ConfigError(f"model: gives {tuple(logits.shape)} for 2 images, not {wanted}, a logit for each class")
         counts = [(p.numel(), p.requires_grad) for p in parts.model.parameters()]
         return Facts(
             parameters=sum(n for n, _ in counts),

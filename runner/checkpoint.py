@@ -43,7 +43,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """
     content = path.read_bytes()
     head, mark, digest = content.rpartition(_COMMENT)
-    if not mark or hashlib.sha256(head[:-2] + b"\0\0").hexdigest().encode() != digest:
+    length = struct.pack("<H", len(mark + digest))
+    if not mark or head[-2:] != length or hashlib.sha256(head[:-2] + b"\0\0").hexdigest().encode() != digest:
         raise Damaged(f"{path} is damaged: its checksum does not fit")
     return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
 

@@ -30,8 +30,8 @@ class Train(Task):
 
     ignores: ClassVar[frozenset[str]] = frozenset({"surface"})
     columns: ClassVar[Mapping[str, str]] = {
-        "val acc": "val_accuracy",
-        "test acc": "test_accuracy",
+        "val accuracy": "val_accuracy",
+        "test accuracy": "test_accuracy",
         "val loss": "val_loss",
         "epochs": "epochs",
     }

@@ -46,6 +46,7 @@ Rate = Annotated[Real, Field(gt=0)]
 NonNegative = Annotated[Real, Field(ge=0)]
 Below1 = Annotated[Real, Field(ge=0, lt=1)]
 Fraction = Annotated[Real, Field(ge=0, le=1)]
+Factor = Annotated[Real, Field(gt=0, le=1)]
 AutoOr = Literal["auto"]
 
 
@@ -73,6 +74,11 @@ class Checkpoint(Keys):
     seconds: NonNegative  # the least time between two saves
 
 
+class Probe(Keys):
+    every: Count  # steps between two looks at gradients and updates, stage by stage; 0: never
+    curvature_every: Count  # epochs between two Hessian eigenvalues; 0: never
+
+
 class Log(Keys):
     every: Positive  # steps between two lines of training metrics; the host waits for the device there
     tensorboard: bool
@@ -81,7 +87,7 @@ class Log(Keys):
 
 class Config(Keys):
     name: Annotated[Text, BeforeValidator(_name)]  # folder of the sweep below outputs/
-    seed: Count
+    seed: Annotated[Count, Field(lt=2**63)]
     epochs: Positive  # passes over the training split
     batch_size: Positive  # images a step
     lr_scale: Rate  # multiplies the optimizer's own rate
@@ -95,6 +101,7 @@ class Config(Keys):
     clip_grad_norm: Rate | None
     early_stopping: EarlyStopping
     checkpoint: Checkpoint
+    probe: Probe
     log: Log
     trust: list[Text]  # packages whose classes a config may name in `_target_`
     dry_run: bool
@@ -109,6 +116,7 @@ class Config(Keys):
     ensemble: dict[str, Any]
     evaluation: dict[str, Any]
     task: dict[str, Any]
+    surface: dict[str, Any]
 
 
 class Data(Option):
@@ -133,12 +141,22 @@ class Optimizer(Option):
 
     no_decay: bool = True  # no weight decay on biases, norms and other vectors
     full_batch: bool = False  # each step sees the whole training split, in chunks; an epoch is one step
-    lr: Rate | None = None
+    lr: Rate = Field(default=None, validate_default=False)  # may be missing, not null
     momentum: Below1 | None = None
     dampening: Fraction | None = None
     betas: tuple[Below1, Below1] | None = None
+    alpha: Below1 | None = None  # decay of a running average
+    rho: NonNegative | None = None
     eps: NonNegative | None = None
     weight_decay: NonNegative | None = None
+    damping: Rate | None = None
+    max_iter: Positive | None = None  # iterations of one step
+    max_cg: Positive | None = None
+    history_size: Positive | None = None
+    tolerance_grad: NonNegative | None = None
+    tolerance_change: NonNegative | None = None
+    max_gb: Rate | None = None  # of memory
+    base: "Optimizer | None" = None  # the optimizer inside of another
 
 
 GROUPS: dict[str, type[Option]] = {"data": Data, "optimizer": Optimizer}
@@ -148,7 +166,11 @@ OWN_KEYS = {"data": frozenset(Data.model_fields), "optimizer": frozenset({"no_de
 # What cannot change a result but for rounding, or only says where things are: no part of a run's identity.
 # The contents of data and weight files are, in place of their paths.
 NOT_IDENTITY = frozenset(
-    ["name", "device", "threads", "channels_last", "compile", "deterministic", "log", "trust", "dry_run", "rerun", "checkpoint.seconds", "data.root", "data.download", "data.resident", "data.budget_gb", "data.workers", "data.cache_dir"]
+    {
+        *("name", "trust", "dry_run", "rerun", "log", "probe", "checkpoint.seconds"),
+        *("device", "threads", "channels_last", "compile", "deterministic"),
+        *("data.root", "data.download", "data.resident", "data.budget_gb", "data.workers", "data.cache_dir"),
+    }
 )
 # What is asked of a trained network has an identity of its own: it never makes one train again.
 EVALUATION = frozenset({"evaluation"})

@@ -128,7 +128,7 @@ class Run:
         self.constraints = [item for item in stack if item.overrides("after_step")]
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.precision = precision(config["precision"], device)
+        self.precision = precision(config, device)
         self.scaler = torch.amp.GradScaler(device.type) if self.precision == torch.float16 else None
         self.memory_format = torch.channels_last if channels_last(config, self.model) else torch.contiguous_format
         self.model.to(memory_format=self.memory_format)
@@ -146,6 +146,7 @@ class Run:
         self._losses: list[Tensor] = []
         self._guesses: list[Tensor] = []
         self._labels: list[Tensor] = []
+        self._norm = torch.zeros(())  # of the gradient before it was last clipped
         self._penalties = {name: torch.zeros((), device=device) for name in self.penalties}
         self._logged = 0  # the step up to which losses were read
         self._batches: Iterator[tuple[Tensor, Tensor]] | None = None
@@ -418,9 +419,12 @@ def better(row: Row, best: Row, metric: str) -> bool:
     return row["val_loss"] < best["val_loss"]
 
 
-def precision(name: str, device: torch.device) -> torch.dtype:
-    """The type of the forward pass; `auto` is bfloat16 on a GPU that has it."""
+def precision(config: dict[str, Any], device: torch.device) -> torch.dtype:
+    """The type of the forward pass; `auto` is bfloat16 on a GPU that has it, but where a line search compares losses."""
+    name = config["precision"]
     if name == "auto":
+        if config["optimizer"]["full_batch"]:
+            return torch.float32
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if fast else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]

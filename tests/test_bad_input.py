@@ -76,6 +76,7 @@ CASES = [
     (["experiment=quickstar"], "no such option", "did you mean 'quickstart'?"),
     (["-m", "optimizer=sgd"], "-m without a key of several values", ""),
     (["-m", "optimizer.lr=interval(0.1,1)"], "an interval has no list of values", ""),
+    (["-m", "seed=0,1", "threads=1,2"], "'threads' cannot change a result", ""),
     (["optimizer"], "cannot read 'optimizer'", "KEY=VALUE"),
     (["optimizer=[sgd"], "cannot read what was typed", ""),
 ]

@@ -231,7 +231,7 @@ def test_another_evaluation_trains_once(cli, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("seconds", [0, 1000])
 def test_a_killed_run_goes_on_to_the_same_numbers(cli, tmp_path, seconds):
-    """kill -9 in the middle, the same command again: bit for bit the undisturbed result; other runs are not repeated."""
+    """kill -9 in the middle, then the same command: bit for bit the undisturbed result; no finished run repeated."""
     words = ["-m", "model=mlp", "seed=0,1", "epochs=40", "optimizer=adam", "regularization=[dropout,label_smoothing]"]
     words += ["augmentation=[flip,crop]", "schedule=cosine", "log.images=0", f"checkpoint.seconds={seconds}"]
     assert cli(*words, "name=whole")[0] == 0

@@ -11,11 +11,14 @@ def write_report(folder: Path) -> Path:
     """Writes `folder/results.csv` and `folder/report.html`; returns the page's path."""
     # matplotlib and jinja2 take most of a second: a caller that never reports does not pay for them.
     from runner.report.page import render
+    from runner.report.tables import label
+    from runner.surface.overlay import write_overlays
 
     records = runs_of(folder)
     write_results(folder, records)
+    surfaces = write_overlays(Path(folder), records, label)
     path = Path(folder) / "report.html"
-    write_atomic(path, render(records, Path(folder).resolve().name), durable=False)
+    write_atomic(path, render(records, Path(folder).resolve().name, surfaces), durable=False)
     return path
 
 

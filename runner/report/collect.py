@@ -33,6 +33,11 @@ class RunRecord:
     facts: dict[str, Any] = field(default_factory=dict)
     damaged: bool = False
 
+    @property
+    def walked(self) -> bool:
+        """Whether it was a run of `task=surface`, which has a verdict in place of accuracies."""
+        return "verdict" in self.facts
+
 
 def collect(folder: Path) -> list[RunRecord]:
     """The runs of a sweep's folder (`folder/*/result.json`), or of a lone run's own (`folder/result.json`).

@@ -1,8 +1,9 @@
 """One self-contained page: what was swept, how it did, how to repeat it. It claims no winner."""
 
+import base64
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from markupsafe import Markup
 from runner.report.collect import METRICS, STATUSES, RunRecord, natural
 from runner.report.pictures import STYLES, learning_curves
 from runner.report.tables import Keys, Row, Statistic, plain, summarize
+from runner.surface.overlay import Overlay
 
 SETTLED = 5  # seeds a combination, under which the page says that the order is not settled
 _TROUBLES = ("failed", "out_of_memory", "diverged")
@@ -25,10 +27,11 @@ _TITLES = {
 }
 
 
-def render(records: list[RunRecord], name: str) -> str:
-    """The page's html."""
+def render(records: list[RunRecord], name: str, surfaces: Sequence[Overlay] = ()) -> str:
+    """The page's html; runs on surfaces are shown by their overlays alone, all others as classifiers."""
     keys = Keys(records)
-    rows = summarize(records, keys)
+    trained = [record for record in records if not record.walked]
+    rows = summarize(trained, keys)
     statuses = Counter(record.status for record in records)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -41,6 +44,8 @@ def render(records: list[RunRecord], name: str) -> str:
         "number": number,
         "spread": spread,
         "duration": duration,
+        "small": lambda value: "–" if value is None else f"{value:.3g}",
+        "embedded": lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}",
         "word": lambda status: status.replace("_", " "),
     }
     combinations = [name for name in keys.names if name != "seed"]
@@ -51,7 +56,8 @@ def render(records: list[RunRecord], name: str) -> str:
         rows=rows,
         names=keys.names,
         combinations=combinations,
-        runs=[(record, [keys.value(record, key) for key in keys.names]) for record in records],
+        runs=[(record, [keys.value(record, key) for key in keys.names]) for record in trained],
+        surfaces=surfaces,
         statuses={status: statuses[status] for status in STATUSES if statuses[status]},
         troubles=[record for status in _TROUBLES for record in records if record.status == status],
         unfinished=statuses["running"] + statuses["planned"],

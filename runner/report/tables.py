@@ -15,6 +15,8 @@ from runner.report.collect import METRICS, RunRecord, natural
 # Typed keys that cannot make two runs differ in kind: where they lie, what they run on.
 _WITHOUT_EFFECT = ("name", "device", "threads", "rerun", "hydra", "sweep", "dry_run")
 
+WALK = ("verdict", "steps_to_tolerance", "final_loss", "distance", "evaluations")  # what a walk on a surface ends with
+
 
 @dataclass(frozen=True)
 class Statistic:
@@ -102,15 +104,30 @@ class Keys:
         return self._configs[id(record)]
 
 
+def label(record: RunRecord, group: list[RunRecord]) -> str:
+    """A run's name among others: the values in which they differ (`adam`, `sgd, optimizer.lr=0.1`)."""
+    keys = Keys(group)
+    names = [key for key in keys.names if len({keys.value(other, key) for other in group}) > 1] or ["optimizer"]
+    words = [keys.value(record, key) if key == "optimizer" else f"{key}={keys.value(record, key)}" for key in names]
+    return ", ".join(words)
+
+
+def metric_columns(records: list[RunRecord]) -> tuple[str, ...]:
+    """What results.csv says of the runs: classifiers have accuracies, walks on surfaces a verdict."""
+    walks = [record for record in records if record.walked]
+    own = METRICS if len(walks) < len(records) else ("seconds",)
+    return (*(WALK if walks else ()), *own)
+
+
 def results_csv(records: list[RunRecord]) -> str:
     """One line a run: `run status`, each swept key, the metrics with all their digits."""
-    keys = Keys(records)
+    keys, columns = Keys(records), metric_columns(records)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["run", "status", *keys.names, *METRICS])
+    writer.writerow(["run", "status", *keys.names, *columns])
     for record in records:
         values = [keys.value(record, key) for key in keys.names]
-        metrics = [record.metrics[name] for name in METRICS]
+        metrics = [record.metrics.get(name, record.facts.get(name)) for name in columns]
         writer.writerow([record.run, record.status, *values, *metrics])
     return file.getvalue()
 

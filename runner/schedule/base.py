@@ -1,9 +1,12 @@
 """What a schedule is: a multiplier of every learning rate, a pure function of the step."""
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from runner.errors import ConfigError
 from runner.option import Option
+
+Duration = int | float | str  # epochs (`5`, `0.5`), or a share of the whole run (`'5%'`)
 
 
 @dataclass(frozen=True)
@@ -13,7 +16,7 @@ class Timeline:
     steps: int
     steps_per_epoch: int
 
-    def steps_of(self, key: str, duration: int | float | str) -> int:
+    def steps_of(self, key: str, duration: Duration) -> int:
         """Steps of a duration: epochs (`5`, `0.5`), or a share of the whole run (`'5%'`).
 
         Raises `ConfigError`, naming `key`, where it is neither or below zero.
@@ -27,6 +30,13 @@ class Timeline:
             raise ConfigError(f"{key}={duration}: must be epochs (5) or a share of the run (5%), not below zero")
         return round(value / 100 * self.steps if text.endswith("%") else value * self.steps_per_epoch)
 
+    def period(self, key: str, duration: Duration) -> int:
+        """As `steps_of`; raises `ConfigError` where it is shorter than one step."""
+        steps = self.steps_of(key, duration)
+        if steps < 1:
+            raise ConfigError(f"{key}={duration}: must be at least one step (of {self.steps}); make it longer")
+        return steps
+
 
 class Schedule(Option):
     """`schedule(step) -> multiplier`; subclasses write `decay`.
@@ -36,7 +46,9 @@ class Schedule(Option):
     floor: the multiplier that `decay` does not fall below.
     """
 
-    def __init__(self, timeline: Timeline, warmup: int | float | str = 0, floor: float = 0.0):
+    foreseen: ClassVar[bool] = True  # known before training; a schedule that listens is not
+
+    def __init__(self, timeline: Timeline, warmup: Duration = 0, floor: float = 0.0):
         self.timeline = timeline
         self.warmup_steps = timeline.steps_of("schedule.warmup", warmup)
         self.floor = floor
@@ -49,21 +61,33 @@ class Schedule(Option):
 
     def __call__(self, step: int) -> float:
         """The multiplier for step 0, 1, ..."""
-        rate = self.decay(max(step, self.warmup_steps))
+        rate = max(self.floor, self.decay(max(step, self.warmup_steps)))
         if step < self.warmup_steps:
             rate *= (step + 1) / (self.warmup_steps + 1)
         return rate
 
     def decay(self, step: int) -> float:
-        """The multiplier after warm-up."""
+        """The multiplier after warm-up; the floor is seen to."""
         raise NotImplementedError
 
-    def observe(self, metrics: dict[str, float]) -> None:  # noqa: B027
-        """The metrics of a validation, for schedules that listen."""
+    def after_warmup(self, step: int) -> int:
+        """Steps since warm-up ended."""
+        return step - self.warmup_steps
 
-    def state_dict(self) -> dict[str, float]:
+    def done(self, step: int) -> float:
+        """The share of the run after warm-up that lies behind: 0 at its first step, 1 after the last."""
+        return self.after_warmup(step) / (self.timeline.steps - self.warmup_steps)
+
+    def to_floor(self, left: float) -> float:
+        """From 1 (`left` is 1) to the floor (`left` is 0)."""
+        return self.floor + (1 - self.floor) * left
+
+    def observe(self, metrics: dict[str, Any]) -> None:  # noqa: B027
+        """The row of an epoch (`val_loss`, `val_accuracy`, `train_loss`, ...), for schedules that listen."""
+
+    def state_dict(self) -> dict[str, Any]:
         """What a schedule that listens remembers."""
         return {}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:  # noqa: B027
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
         """The counterpart of `state_dict`."""

@@ -7,5 +7,4 @@ from runner.schedule.base import Schedule
 
 class Cosine(Schedule):
     def decay(self, step: int) -> float:
-        done = (step - self.warmup_steps) / (self.timeline.steps - self.warmup_steps)
-        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))
+        return self.to_floor(0.5 * (1 + math.cos(math.pi * self.done(step))))

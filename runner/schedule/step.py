@@ -1,7 +1,7 @@
 """The rate is multiplied by gamma every so often (torch's `StepLR`)."""
 
-from runner.errors import ConfigError
-from runner.schedule.base import Schedule, Timeline
+from runner.schedule.base import Duration, Schedule, Timeline
+from runner.schema import Factor
 
 
 class Step(Schedule):
@@ -13,18 +13,14 @@ class Step(Schedule):
     def __init__(
         self,
         timeline: Timeline,
-        every: int | float | str = "33%",
-        gamma: float = 0.1,
-        warmup: int | float | str = 0,
+        every: Duration = "33%",
+        gamma: Factor = 0.1,
+        warmup: Duration = 0,
         floor: float = 0.0,
     ):
         super().__init__(timeline, warmup, floor)
-        self.period = timeline.steps_of("schedule.every", every)
+        self.period = timeline.period("schedule.every", every)
         self.gamma = gamma
-        if self.period < 1:
-            raise ConfigError(f"schedule.every={every}: must be at least one step")
-        if not 0 < gamma <= 1:
-            raise ConfigError(f"schedule.gamma={gamma}: must be above 0 and at most 1")
 
     def decay(self, step: int) -> float:
-        return max(self.floor, self.gamma ** (step // self.period))
+        return self.gamma ** (step // self.period)

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,7 @@ class Display(Listener):
     def __init__(self, plan: Plan):
         self.plan, self.out = plan, console()
         self.count, self.ended = len(plan.todo), 0
+        self.columns = plan.builder.task(plan.entries[0].job.config).columns
         self.report: Path | None = None
         self.best: tuple[float, str] | None = None
         self.failures = 0
@@ -102,7 +103,8 @@ class Display(Listener):
         elif plan.duplicates:
             self.out.print(f"{plan.duplicates} combinations are typed twice and run once")
         if skipped := max(entry.facts.skipped for entry in plan.entries):
-            self.out.print(f"{skipped} image{'s' * (skipped > 1)} could not be read and {'are' if skipped > 1 else 'is'} left out")
+            words = "1 image" if skipped == 1 else f"{skipped} images"
+            self.out.print(f"{words} could not be read, and will not be used")
         if self.out.is_terminal and self.count:
             self._live.start()
         return self
@@ -153,7 +155,7 @@ class Display(Listener):
         if result["status"] == "done" and value is not None and (self.best is None or value > self.best[0]):
             self.best = value, entry.label
         self._shown.update(self._all, completed=self.ended, words=self._best())
-        words = _outcome(result)
+        words = outcome(result, self.columns)
         if self.plan.lone:
             return
         line = Text(f"[{self.ended}/{self.count}] {entry.label}  ")
@@ -175,7 +177,7 @@ class Display(Listener):
         if plan.lone:
             result = results[0]
             out.print(
-                Text(result["status"], style=COLOURS.get(result["status"], "")) + f": {_outcome(result)}",
+                Text(result["status"], style=COLOURS.get(result["status"], "")) + f": {outcome(result, self.columns)}",
                 soft_wrap=True,
             )
             out.print(f"results: {plan.entries[0].job.folder}", soft_wrap=True)
@@ -195,11 +197,12 @@ class Display(Listener):
             out.print(f"curves:  tensorboard --logdir {plan.folder}", soft_wrap=True)
 
     def _table(self, results: list[dict[str, Any]]) -> Table:
-        columns = self.plan.builder.task(self.plan.entries[0].job.config).columns
+        columns = self.columns
         table = Table(title=str(self.plan.folder))
         for column in ("combination", "status", *columns, "seconds"):
             table.add_column(column, justify="left" if column in ("combination", "status") else "right")
         labels = {entry.job.fingerprint: entry.label for entry in self.plan.entries}
+        # A task without accuracies keeps the plan's order.
         ranked = sorted(results, key=lambda r: (r["status"] != "done", -(r["val_accuracy"] or 0)))
         for result in ranked[:MOST_ROWS]:
             table.add_row(
@@ -213,10 +216,9 @@ class Display(Listener):
         return table
 
 
-def _outcome(result: dict[str, Any]) -> str:
+def outcome(result: dict[str, Any], columns: Mapping[str, str]) -> str:
+    """A run's end in a line: what its task shows, or why it ended."""
     if result["status"] != "done":
         return result["reason"] or "interrupted"
-    return (
-        f"val accuracy {number(result['val_accuracy'])}, test accuracy {number(result['test_accuracy'])}, "
-        f"{result['epochs']} epochs, {result['seconds']:.1f} s"
-    )
+    told = [f"{title} {number(result[key])}" for title, key in columns.items() if result.get(key) is not None]
+    return ", ".join([*told, f"{result['seconds']:.1f} s"])

@@ -34,7 +34,11 @@ def _hash(what: dict[str, Any], contents: str) -> str:
     ordered = {
         key: list(value.items()) if key in ("regularization", "augmentation") else value for key, value in what.items()
     }
-    text = json.dumps([ordered, contents], sort_keys=True)
+    # 1.0 and 1 are one number, however an option's own keys were typed.
+    exact = json.loads(
+        json.dumps([ordered, contents]), parse_float=lambda text: int(x) if (x := float(text)).is_integer() else x
+    )
+    text = json.dumps(exact, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
 
 

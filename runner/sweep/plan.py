@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.build import Builder, Facts, Refused, check, threads
 from runner.errors import ConfigError
 from runner.explain import explain
-from runner.schema import STACKS
+from runner.schema import NOT_IDENTITY, STACKS
 from runner.sweep.identity import fingerprints, slug
 from runner.sweep.ledger import FINISHED, GOOD, Record, by_fingerprint, read
 from runner.task.base import Job
@@ -90,6 +90,11 @@ def parse(loader: ConfigLoader, arguments: list[str]) -> list[Override]:
     return OverridesParser.create(config_loader=loader).parse_overrides(arguments)
 
 
+def name(override: Override) -> str:
+    """What an override sets: a key, or a group with the place it goes to (`optimizer@optimizer.base`)."""
+    return override.get_key_element().lstrip("+~")
+
+
 def values(override: Override) -> list[str]:
     """Every value of an override, as text that Hydra reads back. Raises `ConfigError` for what is no list."""
     if not override.is_sweep_override():
@@ -108,12 +113,16 @@ def refuse_slips(overrides: list[Override]) -> None:
     """What Hydra takes without a word: an item listed twice, a list and a `+` that is lost in it, a key typed twice."""
     seen: dict[str, Override] = {}
     for override in overrides:
-        key = override.key_or_group
+        key = name(override)
         if key in seen:
             raise ConfigError(
                 f"{seen[key].input_line} and {override.input_line}: '{key}' is typed twice; only one would count"
             )
         seen[key] = override
+        if key in NOT_IDENTITY and len(values(override)) > 1:
+            raise ConfigError(
+                f"{override.input_line}: '{key}' cannot change a result, so all its values are one run; type one value"
+            )
         if key in STACKS:
             for text in values(override):
                 names = [name.strip() for name in text.strip("[]").split(",")]
@@ -207,9 +216,9 @@ def make_plan(
     planner = Planner(master, loader, builder, lone=not multirun)
     asked = []
     for fixed, params in brought:
-        mine = [o for o in typed if o.key_or_group not in {key for key, _ in fixed}]
-        names = {o.key_or_group for o in mine}
-        more = [o for o in parse(loader, params) if o.key_or_group not in names]
+        mine = [o for o in typed if name(o) not in {key for key, _ in fixed}]
+        names = {name(o) for o in mine}
+        more = [o for o in parse(loader, params) if name(o) not in names]
         asked += [(fixed + pairs, mine + more) for pairs in combinations([*mine, *more])]
     if multirun and not any(len(values(o)) > 1 for _, overrides in asked for o in overrides) and len(asked) == 1:
         raise ConfigError("-m without a key of several values: type KEY=A,B or leave -m out")

@@ -1,0 +1,106 @@
+"""What optimizers share that look at the loss more than once a step."""
+
+import logging
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from runner.context import Context
+from runner.errors import ConfigError
+from runner.optimizer.flat import Flat, Objective
+from runner.option import Option
+
+log = logging.getLogger(__name__)
+
+Params = Iterable[Tensor] | Iterable[dict[str, Any]]
+
+
+class FullBatch(Option):
+    """The word of methods whose model of the loss holds only while the loss stays the same function."""
+
+    label: ClassVar[str]  # the option's name, for messages
+    differentiates_twice: ClassVar[bool] = False
+
+    def check(self, context: Context) -> str | None:
+        """Refuses what makes the loss another one each time it is asked; warns of mini-batches."""
+        config, name = context.config, self.label
+        if config["precision"] in ("bf16", "fp16"):
+            return f"precision={config['precision']}: {name} compares losses to the last digits; use precision=fp32"
+        if config["accumulate"] > 1:
+            return f"accumulate={config['accumulate']}: {name} cuts its batch into chunks by itself; use accumulate=1"
+        if config["clip_grad_norm"] is not None:
+            return f"clip_grad_norm={config['clip_grad_norm']}: {name} needs whole gradients; use clip_grad_norm=null"
+        if config["compile"] and self.differentiates_twice:
+            return f"compile=true: {name} needs second derivatives, which compiled networks lack; use compile=false"
+        for item, mixer in context.stack.items():
+            if mixer.overrides("mix") and draws(mixer, context):
+                return f"regularization=[{item}]: mixes images at random, and {name} needs a loss that stays the same"
+        if not config["optimizer"]["full_batch"]:
+            log.warning("optimizer.full_batch=false: %s models one loss, and each mini-batch has another", name)
+        return None
+
+
+def draws(mixer: Any, context: Context) -> bool:
+    """Whether an item's `mix` asks its generator."""
+    generator = torch.Generator()
+    before = generator.get_state()
+    with torch.device("cpu"):  # the rehearsal's is meta, which generators do not know
+        images = torch.zeros(2, context.channels, context.image_size, context.image_size)
+        mixer.mix(images, torch.arange(2) % context.num_classes, context.num_classes, generator)
+    return not torch.equal(before, generator.get_state())
+
+
+def one_group(params: Params, name: str) -> list[dict[str, Any]]:
+    """All parameters as one group: a direction over all of them has one length.
+
+    Raises `ConfigError` where groups have rates of their own.
+    """
+    groups = [group if isinstance(group, dict) else {"params": [group]} for group in params]
+    if len({group.get("lr") for group in groups}) > 1:
+        raise ConfigError(f"{name} takes one step for all parameters, no rates by group: give every stage the same one")
+    return [groups[0] | {"params": [p for group in groups for p in group["params"]]}]
+
+
+def check_memory(name: str, matrix: str, parameters: int, size: int, max_gb: float) -> None:
+    """Raises `ConfigError` where a square matrix over all parameters (`size` bytes a number) passes the limit."""
+    needed = parameters**2 * size / 1e9
+    if needed > max_gb:
+        raise ConfigError(
+            f"{name} needs a {needed:.1f} GB {matrix} for {parameters:,} parameters (limit {max_gb:g} GB): "
+            "use newton_cg or lbfgs, or a smaller model"
+        )
+
+
+class SecondOrder(FullBatch, torch.optim.Optimizer):
+    """Iterations on one vector of parameters; subclasses write `iterate`."""
+
+    def __init__(self, params: Params, lr: float, max_iter: int, tolerance_grad: float, **defaults: Any):
+        defaults |= {"lr": lr, "max_iter": max_iter, "tolerance_grad": tolerance_grad}
+        super().__init__(one_group(params, self.label), defaults)
+        self.flat = Flat(self.param_groups[0]["params"])
+
+    @torch.no_grad()
+    def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+        """`max_iter` iterations, fewer where the gradient is below `tolerance_grad` or nothing falls any more.
+
+        Returns the loss at the start.
+        """
+        group = self.param_groups[0]
+        with torch.enable_grad():
+            first = loss = objective()
+        for iteration in range(group["max_iter"]):
+            if iteration:
+                with torch.enable_grad():
+                    loss = objective()
+            gradient = self.flat.gradient()
+            if gradient.abs().max() <= group["tolerance_grad"]:
+                break
+            if not self.iterate(objective, float(loss), gradient, group):
+                break
+        return first
+
+    def iterate(self, objective: Objective, loss: float, gradient: Tensor, group: dict[str, Any]) -> bool:
+        """One move from where loss and gradient were taken; False where none makes the loss fall."""
+        raise NotImplementedError

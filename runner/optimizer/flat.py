@@ -1,0 +1,98 @@
+"""All parameters as one vector, and what second-order methods ask about it."""
+
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Objective(Protocol):
+    """The loss of one step: called, it returns the loss and sets the gradients, as torch's closures do."""
+
+    def __call__(self) -> Tensor: ...
+
+    def value(self) -> Tensor:
+        """The loss alone."""
+
+    def pieces(self) -> Iterator[Tensor]:
+        """Losses with graphs that add up to the loss."""
+
+
+class Flat:
+    """Parameters as one vector `[N]`, each in its logical order, whatever its memory format."""
+
+    def __init__(self, params: list[Tensor]):
+        self.params = params
+        self.sizes = [p.numel() for p in params]
+
+    def __len__(self) -> int:
+        return sum(self.sizes)
+
+    def get(self) -> Tensor:
+        """A copy."""
+        return torch.cat([p.detach().reshape(-1) for p in self.params])
+
+    def set(self, vector: Tensor) -> None:
+        """The counterpart of `get`."""
+        for p, part in zip(self.params, self.split(vector)):
+            p.copy_(part)
+
+    def gradient(self) -> Tensor:
+        """The parameters' `grad`; zeros where there is none."""
+        return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in self.params])
+
+    def split(self, vectors: Tensor) -> list[Tensor]:
+        """Pieces of `[..., N]`, each in its parameter's shape."""
+        ends = accumulate(self.sizes)
+        return [
+            vectors[..., end - p.numel() : end].reshape(*vectors.shape[:-1], *p.shape)
+            for p, end in zip(self.params, ends)
+        ]
+
+
+class Curvature:
+    """The Hessian of a loss with a graph, known by its products: a second backward pass through the first."""
+
+    def __init__(self, loss: Tensor, flat: Flat):
+        self.flat = flat
+        with torch.enable_grad():
+            first = torch.autograd.grad(loss, flat.params, create_graph=True, materialize_grads=True)
+        self._first = [(index, gradient) for index, gradient in enumerate(first) if gradient.requires_grad]
+
+    def product(self, vector: Tensor) -> Tensor:
+        """`H v` for a vector `[N]`."""
+        return self._products(vector, batched=False)
+
+    def products(self, vectors: Tensor) -> Tensor:
+        """`H v` for each of `[K, N]`, together."""
+        return self._products(vectors, batched=True)
+
+    def _products(self, vectors: Tensor, batched: bool) -> Tensor:
+        if not self._first:  # a linear loss
+            return torch.zeros_like(vectors)
+        parts = self.flat.split(vectors)
+        rows = torch.autograd.grad(
+            [gradient for _, gradient in self._first],
+            self.flat.params,
+            [parts[index] for index, _ in self._first],
+            retain_graph=True,
+            is_grads_batched=batched,
+            materialize_grads=True,
+        )
+        lead = vectors.shape[:-1]
+        return torch.cat([row.reshape(*lead, -1) for row in rows], -1)
+
+
+def backtrack(objective: Objective, flat: Flat, direction: Tensor, loss: float, slope: float, start: float) -> bool:
+    """Moves along a direction, halving the step until the loss falls by 1e-4 of what the slope promises (Armijo;
+    Nocedal & Wright 2006, algorithm 3.1). Where 30 halvings find nothing, stays and returns False."""
+    origin, length = flat.get(), start
+    for _ in range(30):
+        flat.set(origin + length * direction)
+        if float(objective.value()) <= loss + 1e-4 * length * slope:
+            return True
+        length /= 2
+    flat.set(origin)
+    return False

@@ -1,0 +1,68 @@
+"""Newton's method with the exact Hessian, for small models."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from runner.optimizer.base import Params, SecondOrder, check_memory
+from runner.optimizer.flat import Curvature, Flat, Objective, backtrack
+
+ROWS = 32  # of the Hessian that one backward pass finds
+
+
+def hessian(objective: Objective, flat: Flat) -> Tensor:
+    """The Hessian `[N, N]` in float64, made of products in the parameters' own precision."""
+    n, like = len(flat), flat.params[0]
+    device = "cpu" if like.device.type == "mps" else like.device  # which has no float64
+    found = torch.zeros(n, n, dtype=torch.float64, device=device)
+    with torch.enable_grad():
+        for piece in objective.pieces():
+            curvature = Curvature(piece, flat)
+            for start in range(0, n, ROWS):
+                units = torch.zeros(min(ROWS, n - start), n, dtype=like.dtype, device=like.device)
+                units.diagonal(start).fill_(1)
+                found[start : start + ROWS] += curvature.products(units).to(device, torch.float64)
+    return found.add_(found.T.clone()).div_(2)
+
+
+def newton_direction(hessian: Tensor, gradient: Tensor, damping: float) -> Tensor:
+    """`-H^-1 g` where H is positive definite; else its eigenvalues are replaced by their absolute values, none below
+    `damping` times the largest (Nocedal & Wright 2006, section 3.4; Dauphin et al. 2014): a descent direction that
+    leaves saddles."""
+    factor, failed = torch.linalg.cholesky_ex(hessian)
+    if not failed:
+        return -torch.cholesky_solve(gradient[:, None], factor)[:, 0]
+    values, vectors = torch.linalg.eigh(hessian)
+    size = values.abs()
+    return -vectors @ (vectors.T @ gradient / size.clamp_min(damping * size.max()))
+
+
+class Newton(SecondOrder):
+    """`w -= lr * H^-1 g`, with a backtracking line search from `lr`.
+
+    damping: the smallest curvature of an indefinite Hessian, as a share of its largest.
+    max_gb: the largest Hessian allowed, 8 bytes an entry; its factorization needs up to twice that again.
+    """
+
+    label: ClassVar[str] = "newton"
+    differentiates_twice: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1.0,
+        damping: float = 1e-3,
+        max_iter: int = 1,
+        tolerance_grad: float = 1e-7,
+        max_gb: float = 2.0,
+    ):
+        super().__init__(params, lr, max_iter, tolerance_grad, damping=damping)
+        check_memory(self.label, "Hessian", len(self.flat), 8, max_gb)
+
+    def iterate(self, objective: Objective, loss: float, gradient: Tensor, group: dict[str, Any]) -> bool:
+        """Raises nothing: an indefinite Hessian is damped."""
+        matrix = hessian(objective, self.flat)
+        exact = gradient.to(matrix.device, torch.float64)
+        direction = newton_direction(matrix, exact, group["damping"]).to(gradient)
+        return backtrack(objective, self.flat, direction, loss, float(gradient @ direction), group["lr"])

@@ -1,0 +1,25 @@
+"""The rate falls as one over the square root of time (Vaswani et al. 2017, section 5.3)."""
+
+import math
+
+from runner.schedule.base import Duration, Schedule, Timeline
+
+
+class InverseSqrt(Schedule):
+    """`1 / sqrt(1 + t / every)`, t since warm-up ended: Vaswani's `sqrt(warmup / step)` where `every` is the warm-up.
+
+    every: the time after which the rate has fallen to 0.71, epochs or a share.
+    """
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        every: Duration = "5%",
+        warmup: Duration = 0,
+        floor: float = 0.0,
+    ):
+        super().__init__(timeline, warmup, floor)
+        self.period = timeline.period("schedule.every", every)
+
+    def decay(self, step: int) -> float:
+        return 1 / math.sqrt(1 + self.after_warmup(step) / self.period)

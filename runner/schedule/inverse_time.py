@@ -1,0 +1,26 @@
+"""The rate falls as one over time: 1 / (1 + k t), the decay of Robbins & Monro 1951."""
+
+from runner.schedule.base import Duration, Schedule, Timeline
+from runner.schema import Rate
+
+
+class InverseTime(Schedule):
+    """`1 / (1 + k * t / every)`, t since warm-up ended. With `every=1`, k is per epoch.
+
+    every: the unit of time, epochs or a share.
+    """
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        k: Rate = 1.0,
+        every: Duration = "10%",
+        warmup: Duration = 0,
+        floor: float = 0.0,
+    ):
+        super().__init__(timeline, warmup, floor)
+        self.period = timeline.period("schedule.every", every)
+        self.k = k
+
+    def decay(self, step: int) -> float:
+        return 1 / (1 + self.k * self.after_warmup(step) / self.period)

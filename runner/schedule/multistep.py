@@ -1,0 +1,35 @@
+"""The rate is multiplied by gamma at given times (torch's `MultiStepLR`)."""
+
+from runner.errors import ConfigError
+from runner.schedule.base import Duration, Schedule, Timeline
+from runner.schema import Factor
+
+
+class MultiStep(Schedule):
+    """`gamma ** (number of milestones passed)`, counted from the start of training.
+
+    milestones: times in epochs or shares as `'50%'`, each inside the run and later than the one before.
+    """
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        milestones: list[Duration] = ("50%", "75%"),
+        gamma: Factor = 0.1,
+        warmup: Duration = 0,
+        floor: float = 0.0,
+    ):
+        super().__init__(timeline, warmup, floor)
+        self.milestones = [timeline.period("schedule.milestones", time) for time in milestones]
+        self.gamma = gamma
+        shown = "[" + ",".join(map(str, milestones)) + "]"
+        if not milestones or self.milestones != sorted(set(self.milestones)):
+            raise ConfigError(f"schedule.milestones={shown}: must be times that grow, such as [50%,75%]")
+        if self.milestones[-1] >= timeline.steps:
+            raise ConfigError(
+                f"schedule.milestones={shown}: {self.milestones[-1]} steps of a run of {timeline.steps}; "
+                "a milestone must lie inside it"
+            )
+
+    def decay(self, step: int) -> float:
+        return self.gamma ** sum(step >= milestone for milestone in self.milestones)

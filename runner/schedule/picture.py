@@ -1,0 +1,52 @@
+"""The schedule as a picture before training, drawn by Pillow in milliseconds."""
+
+import math
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from runner.schedule.base import Schedule
+
+INK, SOFT, LINE, BLUE = (33, 37, 41), (90, 98, 106), (222, 226, 230), (0, 114, 178)
+FINE = 2  # drawn so many times as large, then reduced: smooth lines
+MOST_POINTS = 4000  # of the line; a longer run is sampled
+
+
+def draw(schedule: Schedule, rate: float, width: int = 760, height: int = 400) -> np.ndarray:
+    """The learning rate (`rate` times the multiplier) over the epochs, uint8 [height, width, 3]."""
+    line = schedule.timeline
+    steps = np.unique(np.linspace(0, line.steps - 1, min(line.steps, MOST_POINTS)).round().astype(int))
+    rates = np.array([rate * schedule(int(step)) for step in steps])
+    epochs = steps / line.steps_per_epoch
+    top, right = ticks(rates.max()), ticks(line.steps / line.steps_per_epoch)
+    picture = Image.new("RGB", (width * FINE, height * FINE), (255, 255, 255))
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(14 * FINE)
+    left, bottom, wide, high = 88 * FINE, (height - 56) * FINE, (width - 118) * FINE, (height - 106) * FINE
+
+    def x(epoch: float) -> float:
+        return left + wide * epoch / (line.steps / line.steps_per_epoch)
+
+    def y(value: float) -> float:
+        return bottom - high * value / top[-1]
+
+    for value in top:
+        pen.line((left, y(value), left + wide, y(value)), LINE, FINE)
+        pen.text((left - 8 * FINE, y(value)), f"{value:g}", SOFT, font, anchor="rm")
+    for epoch in right:
+        if x(epoch) <= left + wide:
+            pen.line((x(epoch), bottom, x(epoch), bottom + 5 * FINE), SOFT, FINE)
+            pen.text((x(epoch), bottom + 8 * FINE), f"{epoch:g}", SOFT, font, anchor="ma")
+    pen.line((left, bottom, left + wide, bottom), SOFT, FINE)
+    pen.text((left + wide / 2, (height - 8) * FINE), "epoch", INK, font, anchor="md")
+    pen.text((left, 14 * FINE), "learning rate", INK, ImageFont.load_default(17 * FINE), anchor="la")
+    pen.line([(x(e), y(r)) for e, r in zip(epochs, rates)], BLUE, 3 * FINE, joint="curve")
+    if len(steps) == 1:
+        pen.ellipse((x(0) - 6, y(rates[0]) - 6, x(0) + 6, y(rates[0]) + 6), BLUE)
+    return np.asarray(picture.resize((width, height), Image.Resampling.BOX))
+
+
+def ticks(most: float) -> list[float]:
+    """Round numbers from 0 to at least `most`, four to eight of them."""
+    unit = 10 ** math.floor(math.log10(most / 4)) if most > 0 else 0.25
+    step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor * 6 >= most)
+    return [round(step * i, 12) for i in range(math.ceil(most / step - 1e-9) + 1)]

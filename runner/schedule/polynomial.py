@@ -1,0 +1,15 @@
+"""A power of the time that is left (torch's `PolynomialLR`; power 0.9 in Chen et al. 2017, DeepLab)."""
+
+from runner.schedule.base import Duration, Schedule, Timeline
+from runner.schema import Rate
+
+
+class Polynomial(Schedule):
+    """`(1 - done) ** power`, ending at the floor."""
+
+    def __init__(self, timeline: Timeline, power: Rate = 0.9, warmup: Duration = 0, floor: float = 0.0):
+        super().__init__(timeline, warmup, floor)
+        self.power = power
+
+    def decay(self, step: int) -> float:
+        return self.to_floor((1 - self.done(step)) ** self.power)

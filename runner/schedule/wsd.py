@@ -1,0 +1,39 @@
+"""Warm up, stay, cool down: the full rate for most of the run (Zhai et al. 2022; Hägele et al. 2024)."""
+
+import math
+from typing import Literal
+
+from runner.errors import ConfigError
+from runner.schedule.base import Duration, Schedule, Timeline
+
+
+class WarmupStableDecay(Schedule):
+    """1 until the cool-down, then to the floor.
+
+    cooldown: the length of the last part, epochs or a share.
+    shape: `linear`, or `sqrt` for 1 - sqrt(share of the cool-down that is done), Hägele's better one.
+    """
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        cooldown: Duration = "20%",
+        shape: Literal["linear", "sqrt"] = "linear",
+        warmup: Duration = "5%",
+        floor: float = 0.0,
+    ):
+        super().__init__(timeline, warmup, floor)
+        self.cooldown = timeline.period("schedule.cooldown", cooldown)
+        self.shape = SHAPES[shape]
+        if self.warmup_steps + self.cooldown > timeline.steps:
+            raise ConfigError(
+                f"schedule.cooldown={cooldown}: with the warm-up {self.warmup_steps + self.cooldown} steps of a run "
+                f"of {timeline.steps}; make one of them shorter"
+            )
+
+    def decay(self, step: int) -> float:
+        cooled = step - (self.timeline.steps - self.cooldown)
+        return 1.0 if cooled <= 0 else self.to_floor(self.shape(cooled / self.cooldown))
+
+
+SHAPES = {"linear": lambda done: 1 - done, "sqrt": lambda done: 1 - math.sqrt(done)}

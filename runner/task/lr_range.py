@@ -1,0 +1,248 @@
+"""`task=lr_range`: the range test of Smith 2017 (arXiv 1506.01186, section 3.3), its steps exponential."""
+
+import csv
+import io
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+
+from runner.build import Builder, Facts, check_device
+from runner.errors import ConfigError
+from runner.files import write_atomic, write_json
+from runner.run import process_settings
+from runner.schedule.base import Schedule, Timeline
+from runner.schema import Below1, Positive, Rate
+from runner.seeds import generator
+from runner.task.base import RESULT, Job, Listener, Task, failure, started
+from runner.tracking.events import Tracker
+from runner.train import Objective, Run, alone
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ("step", "lr", "loss", "smoothed")
+EXPLODED = 4.0  # times the lowest smoothed loss so far: there is nothing more to be learnt above
+MARGIN = 10.0  # the suggestion is the rate of the lowest loss divided by this
+
+
+class Sweep(Schedule):
+    """From `low` to `high`, times `base` (the optimizer's rate), by the same factor each step."""
+
+    def __init__(self, timeline: Timeline, low: float, high: float, base: float):
+        super().__init__(timeline)
+        self.low, self.high, self.base = low, high, base
+
+    def decay(self, step: int) -> float:
+        return self.low * (self.high / self.low) ** (step / (self.timeline.steps - 1)) / self.base
+
+
+class LrRange(Task):
+    """A range test with the chosen model, data, optimizer and stacks; the rate that is swept is `optimizer.lr`.
+
+    min, max: the first and the last rate.
+    steps: mini-batches of the sweep; it ends early where the smoothed loss passes `EXPLODED` times its lowest.
+    smoothing: share of the old value in the running mean of the loss.
+    """
+
+    ignores: ClassVar[frozenset[str]] = frozenset(
+        [
+            "surface",
+            "schedule",
+            "epochs",
+            "evaluation",
+            "ensemble",
+            "early_stopping",
+            "checkpoint",
+            "probe",
+            "optimizer.lr",
+            "lr_scale",
+        ]
+    )
+    columns: ClassVar[Mapping[str, str]] = {
+        "suggestion": "suggestion_typed",
+        "lowest loss at": "lowest_typed",
+        "steps": "steps",
+    }
+
+    def __init__(self, min: Rate = 1e-6, max: Rate = 10.0, steps: Positive = 200, smoothing: Below1 = 0.8):
+        self.low, self.high, self.steps, self.smoothing = min, max, steps, smoothing
+        if max <= min:
+            raise ConfigError(f"task.max={max}: must be above task.min={min}")
+        if steps < 20:
+            raise ConfigError(f"task.steps={steps}: must be at least 20, or there is no curve to read")
+
+    def rehearse(self, builder: Builder, config: dict[str, Any]) -> Facts:
+        """Raises `ConfigError` for an optimizer that sees the whole training split each step."""
+        if config["optimizer"]["full_batch"]:
+            raise ConfigError(
+                "optimizer.full_batch=true: task=lr_range sweeps the rate over mini-batches, and a line search finds "
+                "its own step; choose a mini-batch optimizer"
+            )
+        return replace(builder.rehearse(config), steps=self.steps)
+
+    def execute(self, job: Job, builder: Builder, listener: Listener) -> dict[str, Any]:
+        """Sweeps, and leaves range.csv, range.png and a result with the suggestion."""
+        device = check_device(job.config)
+        result = started(job, device)
+        write_json(job.folder / RESULT, result)
+        write_atomic(job.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(job.config)), durable=False)
+        tracker = Tracker(job.folder) if job.config["log"]["tensorboard"] else None
+        with process_settings(job.config, job.threads):
+            try:
+                result |= self._sweep(job, builder, listener, device, tracker)
+            except Exception as error:
+                log.exception("the run ended early")
+                result |= failure(error)
+        if tracker is not None:
+            tracker.close(result["status"])
+        write_json(job.folder / RESULT, result)
+        return result
+
+    def _sweep(
+        self, job: Job, builder: Builder, listener: Listener, device: torch.device, tracker: Tracker | None
+    ) -> dict[str, Any]:
+        run = self.run(job.config, builder, device)
+        if tracker is not None:
+            shown = {group: choice for group, choice in job.choices.items() if isinstance(choice, str)}
+            tracker.hparams(shown | {"seed": job.config["seed"], "batch_size": job.config["batch_size"]})
+        lrs, losses = self.losses(run, listener)
+        smoothed = smooth(losses, self.smoothing)
+        found = suggest(lrs, smoothed)
+        rows = [dict(zip(COLUMNS, row)) for row in zip(range(len(lrs)), lrs, losses, smoothed)]
+        write_atomic(job.folder / "range.csv", csv_text(rows), durable=False)
+        optimizer = job.choices.get("optimizer", "optimizer")
+        image = picture(lrs, losses, smoothed, found, f"{optimizer} on {job.choices.get('data', 'data')}")
+        write_atomic(job.folder / "range.png", png(image), durable=False)
+        if tracker is not None:
+            for row in rows:
+                tracker.scalars(row["step"], {f"lr_range/{key}": row[key] for key in COLUMNS[1:]})
+            tracker.picture("lr_range", rows[-1]["step"], image)
+        log.info("suggestion: %s (loss lowest at %s)", found["suggestion_typed"], found["lowest_typed"])
+        return found | {
+            "status": "done",
+            "steps": len(lrs),
+            "seconds": round(run.seconds(), 3),
+            "parameters": sum(p.numel() for p in run.model.parameters()),
+        }
+
+    def run(self, config: dict[str, Any], builder: Builder, device: torch.device) -> Run:
+        """The run of a training with this config, its schedule the sweep, its validation left out."""
+        torch.manual_seed(generator(config["seed"], "layers of libraries").initial_seed())
+        noise = generator(config["seed"], "noise", device)
+        splits = builder.splits(config, device)
+        parts = builder.parts(config, splits, device, noise)
+        length = Timeline(self.steps, parts.timeline.steps_per_epoch)
+        base = config["optimizer"]["lr"] * config["lr_scale"]
+        sweep = Sweep(length, self.low, self.high, base)
+        return Run(
+            config,
+            replace(parts, timeline=length, schedule=sweep, splits=replace(splits, val=None)),
+            device,
+            noise,
+        )
+
+    def losses(self, run: Run, listener: Listener) -> tuple[list[float], list[float]]:
+        """`(rates, losses)` of the mini-batches, each loss found before the step of its rate; up to the explosion."""
+        lrs: list[float] = []
+        losses: list[float] = []
+        base = run.schedule.base
+        run.model.train()
+        while not run.ended:
+            step, batch = run.progress.step, run.next_batch()
+            (loss,) = alone([run], [batch])
+            value = float(loss)
+            if not math.isfinite(value):
+                break
+            lrs.append(base * run.schedule(step))
+            losses.append(value)
+            smoothed = smooth(losses, self.smoothing)
+            if smoothed[-1] > EXPLODED * min(smoothed):
+                break
+            run.step(loss, Objective(run, batch, loss, alone))
+            listener.progress(step + 1, run.steps, {"train_loss": value})
+        if len(losses) < 2:
+            raise RuntimeError("the loss was not finite from the first steps on: choose a lower task.min")
+        return lrs, losses
+
+
+def smooth(losses: Sequence[float], keep: float) -> list[float]:
+    """The running mean, its start corrected as Adam's is (Kingma & Ba 2015, section 3)."""
+    mean, found = 0.0, []
+    for i, loss in enumerate(losses, 1):
+        mean = keep * mean + (1 - keep) * loss
+        found.append(mean / (1 - keep**i))
+    return found
+
+
+def suggest(lrs: Sequence[float], smoothed: Sequence[float]) -> dict[str, Any]:
+    """`suggestion`: a tenth of the rate at which the smoothed loss is lowest, rounded to two digits: the rule of
+    fastai's `lr_find` (`minimum`; Gugger 2018, "How do you find a good learning rate"): at the lowest point the rate is
+    nearly too large already. `steepest`: where the loss falls fastest over the logarithm of the rate, a tenth of the
+    sweep at each end left out.
+    """
+    lowest = lrs[int(np.argmin(smoothed))]
+    suggestion = float(f"{lowest / MARGIN:.1e}")
+    edge = len(lrs) // 10
+    slopes = np.gradient(np.asarray(smoothed), np.log(lrs))
+    steepest = lrs[edge + int(np.argmin(slopes[edge : len(lrs) - edge]))]
+    return {
+        "suggestion": suggestion,
+        "suggestion_typed": f"optimizer.lr={suggestion:.1e}",
+        "lowest": lowest,
+        "lowest_typed": f"{lowest:.1e}",
+        "steepest": steepest,
+    }
+
+
+def picture(
+    lrs: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], found: Mapping[str, Any], title: str
+) -> np.ndarray:
+    """Loss over rate, both marks in it; uint8 [H, W, 3]."""
+    # matplotlib takes a second: a run of another task does not pay for it.
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"font.size": 14}):
+        figure = Figure(figsize=(10, 6), dpi=100)
+        canvas = FigureCanvasAgg(figure)
+        axes = figure.add_axes((0.1, 0.12, 0.87, 0.79))
+        axes.plot(lrs, losses, color="#9aa4af", linewidth=1, label="each mini-batch")
+        axes.plot(lrs, smoothed, color="#0072b2", linewidth=2.6, label="smoothed")
+        axes.axvline(
+            found["lowest"], color="#d55e00", linestyle="--", linewidth=2, label=f"lowest: {found['lowest']:.1e}"
+        )
+        axes.axvline(found["suggestion"], color="#009e73", linewidth=2, label=f"suggestion: {found['suggestion']:.1e}")
+        axes.set_xscale("log")
+        low, high = min(smoothed), max(smoothed[: max(1, len(smoothed) // 2)])
+        axes.set_ylim(min(low, min(losses)) - 0.05 * (high - low), high + 0.6 * (high - low))
+        axes.set_xlabel("learning rate")
+        axes.set_ylabel("training loss")
+        axes.set_title(f"Learning-rate range test: {title}")
+        axes.grid(color="#dfe3e8", linewidth=0.8)
+        axes.legend(loc="lower left")
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def png(image: np.ndarray) -> bytes:
+    """As a file."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+def csv_text(rows: list[dict[str, Any]]) -> str:
+    """One line a mini-batch, all digits."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()

@@ -1,0 +1,296 @@
+"""`task=saddles`: which way the ground bends where the gradient is small.
+
+The share of negative curvature directions (the index) at critical points of random functions, against their dimension
+(Bray & Dean 2007, Phys. Rev. Lett. 98, 150201; Dauphin et al. 2014, arXiv 1406.2572), or along a network's training.
+"""
+
+import copy
+import csv
+import io
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from scipy.optimize import least_squares
+from scipy.spatial.distance import cdist
+from torch.nn.functional import cross_entropy
+
+from runner.build import Builder, Facts, check_device
+from runner.errors import ConfigError
+from runner.files import write_atomic, write_json
+from runner.optimizer.flat import Flat
+from runner.optimizer.newton import hessian
+from runner.run import process_settings
+from runner.schema import Factor, Positive
+from runner.seeds import generator
+from runner.task.base import RESULT, Job, Listener, Task, failure, started
+from runner.tracking.events import Tracker
+from runner.train import Objective, Run, alone
+
+log = logging.getLogger(__name__)
+
+BOX = 10.0  # length scales: the side of the cube in which searches start
+RESIDUAL = 1e-8  # norm of the gradient, over its typical size, below which a point is critical
+APART = 1e-3  # length scales: two searches that end nearer than this found the same point
+LARGEST = 2000  # parameters of a network: all eigenvalues of a larger Hessian take minutes at each look
+SURFACE = frozenset({"surface"})
+NETWORK = frozenset(  # parts of a config that a random function has no use for
+    "data model regularization augmentation transfer ensemble evaluation optimizer schedule epochs batch_size lr_scale "
+    "precision accumulate clip_grad_norm early_stopping checkpoint".split()
+)
+
+
+@dataclass(frozen=True)
+class Field:
+    """A smooth random function of R^n: `f(x) = sqrt(1/M) sum_k a_k cos(w_k x + b_k)`, random Fourier features (Rahimi
+    & Recht 2007) with Rayleigh amplitudes, so that each term is gaussian: for many features a gaussian field with mean
+    0, variance 1 and covariance `exp(-|x - y|^2 / 2)`, whose length scale is 1.
+    """
+
+    frequencies: np.ndarray  # [M, n], standard normal
+    phases: np.ndarray  # [M], uniform
+    amplitudes: np.ndarray  # [M]
+
+    @classmethod
+    def draw(cls, dimension: int, features: int, draws: np.random.Generator) -> "Field":
+        """A function of its own."""
+        return cls(
+            draws.standard_normal((features, dimension)),
+            draws.uniform(0, 2 * np.pi, features),
+            draws.rayleigh(1.0, features) / np.sqrt(features),
+        )
+
+    def value(self, x: np.ndarray) -> float:
+        """f at a point [n]."""
+        return float(self.amplitudes @ np.cos(self.frequencies @ x + self.phases))
+
+    def gradient(self, x: np.ndarray) -> np.ndarray:
+        """[n]"""
+        return -(self.amplitudes * np.sin(self.frequencies @ x + self.phases)) @ self.frequencies
+
+    def hessian(self, x: np.ndarray) -> np.ndarray:
+        """[n, n]"""
+        weights = self.amplitudes * np.cos(self.frequencies @ x + self.phases)
+        return -(self.frequencies.T * weights) @ self.frequencies
+
+
+def critical_points(function: Any, starts: np.ndarray) -> np.ndarray:
+    """Different points [P, n] with a vanishing gradient, by least squares on it from each start [S, n].
+
+    function: has `gradient` and `hessian`. A search that ends in a minimum of the gradient's norm above zero has found
+    none. What is found is no even sample of all critical points: those with wide basins are found more often.
+    """
+    typical = np.sqrt(starts.shape[1])  # of the gradient's norm in a field of length scale and variance 1
+    found: list[np.ndarray] = []
+    for start in starts:
+        end = least_squares(function.gradient, start, function.hessian, method="lm", xtol=1e-12, ftol=1e-15, gtol=1e-15)
+        new = np.linalg.norm(end.fun) <= RESIDUAL * typical
+        if new and (not found or cdist([end.x], found).min() > APART):
+            found.append(end.x)
+    return np.array(found).reshape(-1, starts.shape[1])
+
+
+def curvature(matrix: np.ndarray, flat: float) -> dict[str, float]:
+    """Of a Hessian: `negative` and `positive` (shares of its eigenvalues beyond `flat` times the largest |eigenvalue|),
+    `smallest`, `largest`."""
+    values = np.linalg.eigvalsh(matrix)
+    eps = flat * np.abs(values).max()
+    return {
+        "negative": float((values < -eps).mean()),
+        "positive": float((values > eps).mean()),
+        "smallest": float(values[0]),
+        "largest": float(values[-1]),
+    }
+
+
+class Saddles(Task):
+    """of: `function` or `network` (the config's model, data, optimizer and schedule, trained for its epochs).
+
+    dimension: of the random functions; a list puts them all in one picture.
+    functions, starts: how many functions are drawn for each dimension, and searches on each.
+    features: of each function.
+    looks: how often a network is looked at, from its first weights to its last, at growing distances.
+    flat: eigenvalues nearer to zero than this share of the largest |eigenvalue| are neither up nor down.
+    """
+
+    ignores: ClassVar[frozenset[str]] = SURFACE
+    columns: ClassVar[Mapping[str, str]] = {
+        "points": "points",
+        "share of negative directions": "negative",
+        "minima": "minima",
+        "saddles": "saddles",
+    }
+
+    def __init__(
+        self,
+        of: Literal["function", "network"] = "function",
+        dimension: Positive | list[Positive] = 10,
+        functions: Positive = 20,
+        starts: Positive = 20,
+        features: Positive = 1000,
+        looks: Positive = 12,
+        flat: Factor = 1e-4,
+    ):
+        self.of, self.functions, self.starts, self.features = of, functions, starts, features
+        self.dimensions = sorted({dimension} if isinstance(dimension, int) else set(dimension))
+        self.looks, self.flat = looks, flat
+        if of == "function":
+            self.ignores = SURFACE | NETWORK  # type: ignore[misc]
+        if not self.dimensions:
+            raise ConfigError("task.dimension=[]: give at least one dimension")
+        if features < 10 * self.dimensions[-1]:
+            raise ConfigError(
+                f"task.features={features}: too few for {self.dimensions[-1]} dimensions, whose Hessians would lack "
+                f"directions; use task.features={10 * self.dimensions[-1]} or more"
+            )
+
+    def rehearse(self, builder: Builder, config: dict[str, Any]) -> Facts:
+        """Raises `ConfigError` for a network whose eigenvalues would take too long."""
+        if self.of == "function":
+            searches = len(self.dimensions) * self.functions * self.starts
+            return Facts(self.dimensions[-1], self.dimensions[-1], "random functions", 0, searches)
+        facts = builder.rehearse(config)
+        if facts.trainable > LARGEST:
+            raise ConfigError(
+                f"task.of=network: all eigenvalues of {facts.trainable:,} parameters take too long (limit {LARGEST:,}); "
+                "use a smaller model, such as model=mlp 'model.hidden=[8]', or probe.curvature_every=1 for the two ends"
+            )
+        return facts
+
+    def execute(self, job: Job, builder: Builder, listener: Listener) -> dict[str, Any]:
+        """Leaves saddles.csv, saddles.png and a result."""
+        device = check_device(job.config)
+        result = started(job, device)
+        write_json(job.folder / RESULT, result)
+        write_atomic(job.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(job.config)), durable=False)
+        tracker = Tracker(job.folder) if job.config["log"]["tensorboard"] else None
+        begun = time.perf_counter()
+        with process_settings(job.config, job.threads):
+            try:
+                # matplotlib takes a second: a run of another task does not pay for it.
+                from runner.task import saddles_picture
+
+                if self.of == "function":
+                    rows = self.in_functions(job.config["seed"], listener)
+                    image = saddles_picture.of_functions(rows)
+                else:
+                    rows = self.in_network(job.config, builder, device, listener)
+                    image = saddles_picture.of_network(rows)
+                write_atomic(job.folder / "saddles.csv", csv_text(rows), durable=False)
+                write_atomic(job.folder / "saddles.png", png(image), durable=False)
+                if tracker is not None:
+                    tracker.hparams({"task.of": self.of, "seed": job.config["seed"]})
+                    tracker.picture("saddles", 0, image)
+                result |= {"status": "done", "picture": "saddles.png"} | summary(rows)
+            except Exception as error:
+                log.exception("the run ended early")
+                result |= failure(error)
+        if tracker is not None:
+            tracker.close(result["status"])
+        result["seconds"] = round(time.perf_counter() - begun, 3)
+        write_json(job.folder / RESULT, result)
+        return result
+
+    def in_functions(self, seed: int, listener: Listener) -> list[dict[str, Any]]:
+        """One row a critical point. Raises `RuntimeError` where a dimension has none."""
+        rows: list[dict[str, Any]] = []
+        done, searches = 0, len(self.dimensions) * self.functions * self.starts
+        for n in self.dimensions:
+            draws = np.random.default_rng(generator(seed, f"random functions of {n} dimensions").initial_seed())
+            before = len(rows)
+            for number in range(self.functions):
+                field = Field.draw(n, self.features, draws)
+                for x in critical_points(field, draws.uniform(0, BOX, (self.starts, n))):
+                    about = {"dimension": n, "function": number, "value": field.value(x)}
+                    about["gradient_norm"] = float(np.linalg.norm(field.gradient(x)))
+                    rows.append(about | curvature(field.hessian(x), self.flat))
+                done += self.starts
+                listener.progress(done, searches, {})
+            if len(rows) == before:
+                raise RuntimeError(f"no critical point in {n} dimensions: more task.starts, or fewer dimensions")
+        return rows
+
+    def in_network(
+        self, config: dict[str, Any], builder: Builder, device: torch.device, listener: Listener
+    ) -> list[dict[str, Any]]:
+        """One row a look, of the loss over the training split."""
+        torch.manual_seed(generator(config["seed"], "layers of libraries").initial_seed())
+        noise = generator(config["seed"], "noise", device)
+        parts = builder.parts(config, builder.splits(config, device), device, noise)
+        run = Run(config, replace(parts, splits=replace(parts.splits, val=None)), device, noise)
+        due = {round(step) for step in np.geomspace(1, run.steps + 1, self.looks) - 1} | {run.steps}
+        rows = []
+        while True:
+            step = run.progress.step
+            if step in due:
+                rows.append({"step": step} | look(run, self.flat))
+                listener.progress(step, run.steps, {"train_loss": rows[-1]["value"]})
+            if run.ended:
+                return rows
+            batch = run.next_batch()
+            (loss,) = alone([run], [batch])
+            run.step(loss, Objective(run, batch, loss, alone))
+
+
+class Whole:
+    """The loss over the training split in float64, as second-order methods ask for it."""
+
+    def __init__(self, run: Run):
+        self.model = copy.deepcopy(run.model).double().eval()
+        rows = torch.arange(len(run.train_split), device=run.device)
+        self.parts = [(run.normalize(x).double(), y) for x, y in run.train_split.batches(rows.split(256))]
+        self.count = len(rows)
+
+    def pieces(self) -> Any:
+        """Losses that add up to it."""
+        for images, labels in self.parts:
+            yield cross_entropy(self.model(images), labels) * (len(labels) / self.count)
+
+
+def look(run: Run, flat: float) -> dict[str, float]:
+    """Loss, norm of its gradient, and the bends of its exact Hessian (two backward passes)."""
+    whole = Whole(run)
+    parameters = [p for p in whole.model.parameters() if p.requires_grad]
+    gradients = [torch.zeros_like(p) for p in parameters]
+    value = 0.0
+    for loss in whole.pieces():
+        value += loss.item()
+        for total, part in zip(gradients, torch.autograd.grad(loss, parameters)):
+            total += part
+    norm = torch.stack([g.norm() for g in gradients]).norm().item()
+    matrix = hessian(whole, Flat(parameters)).cpu().numpy()
+    return {"value": value, "gradient_norm": norm} | curvature(matrix, flat)
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Over all points of a run."""
+    negative, positive = (np.array([row[key] for row in rows]) for key in ("negative", "positive"))
+    return {
+        "points": len(rows),
+        "negative": float(negative.mean()),
+        "minima": float((negative == 0).mean()),
+        "saddles": float(((negative > 0) & (positive > 0)).mean()),
+    }
+
+
+def png(image: np.ndarray) -> bytes:
+    """As a file."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+def csv_text(rows: list[dict[str, Any]]) -> str:
+    """One line a point, all digits."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()

@@ -1,0 +1,223 @@
+"""`task=surface`: an optimizer and a schedule on a function of the plane, and what they did there."""
+
+import csv
+import io
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+
+from runner.build import Builder, Facts, Refused
+from runner.context import Context
+from runner.errors import ConfigError
+from runner.files import write_atomic, write_json
+from runner.option import Option
+from runner.run import process_settings
+from runner.schedule.base import Timeline
+from runner.schema import Positive, Rate
+from runner.seeds import generator
+from runner.surface.base import Surface
+from runner.surface.trajectory import COLUMNS, Walk, steps_to, verdict, walk
+from runner.task.base import RESULT, Job, Listener, Task, failure, started
+from runner.tracking.events import Tracker
+
+log = logging.getLogger(__name__)
+
+GRID = (240, 180)  # points of the ground that a picture needs
+# What an optimizer may ask of a config, and what a surface has: one loss, in full, as it is.
+PLAIN = {"precision": "fp32", "accumulate": 1, "clip_grad_norm": None, "compile": False}
+LOOKS = 25  # of a line search, at the least
+UNUSED = {"clip_grad_norm": None, "accumulate": 1, "compile": False}
+
+
+class SurfaceTask(Task):
+    """One step is one epoch: `schedule.warmup=20` is 20 steps.
+
+    steps: the length of the walk.
+    tolerance: a loss so little above the minimum has arrived.
+    max_iter: stands in for `optimizer.max_iter` where the optimizer has it: with 1, each point of the path is one
+        iteration of BFGS or L-BFGS; null leaves the optimizer's own.
+    """
+
+    ignores: ClassVar[frozenset[str]] = frozenset(
+        [
+            "data",
+            "model",
+            "regularization",
+            "augmentation",
+            "transfer",
+            "ensemble",
+            "evaluation",
+            "epochs",
+            "batch_size",
+            "precision",
+            "accumulate",
+            "clip_grad_norm",
+            "early_stopping",
+            "checkpoint",
+            "optimizer.no_decay",
+            "optimizer.full_batch",
+        ]
+    )
+    columns: ClassVar[Mapping[str, str]] = {
+        "verdict": "verdict",
+        "steps to tolerance": "steps_to_tolerance",
+        "loss": "final_loss_shown",
+        "distance": "distance",
+    }
+
+    def __init__(self, steps: Positive = 300, tolerance: Rate = 1e-6, max_iter: Positive | None = 1):
+        self.steps, self.tolerance, self.max_iter = steps, tolerance, max_iter
+
+    def rehearse(self, builder: Builder, config: dict[str, Any]) -> Facts:
+        """Builds all and takes one step. Raises `ConfigError` where an option cannot work on a surface."""
+        for key, plain in UNUSED.items():
+            if config[key] != plain:
+                raise ConfigError(f"{key}={config[key]}: task=surface has no use for it; leave it out")
+        name = config["optimizer"]["_target_"]
+        try:
+            surface, optimizer, schedule = self.parts(builder, config)
+            self.check(config, surface, optimizer, schedule)
+            walk(surface, optimizer, schedule, 1, torch.Generator())
+        except KeyError as error:
+            raise ConfigError(
+                f"schedule: watches {error.args[0]}, and a surface has only train_loss and val_loss (its loss, both)"
+            ) from error
+        except (ValueError, TypeError, RuntimeError) as error:
+            line = (str(error) or type(error).__name__).splitlines()[0]
+            raise ConfigError(f"optimizer._target_={name} does not work on a surface, a vector of 2: {line}") from error
+        return Facts(parameters=2, trainable=2, identity="surface", train_size=0, steps=self.steps, flops=0)
+
+    def check(self, config: dict[str, Any], surface: Surface, optimizer: Any, schedule: Any) -> None:
+        """Asks the options for their word on the combination. Raises `Refused`."""
+        whole = config["optimizer"] | {"full_batch": surface.noise == 0}  # each step's loss is the same function
+        context = Context(
+            config=config | PLAIN | {"optimizer": whole},
+            model=torch.nn.ParameterList(optimizer.param_groups[0]["params"]),
+            channels=0,
+            stored_size=0,
+            image_size=0,
+            num_classes=0,
+            train_size=0,
+            has_validation=True,
+            stack={},
+            pipeline={},
+        )
+        asked = [option for option in (optimizer, schedule) if isinstance(option, Option)]
+        if lines := [line for option in asked if (line := option.check(context))]:
+            raise Refused(lines)
+
+    def parts(self, builder: Builder, config: dict[str, Any]) -> tuple[Surface, torch.optim.Optimizer, Any]:
+        """The surface, the optimizer on a point at its start, the schedule."""
+        surface = builder.surface(config)
+        weights = torch.tensor(surface.start, dtype=torch.float64) / surface.unit
+        group = {"params": [weights.requires_grad_()], "lr_scale": 1.0, "name": "point"}
+        node = config["optimizer"]
+        if self.max_iter is not None and "max_iter" in node:
+            node = node | {"max_iter": self.max_iter}
+        optimizer = builder.optimizer(config | {"optimizer": node}, [group])
+        for group in optimizer.param_groups:
+            if "max_eval" in group:  # torch's L-BFGS: with one iteration its default leaves no look for a line search
+                group["max_eval"] = max(group["max_eval"], LOOKS)
+        return surface, optimizer, builder.schedule(config, Timeline(self.steps, 1))
+
+    def execute(self, job: Job, builder: Builder, listener: Listener) -> dict[str, Any]:
+        """Walks, and leaves trajectory.csv, path.png, steps.png, surface.npz and a result: whatever the verdict."""
+        result = started(job, torch.device("cpu"))
+        write_json(job.folder / RESULT, result)
+        write_atomic(job.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(job.config)), durable=False)
+        tracker = Tracker(job.folder) if job.config["log"]["tensorboard"] else None
+        with process_settings(job.config, job.threads):
+            try:
+                result |= self._walk(job, builder, listener, tracker)
+            except Exception as error:
+                log.exception("the run ended early")
+                result |= failure(error)
+        if tracker is not None:
+            tracker.close(result["status"])
+        write_json(job.folder / RESULT, result)
+        return result
+
+    def _walk(self, job: Job, builder: Builder, listener: Listener, tracker: Tracker | None) -> dict[str, Any]:
+        begun = time.perf_counter()
+        surface, optimizer, schedule = self.parts(builder, job.config)
+
+        def tell(row: dict[str, Any]) -> None:
+            listener.progress(row["step"], self.steps, {"train_loss": row["loss"]})
+
+        noise = generator(job.config["seed"], "noise of the surface")
+        found = walk(surface, optimizer, schedule, self.steps, noise, tell)
+        seconds = time.perf_counter() - begun
+        said = verdict(found, surface, self.tolerance)
+        about = self.about(surface)
+        write_atomic(job.folder / "trajectory.csv", csv_text(found), durable=False)
+        pictures = self._draw(job, surface, found, said, about)
+        if tracker is not None:
+            track(tracker, job, found, pictures)
+        last = found.rows[-1]
+        distance = min(np.hypot(last["x"] - x, last["y"] - y) for x, y in surface.minima)
+        return {
+            "status": "done",
+            "verdict": said,
+            "steps": last["step"],
+            "evaluations": last["evaluations"],
+            "final_loss": last["loss"],
+            "final_loss_shown": f"{last['loss']:.3g}",
+            "distance": float(distance),
+            "steps_to_tolerance": steps_to(found.column("loss"), surface.minimum, self.tolerance)
+            if said == "converged"
+            else None,
+            "diverged_step": found.lost,
+            "parameters": 2,
+            "seconds": round(seconds, 3),
+            "surface": about,
+        }
+
+    def about(self, surface: Surface) -> dict[str, Any]:
+        """What a reader of the result must know of the surface."""
+        keys = ("title", "formula", "scale", "unit", "noise", "start", "domain", "minima", "saddles", "minimum", "bend")
+        return {key: getattr(surface, key) for key in keys} | {"tolerance": self.tolerance}
+
+    def _draw(self, job: Job, surface: Surface, found: Walk, said: str, about: dict[str, Any]) -> dict[str, np.ndarray]:
+        # matplotlib takes a second: a run of another task does not pay for it.
+        from runner.surface import pictures
+
+        x, y, values = (part.numpy() for part in surface.grid(*GRID))
+        file = io.BytesIO()
+        np.savez_compressed(file, x=x, y=y, values=values.astype(np.float32))
+        write_atomic(job.folder / "surface.npz", file.getvalue(), durable=False)
+        ground = pictures.Ground(x, y, values, about)
+        columns = {name: found.column(name) for name in COLUMNS}
+        path = pictures.Path(job.choices.get("optimizer", "optimizer"), said, columns)
+        drawn = {"path": pictures.path_picture(ground, path), "steps": pictures.steps_picture(ground, path)}
+        for name, image in drawn.items():
+            write_atomic(job.folder / f"{name}.png", pictures.png(image), durable=False)
+        return drawn
+
+
+def csv_text(found: Walk) -> str:
+    """The rows with all their digits."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found.rows)
+    return file.getvalue()
+
+
+def track(tracker: Tracker, job: Job, found: Walk, pictures: dict[str, np.ndarray]) -> None:
+    """The walk in TensorBoard: the row of hparams, four curves, two pictures."""
+    shown = {group: job.choices[group] for group in ("surface", "optimizer", "schedule") if group in job.choices}
+    shown["optimizer.lr"] = found.rows[1]["rate"] if len(found.rows) > 1 else None
+    swept = {key: str(value) if isinstance(value, list) else value for key, value in job.swept.items()}
+    tracker.hparams(shown | swept)
+    for row in found.rows:
+        scalars = {"loss": row["loss"], "gradient_norm": row["gradient_norm"]}
+        if row["step"] > 0:
+            scalars |= {"rate": row["rate"], "step_length": row["step_length"]}
+        tracker.scalars(row["step"], scalars)
+    for name, image in pictures.items():
+        tracker.picture(name, found.rows[-1]["step"], image)

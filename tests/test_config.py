@@ -1,0 +1,157 @@
+"""The tree under conf/: every file composes, every key is known, the schema and the defaults agree."""
+
+import copy
+import functools
+import inspect
+import pkgutil
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from runner.build import GIVEN, Refused, check
+from runner.schema import GROUPS, OWN_KEYS, STACKS, Config
+
+CONF = Path(__file__).parent.parent / "conf"
+OPTIONS = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))
+OPTIONS.remove("config")
+GROUP_OPTIONS = [option for option in OPTIONS if option.partition("/")[0] in Config.model_fields]
+# Keys that an option leaves to its user.
+REQUIRED = {
+    "model/torchvision": ("model.name=regnet_y_400mf",),
+    "model/custom": ("model._target_=torch.nn.Identity",),
+    "optimizer/library": ("optimizer.name=Ranger21",),
+}
+
+
+@functools.cache
+def _composed(*overrides: str) -> dict:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
+
+
+def composed(*overrides: str) -> dict:
+    """The config as typed, unchecked."""
+    return copy.deepcopy(_composed(*overrides))
+
+
+def split(option: str) -> tuple[str, str]:
+    """Group and name: experiments may lie in folders, Hydra's groups have two words."""
+    return option.rsplit("/", 1) if option.startswith("hydra/") else option.split("/", 1)
+
+
+def chosen(option: str) -> tuple[str, ...]:
+    """The words that choose an option."""
+    group, name = split(option)
+    return (f"{group}=[{name}]" if group in STACKS else f"{group}={name}", *REQUIRED.get(option, ()))
+
+
+def node_of(config: dict, option: str) -> dict:
+    group, name = split(option)
+    return config[group][name] if group in STACKS else config[group]
+
+
+def yaml_of(option: str) -> dict:
+    """The keys of a file, less those of the files that it is made of."""
+    keys = OmegaConf.to_container(OmegaConf.load(CONF / f"{option}.yaml"))
+    return {key: value for key, value in keys.items() if key != "defaults" or option == "config"}
+
+
+def test_every_folder_is_a_group():
+    """Each folder of conf/ is a key of the config, or an experiment, or Hydra's own."""
+    folders = {path.name for path in CONF.iterdir() if path.is_dir()}
+    groups = {key for key, field in Config.model_fields.items() if "dict" in str(field.annotation)}
+    assert folders - {"experiment", "hydra"} == groups
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_file_composes_and_is_accepted(option):
+    """Each YAML, chosen as a user chooses it, composes to a config that passes every check."""
+    checked = check(composed(*chosen(option)))
+    assert set(checked) == set(Config.model_fields)
+
+
+def test_stacks_of_everything():
+    """All items of a stack together compose in the order typed."""
+    for stack in STACKS:
+        names = [split(option)[1] for option in GROUP_OPTIONS[::-1] if option.startswith(f"{stack}/")]
+        assert list(check(composed(f"{stack}=[{','.join(names)}]"))[stack]) == names
+
+
+@pytest.mark.parametrize("option", GROUP_OPTIONS)
+def test_targets_exist_and_know_every_key(option):
+    """Each file's `_target_` can be imported, and names every further key of the file in its signature."""
+    node = yaml_of(option)
+    if node["_target_"] == "???":
+        assert option in REQUIRED
+        return
+    group = split(option)[0]
+    target = pkgutil.resolve_name(node.pop("_target_"))
+    parameters = inspect.signature(target).parameters
+    assert set(node) - OWN_KEYS.get(group, set()) <= set(parameters)
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    required = {name for name, p in parameters.items() if p.default is p.empty and p.kind in named}
+    assert required - GIVEN.get(group, set()) <= set(node)
+
+
+@pytest.mark.parametrize("option", [option for option in GROUP_OPTIONS if split(option)[0] in STACKS])
+def test_defaults_of_file_and_code_agree(option):
+    """Where an item's class has a default for a key, the item's file says the same."""
+    node = yaml_of(option)
+    parameters = inspect.signature(pkgutil.resolve_name(node.pop("_target_"))).parameters
+    assert node == {key: parameters[key].default for key in node}
+
+
+@pytest.mark.parametrize("option", [option for option in GROUP_OPTIONS if option != "model/custom"])
+def test_unknown_keys_are_refused(option):
+    """A key that the option's target does not have is refused, with the names that it has."""
+    config = composed(*chosen(option))
+    node_of(config, option)["bogus"] = 1
+    with pytest.raises(Refused) as refused:
+        check(config)
+    (line,) = refused.value.lines
+    assert ".bogus=1: no such key; it has " in line
+
+
+@pytest.mark.parametrize("key", ["_args_", "_convert_", "_bogus"])
+def test_keys_with_an_underscore_are_refused(key):
+    """Keys that Hydra would obey or that would be dropped on the way are refused like other unknown ones."""
+    taken = []
+    for option in {split(option)[0]: option for option in GROUP_OPTIONS}.values():
+        config = composed(*chosen(option))
+        node_of(config, option)[key] = [1]
+        try:
+            check(config)
+        except Refused as error:
+            assert f".{key}=" in str(error)
+        else:
+            taken.append(option)
+    assert taken == []
+
+
+def test_schema_and_config_name_the_same_keys():
+    """conf/config.yaml and `Config` have the same keys, at the top and in the parts that have keys of their own."""
+    config = yaml_of("config")
+    groups = {next(iter(entry)) for entry in config.pop("defaults") if isinstance(entry, dict)}
+    groups = {group for group in groups if not group.startswith("override")} - {"experiment"}
+    config.pop("hydra")
+    assert set(config) | groups == set(Config.model_fields)
+    for part in ("early_stopping", "checkpoint", "log", "probe"):
+        assert set(config[part]) == set(Config.model_fields[part].annotation.model_fields)
+
+
+def test_shared_keys_of_groups():
+    """What conf/config.yaml says of every data set and optimizer is what the schema knows, defaults included."""
+    config = yaml_of("config")
+    for group in ("data", "optimizer"):
+        assert set(config[group]) == OWN_KEYS[group]
+        assert config[group] == {key: GROUPS[group].model_fields[key].default for key in config[group]}
+
+
+def test_every_option_is_explained():
+    """Each file begins with a comment that says what the option is."""
+    for option in [option for option in OPTIONS if not option.startswith("hydra/help")]:
+        lines = (CONF / f"{option}.yaml").read_text().splitlines()
+        first = next(line for line in lines if not line.startswith("# @package"))
+        assert first.startswith("# ") and len(first) > 15, option
