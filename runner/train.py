@@ -263,7 +263,7 @@ class Run:
         if bad is not None:
             good = progress.last_good | ({"train_loss": losses[bad - 1]} if bad else {})
             words = ", ".join(f"{key} {value:.4g}" for key, value in good.items()) or "none"
-            step = self._logged + bad
+            step = self._logged + bad + 1  # counted from 1, as in metrics.csv and TensorBoard
             raise Diverged(step, f"the loss was {losses[bad]} at step {step}; last good values: {words}")
         progress.loss_sum += math.fsum(losses)
         progress.hits += (torch.cat(self._guesses) == torch.cat(self._labels)).sum().item()
@@ -420,10 +420,10 @@ def better(row: Row, best: Row, metric: str) -> bool:
 
 
 def precision(config: dict[str, Any], device: torch.device) -> torch.dtype:
-    """The type of the forward pass; `auto` is bfloat16 on a GPU that has it, but where a line search compares losses."""
+    """The type of the forward pass; `auto` is bfloat16 on a GPU that has it, but not for full batches."""
     name = config["precision"]
     if name == "auto":
-        if config["optimizer"]["full_batch"]:
+        if config["optimizer"]["full_batch"]:  # whose line searches compare losses
             return torch.float32
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if fast else torch.float32

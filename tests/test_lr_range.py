@@ -48,7 +48,7 @@ def test_a_range_test_leaves_what_it_found_and_the_suggestion_trains(tmp_path, m
     assert main(WORDS) == 0
     (run,) = (tmp_path / "outputs" / "r").glob("task=*")
     result = json.loads((run / "result.json").read_text())
-    assert result["status"] == "done" and result["suggestion_typed"] in capsys.readouterr().err
+    assert result["status"] == "done" and result["suggestion_typed"] in capsys.readouterr().out
     rows = [
         {k: float(v) for k, v in row.items()} for row in csv.DictReader((run / "range.csv").read_text().splitlines())
     ]

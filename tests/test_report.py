@@ -205,7 +205,7 @@ def test_page_stands_alone_and_shows_the_numbers(tmp_path):
     deviation = statistics.stdev(values["adam"])
     assert f"0.8500 ± {deviation:.4f}" in page.words
     assert page.words.index("did not end well") < page.words.index("What was swept")
-    assert "it broke" in page.words and text.count("<figure>") == 3
+    assert "it broke" in page.words and text.count("<figure>") == 4
     assert "Not settled" in page.words and "2 of 3" in page.words
     assert (tmp_path / "results.csv").read_text().count("\n") == 6
 

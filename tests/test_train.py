@@ -358,8 +358,8 @@ def test_divergence_is_placed_exactly(every, bad):
     run.loss = lambda batch: loss(run, batch) * (math.nan if run.progress.step == bad else 1)
     with pytest.raises(Diverged) as end:
         train([run])
-    assert end.value.step == bad
-    assert end.value.reason.startswith(f"the loss was nan at step {bad}; last good values: ")
+    assert end.value.step == bad + 1  # counted from 1
+    assert end.value.reason.startswith(f"the loss was nan at step {bad + 1}; last good values: ")
     if bad == 0:
         assert end.value.reason.endswith("values: none")
     else:

@@ -38,6 +38,14 @@ class RunRecord:
         """Whether it was a run of `task=surface`, which has a verdict in place of accuracies."""
         return "verdict" in self.facts
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """Title -> key of the result, for a task that is neither training nor a walk on a surface; else empty."""
+        columns = self.facts.get("columns")
+        if self.walked or not isinstance(columns, dict) or "val_accuracy" in columns.values():
+            return {}
+        return columns
+
 
 def collect(folder: Path) -> list[RunRecord]:
     """The runs of a sweep's folder (`folder/*/result.json`), or of a lone run's own (`folder/result.json`).

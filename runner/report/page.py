@@ -12,10 +12,11 @@ from markupsafe import Markup
 
 from runner.report.collect import METRICS, STATUSES, RunRecord, natural
 from runner.report.pictures import STYLES, learning_curves
-from runner.report.tables import Keys, Row, Statistic, plain, summarize
+from runner.report.tables import Keys, Row, Statistic, label, plain, summarize
 from runner.surface.overlay import Overlay
 
 SETTLED = 5  # seeds a combination, under which the page says that the order is not settled
+MOST_DRAWINGS = 24  # pictures of single runs on one page
 _TROUBLES = ("failed", "out_of_memory", "diverged")
 _TITLES = {
     "val_accuracy": "validation accuracy",
@@ -30,7 +31,8 @@ _TITLES = {
 def render(records: list[RunRecord], name: str, surfaces: Sequence[Overlay] = ()) -> str:
     """The page's html; runs on surfaces are shown by their overlays alone, all others as classifiers."""
     keys = Keys(records)
-    trained = [record for record in records if not record.walked]
+    trained = [record for record in records if not record.walked and not record.columns]
+    others = [record for record in records if record.columns]
     rows = summarize(trained, keys)
     statuses = Counter(record.status for record in records)
     environment = jinja2.Environment(
@@ -44,6 +46,7 @@ def render(records: list[RunRecord], name: str, surfaces: Sequence[Overlay] = ()
         "number": number,
         "spread": spread,
         "duration": duration,
+        "cell": lambda value: f"{value:.4g}" if isinstance(value, float) else "–" if value is None else plain(value),
         "small": lambda value: "–" if value is None else f"{value:.3g}",
         "embedded": lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}",
         "word": lambda status: status.replace("_", " "),
@@ -58,6 +61,13 @@ def render(records: list[RunRecord], name: str, surfaces: Sequence[Overlay] = ()
         combinations=combinations,
         runs=[(record, [keys.value(record, key) for key in keys.names]) for record in trained],
         surfaces=surfaces,
+        others=[(record, label(record, others), _own(record)) for record in others],
+        other_titles=list(dict.fromkeys(title for record in others for title in record.columns)),
+        drawings=[
+            (label(record, others), file.read_bytes())
+            for record in others
+            for file in sorted(record.folder.glob("*.png"))
+        ][:MOST_DRAWINGS],
         statuses={status: statuses[status] for status in STATUSES if statuses[status]},
         troubles=[record for status in _TROUBLES for record in records if record.status == status],
         unfinished=statuses["running"] + statuses["planned"],
@@ -149,6 +159,11 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _own(record: RunRecord) -> dict[str, Any]:
+    """What a task of another kind shows of a run: title -> value."""
+    return {title: record.facts.get(key, record.metrics.get(key)) for title, key in record.columns.items()}
 
 
 def _accuracies(row: Row) -> list[float]:

@@ -19,6 +19,7 @@ PANELS = (
     ("val_accuracy", "Validation accuracy"),
     ("val_loss", "Validation loss"),
     ("train_loss", "Training loss"),
+    ("lr", "Learning rate"),
 )
 # Six hues that every colour vision tells apart (Okabe and Ito 2008, without black and yellow, which one of
 # the two page colours would swallow), then four of them again, dashed. The page defines --c0 to --c5.

@@ -114,9 +114,10 @@ def label(record: RunRecord, group: list[RunRecord]) -> str:
 
 def metric_columns(records: list[RunRecord]) -> tuple[str, ...]:
     """What results.csv says of the runs: classifiers have accuracies, walks on surfaces a verdict."""
-    walks = [record for record in records if record.walked]
-    own = METRICS if len(walks) < len(records) else ("seconds",)
-    return (*(WALK if walks else ()), *own)
+    walks = any(record.walked for record in records)
+    trained = any(not record.walked and not record.columns for record in records)
+    others = dict.fromkeys(key for record in records for key in record.columns.values() if key not in METRICS)
+    return (*(WALK if walks else ()), *others, *(METRICS if trained else ("seconds",)))
 
 
 def results_csv(records: list[RunRecord]) -> str:

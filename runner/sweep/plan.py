@@ -171,6 +171,7 @@ class Planner:
             choices=choices(config, with_id),
             command=command,
             threads=threads(config, facts),
+            columns=task.columns,
         )
         return Entry(job, facts, with_id)
 

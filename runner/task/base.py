@@ -4,7 +4,7 @@ import functools
 import platform
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +31,7 @@ class Job:
     choices: dict[str, Any]  # group -> option, or list of items
     command: str
     threads: int  # of the CPU, as resolved when it was planned
+    columns: Mapping[str, str] = field(default_factory=dict)  # title -> key of the result: what its task shows
     trained: Path | None = None  # a finished run whose training is the same
 
 
@@ -77,6 +78,7 @@ def started(job: Job, device: torch.device) -> dict[str, Any]:
         "trained_in": None if job.trained is None else job.trained.name,
         "device": name,
         "threads": job.threads,
+        "columns": dict(job.columns),
         "versions": versions(),
         "git_commit": git_commit(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -40,8 +40,8 @@ APART = 1e-3  # length scales: two searches that end nearer than this found the 
 LARGEST = 2000  # parameters of a network: all eigenvalues of a larger Hessian take minutes at each look
 SURFACE = frozenset({"surface"})
 NETWORK = frozenset(  # parts of a config that a random function has no use for
-    "data model regularization augmentation transfer ensemble evaluation optimizer schedule epochs batch_size lr_scale "
-    "precision accumulate clip_grad_norm early_stopping checkpoint".split()
+    ("data", "model", "regularization", "augmentation", "transfer", "ensemble", "evaluation", "optimizer", "schedule")
+    + ("epochs", "batch_size", "lr_scale", "precision", "accumulate", "clip_grad_norm", "early_stopping", "checkpoint")
 )
 
 
@@ -157,7 +157,7 @@ class Saddles(Task):
         facts = builder.rehearse(config)
         if facts.trainable > LARGEST:
             raise ConfigError(
-                f"task.of=network: all eigenvalues of {facts.trainable:,} parameters take too long (limit {LARGEST:,}); "
+                f"task.of=network: eigenvalues of {facts.trainable:,} parameters take too long (limit {LARGEST:,}): "
                 "use a smaller model, such as model=mlp 'model.hidden=[8]', or probe.curvature_every=1 for the two ends"
             )
         return facts
