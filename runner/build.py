@@ -439,7 +439,9 @@ class Builder:
             item.modify(model, noise)
         transfer.prepare(model)
         model.to(device)
-        groups = parameter_groups(model, transfer.rates(model), config["optimizer"]["no_decay"])
+        # Without any decay there is nothing to spare vectors from, and a second group would cost time each step.
+        spare = config["optimizer"]["no_decay"] and config["optimizer"].get("weight_decay") != 0
+        groups = parameter_groups(model, transfer.rates(model), spare)
         optimizer = self.optimizer(config, groups)
         if checks and isinstance(optimizer, Option) and (line := optimizer.check(context)):
             raise Refused([line])

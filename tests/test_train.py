@@ -248,7 +248,7 @@ def test_schedule_multiplies_the_rate_of_each_group():
     def prepare(parts):
         parts.optimizer.param_groups[1]["lr"] = 0.02
 
-    run = make("schedule=cosine", "log.every=1", prepare=prepare)
+    run = make("schedule=cosine", "optimizer.weight_decay=0.01", "log.every=1", prepare=prepare)
     lines, _ = told(run)
     train([run])
     for step, (_, scalars) in enumerate(lines):
