@@ -105,11 +105,12 @@ class Keys:
 
 
 def label(record: RunRecord, group: list[RunRecord]) -> str:
-    """A run's name among others: the values in which they differ (`adam`, `sgd, optimizer.lr=0.1`)."""
+    """A run's name among others: the values in which they differ (`adam`, `sgd, lr=0.1`)."""
     keys = Keys(group)
     names = [key for key in keys.names if len({keys.value(other, key) for other in group}) > 1] or ["optimizer"]
-    words = [keys.value(record, key) if key == "optimizer" else f"{key}={keys.value(record, key)}" for key in names]
-    return ", ".join(words)
+    own = [key for key in names if key in record.swept] or names  # what its own product swept, where several were
+    values = {key: keys.value(record, key) for key in own}
+    return ", ".join(v if k == "optimizer" else f"{k.rpartition('.')[2]}={v}" for k, v in values.items() if v != "")
 
 
 def metric_columns(records: list[RunRecord]) -> tuple[str, ...]:

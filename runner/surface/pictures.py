@@ -100,7 +100,9 @@ def overlay_picture(ground: Ground, paths: Sequence[Path]) -> np.ndarray:
     """All paths on one surface, and their losses over the steps; 16:9, uint8 [H, W, 3]."""
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(16, 9), dpi=DPI)
-        rows = math.ceil(min(len(paths), MOST) / 3)
+        longest = max(len(f"{path.label}: {path.verdict}") for path in paths[:MOST])
+        across = 3 if longest <= 42 else 2 if longest <= 66 else 1
+        rows = math.ceil(min(len(paths), MOST) / across)
         low = 0.11 + 0.034 * rows
         left = figure.add_axes((0.06, low, 0.53, 0.94 - low))
         right = figure.add_axes((0.655, low, 0.335, 0.94 - low))
@@ -117,7 +119,7 @@ def overlay_picture(ground: Ground, paths: Sequence[Path]) -> np.ndarray:
         right.set_title("Loss above the minimum")
         right.set_ylabel("")
         handles, names = right.get_legend_handles_labels()
-        figure.legend(handles, names, loc="lower center", ncols=3, frameon=False)
+        figure.legend(handles, names, loc="lower center", ncols=across, frameon=False)
         return pixels(figure)
 
 

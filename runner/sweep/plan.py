@@ -5,7 +5,7 @@ import itertools
 import os
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -275,13 +275,10 @@ def retype(master: DictConfig, arguments: list[str], multirun: bool) -> str:
     return shlex.join(["python", "-m", "runner", *(["-m"] if multirun else []), *plain, *of_hydra])
 
 
-def _several(asked: Any) -> set[str]:
-    seen: dict[str, set[str]] = {}
+def _several(asked: Iterable[list[tuple[str, str]]]) -> set[str]:
+    """The keys that do not have one and the same value in every combination."""
     rows = [dict(pairs) for pairs in asked]
-    for row in rows:
-        for key in {key for other in rows[:1] for key in other} | set(row):
-            seen.setdefault(key, set()).add(row.get(key, ""))
-    return {key for key, found in seen.items() if len(found) > 1}
+    return {key for key in {key for row in rows for key in row} if len({row.get(key) for row in rows}) > 1}
 
 
 def _value(loader: ConfigLoader, key: str, text: str) -> Any:

@@ -10,14 +10,12 @@ import io
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-from scipy.optimize import least_squares
-from scipy.spatial.distance import cdist
 from torch.nn.functional import cross_entropy
 
 from runner.build import Builder, Facts, check_device
@@ -29,83 +27,19 @@ from runner.run import process_settings
 from runner.schema import Factor, Positive
 from runner.seeds import generator
 from runner.task.base import RESULT, Job, Listener, Task, failure, started
+from runner.task.random_functions import Field, critical_points, curvature
 from runner.tracking.events import Tracker
 from runner.train import Objective, Run, alone
 
 log = logging.getLogger(__name__)
 
 BOX = 10.0  # length scales: the side of the cube in which searches start
-RESIDUAL = 1e-8  # norm of the gradient, over its typical size, below which a point is critical
-APART = 1e-3  # length scales: two searches that end nearer than this found the same point
 LARGEST = 2000  # parameters of a network: all eigenvalues of a larger Hessian take minutes at each look
 SURFACE = frozenset({"surface"})
 NETWORK = frozenset(  # parts of a config that a random function has no use for
     ("data", "model", "regularization", "augmentation", "transfer", "ensemble", "evaluation", "optimizer", "schedule")
     + ("epochs", "batch_size", "lr_scale", "precision", "accumulate", "clip_grad_norm", "early_stopping", "checkpoint")
 )
-
-
-@dataclass(frozen=True)
-class Field:
-    """A smooth random function of R^n: `f(x) = sqrt(1/M) sum_k a_k cos(w_k x + b_k)`, random Fourier features (Rahimi
-    & Recht 2007) with Rayleigh amplitudes, so that each term is gaussian: for many features a gaussian field with mean
-    0, variance 1 and covariance `exp(-|x - y|^2 / 2)`, whose length scale is 1.
-    """
-
-    frequencies: np.ndarray  # [M, n], standard normal
-    phases: np.ndarray  # [M], uniform
-    amplitudes: np.ndarray  # [M]
-
-    @classmethod
-    def draw(cls, dimension: int, features: int, draws: np.random.Generator) -> "Field":
-        """A function of its own."""
-        return cls(
-            draws.standard_normal((features, dimension)),
-            draws.uniform(0, 2 * np.pi, features),
-            draws.rayleigh(1.0, features) / np.sqrt(features),
-        )
-
-    def value(self, x: np.ndarray) -> float:
-        """f at a point [n]."""
-        return float(self.amplitudes @ np.cos(self.frequencies @ x + self.phases))
-
-    def gradient(self, x: np.ndarray) -> np.ndarray:
-        """[n]"""
-        return -(self.amplitudes * np.sin(self.frequencies @ x + self.phases)) @ self.frequencies
-
-    def hessian(self, x: np.ndarray) -> np.ndarray:
-        """[n, n]"""
-        weights = self.amplitudes * np.cos(self.frequencies @ x + self.phases)
-        return -(self.frequencies.T * weights) @ self.frequencies
-
-
-def critical_points(function: Any, starts: np.ndarray) -> np.ndarray:
-    """Different points [P, n] with a vanishing gradient, by least squares on it from each start [S, n].
-
-    function: has `gradient` and `hessian`. A search that ends in a minimum of the gradient's norm above zero has found
-    none. What is found is no even sample of all critical points: those with wide basins are found more often.
-    """
-    typical = np.sqrt(starts.shape[1])  # of the gradient's norm in a field of length scale and variance 1
-    found: list[np.ndarray] = []
-    for start in starts:
-        end = least_squares(function.gradient, start, function.hessian, method="lm", xtol=1e-12, ftol=1e-15, gtol=1e-15)
-        new = np.linalg.norm(end.fun) <= RESIDUAL * typical
-        if new and (not found or cdist([end.x], found).min() > APART):
-            found.append(end.x)
-    return np.array(found).reshape(-1, starts.shape[1])
-
-
-def curvature(matrix: np.ndarray, flat: float) -> dict[str, float]:
-    """Of a Hessian: `negative` and `positive` (shares of its eigenvalues beyond `flat` times the largest |eigenvalue|),
-    `smallest`, `largest`."""
-    values = np.linalg.eigvalsh(matrix)
-    eps = flat * np.abs(values).max()
-    return {
-        "negative": float((values < -eps).mean()),
-        "positive": float((values > eps).mean()),
-        "smallest": float(values[0]),
-        "largest": float(values[-1]),
-    }
 
 
 class Saddles(Task):
@@ -186,7 +120,7 @@ class Saddles(Task):
                 if tracker is not None:
                     tracker.hparams({"task.of": self.of, "seed": job.config["seed"]})
                     tracker.picture("saddles", 0, image)
-                result |= {"status": "done", "picture": "saddles.png"} | summary(rows)
+                result |= {"status": "done"} | summary(rows)
             except Exception as error:
                 log.exception("the run ended early")
                 result |= failure(error)
