@@ -7,7 +7,9 @@ where done, resumed and reported by the same code (`runner.sweep`).
 import os
 import re
 import sys
+from pathlib import Path
 
+from runner import __version__
 from runner.errors import ConfigError
 
 # Hydra's own commands, which look at the config and run nothing.
@@ -29,13 +31,28 @@ COMMANDS = (
 CONSTANT = re.compile(r"^((?!hydra\.)\w+\.[\w.]+)=(?!\w+\()(.+)$")
 
 
+VALUED = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
+
+
+def options_first(argv: list[str]) -> list[str]:
+    """Hydra's options before the overrides, wherever they were typed: its parser takes them nowhere else."""
+    options, overrides, words = [], [], iter(argv)
+    for word in words:
+        if not word.startswith("-"):
+            overrides.append(word)
+        else:
+            options += [word, next(words, "")] if word in VALUED else [word]
+    return options + overrides
+
+
 def planned(argv: list[str]) -> list[str]:
     """The arguments with every run sent through the sweeper, which is told whether `-m` was typed."""
+    argv = options_first(argv)
     if any(word.split("=")[0] in COMMANDS for word in argv):
         return argv
     if {"-m", "--multirun"} & set(argv):
         return [CONSTANT.sub(r"\1=choice(\2)", word) for word in argv]
-    return ["--multirun", *argv, "hydra.sweeper.multirun=false"]
+    return options_first(["--multirun", *argv, "hydra.sweeper.multirun=false"])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,8 +63,13 @@ def main(argv: list[str] | None = None) -> int:
     from runner.explain import CONF, explain
 
     argv = list(sys.argv[1:] if argv is None else argv)
+    if argv == ["--version"]:
+        sys.stdout.write(f"runner {__version__}, hydra {hydra.__version__}\n")
+        return 0
     old_argv, old_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = ["runner", *planned(argv)]
+    old_path = list(sys.path)
+    sys.path.append(str(Path.cwd()))  # a class of the user's own may lie where the command is typed
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing and exiting
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -74,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write("runner: interrupted; the same command goes on where it stopped\n")
         return 130
     finally:
-        sys.argv = old_argv
+        sys.argv, sys.path[:] = old_argv, old_path
         if old_error is None:
             os.environ.pop("HYDRA_FULL_ERROR", None)
         else:

@@ -375,7 +375,10 @@ class Builder:
             given = {key: value for key, value in given.items() if key in takes}
         with torch.random.fork_rng():  # torch draws initial weights from its global generator
             torch.manual_seed(config["seed"])
-            return _make(node, **given)
+            model = _make(node, **given)
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"model: {node['_target_']} gives a {type(model).__name__}, not a torch.nn.Module")
+        return model
 
     def stack(self, config: dict[str, Any], group: str) -> dict[str, Any]:
         """The items of a stack or pipeline, in order."""

@@ -29,6 +29,7 @@ class Train(Task):
     """`task=train`: trains, validates, tests once."""
 
     ignores: ClassVar[frozenset[str]] = frozenset({"surface"})
+    refuses: ClassVar[frozenset[str]] = frozenset({"surface"})
     columns: ClassVar[Mapping[str, str]] = {
         "val accuracy": "val_accuracy",
         "test accuracy": "test_accuracy",
@@ -136,6 +137,7 @@ class Session:
 
     def _on_epoch(self, row: dict[str, Any]) -> None:
         self.metrics.add(row)
+        log.info("%s", " ".join(f"{key}={value:.5g}" for key, value in row.items() if value is not None))
         if self.tracker is not None:
             self.tracker.scalars(row["step"], _scalars(row))
         self.listener.progress(row["step"], self.run.steps, {k: v for k, v in row.items() if v is not None})

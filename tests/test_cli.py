@@ -375,3 +375,32 @@ def test_an_experiment_may_bring_several_products(cli, tmp_path):
         ("momentum", 0.9, 0),
         ("sgd", None, 0),
     ]
+
+
+def test_options_may_stand_anywhere_and_brackets_are_shown(cli, tmp_path):
+    """--config-dir after the overrides works; what was typed is printed as it was typed."""
+    (tmp_path / "mine/schedule").mkdir(parents=True)
+    (tmp_path / "mine/schedule/flat.yaml").write_text("_target_: runner.schedule.constant.Constant\n")
+    code, out, err = cli(*QUICK, "--config-dir", "mine", "schedule=flat", "regularization=[dropout,l2]")
+    assert (code, err) == (0, "") and "regularization=[dropout,l2]" in out
+
+
+def test_a_module_where_one_types_is_found_and_must_be_a_network(tmp_path):
+    """`runner` finds a class in the current folder; one that is no nn.Module is refused in a line."""
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\nclass NoNet:\n    pass\nclass Net(nn.Sequential):\n"
+        "    def __init__(self, num_classes: int):\n        super().__init__(nn.Flatten(), nn.Linear(64, num_classes))\n"
+    )
+    runner = [str(Path(sys.executable).with_name("runner")), "model=custom", "trust=[nets]", "epochs=1"]
+    for name, code, said in (("Net", 0, ""), ("NoNet", 2, "gives a NoNet, not a torch.nn.Module")):
+        words = [*runner, f"model._target_=nets.{name}"]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == code and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_swept_epochs_column_stands_beside_the_epochs_done(cli):
+    """results.csv names no column twice."""
+    cli("-m", "model=mlp", "log.images=0", "epochs=1,2")
+    with Path("outputs/runs/results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["epochs"], row["epochs_done"]) for row in rows] == [("1", "1"), ("2", "2")]

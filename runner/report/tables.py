@@ -126,7 +126,8 @@ def results_csv(records: list[RunRecord]) -> str:
     keys, columns = Keys(records), metric_columns(records)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["run", "status", *keys.names, *columns])
+    titles = [f"{name}_done" if name in keys.names else name for name in columns]  # `epochs` may be swept as well
+    writer.writerow(["run", "status", *keys.names, *titles])
     for record in records:
         values = [keys.value(record, key) for key in keys.names]
         metrics = [record.metrics.get(name, record.facts.get(name)) for name in columns]

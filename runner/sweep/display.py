@@ -21,8 +21,9 @@ COLOURS = {"done": "green", "diverged": "yellow", "failed": "red", "out_of_memor
 
 def console() -> Console:
     """Standard output; as wide as it takes where it is no terminal, so that no line is cut or folded."""
-    out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=200)
+    # What a user typed may hold brackets: it is never read as rich's markup.
+    out = Console(highlight=False, markup=False)
+    return out if out.is_terminal else Console(highlight=False, markup=False, width=200)
 
 
 @contextlib.contextmanager
@@ -85,9 +86,9 @@ class Display(Listener):
         self.failures = 0
         self.started = time.monotonic()
         self._shown = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
-            TextColumn("{task.fields[words]}"),
+            TextColumn("{task.fields[words]}", markup=False),
             TimeRemainingColumn(),
             console=self.out,
         )

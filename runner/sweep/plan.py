@@ -155,6 +155,8 @@ class Planner:
         config, hydra = self.compose(overrides)
         config = check(config)
         task = self.builder.task(config)
+        if unused := [word for word in overrides if _part(word, task.refuses)]:
+            raise ConfigError(f"{', '.join(unused)}: this task has no use for it; leave it out")
         facts = task.rehearse(self.builder, config)
         fingerprint, training = fingerprints(config, facts.identity, task.ignores)
         with_id = copy.deepcopy(hydra)
@@ -181,6 +183,12 @@ class Planner:
         if self.lone:
             return Path(whole.hydra.run.dir)
         return Path(whole.hydra.sweep.dir) / whole.hydra.sweep.subdir
+
+
+def _part(word: str, parts: frozenset[str]) -> bool:
+    """Whether a typed word sets one of these parts of the config, or something in it."""
+    key = word.partition("=")[0].lstrip("+~")
+    return any(key == part or key.startswith(f"{part}.") for part in parts)
 
 
 def choices(config: dict[str, Any], hydra: DictConfig) -> dict[str, Any]:
@@ -211,7 +219,7 @@ def make_plan(
     refuse_slips(typed)
     brought = bring(master, loader, typed)
     if not multirun and (wide := [o.input_line for o in typed if len(values(o)) > 1]):
-        raise ConfigError(f"{', '.join(wide)}: several values are a sweep; add -m")
+        raise ConfigError(f"{', '.join(wide)}: several values are a sweep: add -m (a list is '[A,B]', in quotes)")
     if not multirun and any(params for _, params in brought):
         raise ConfigError("this experiment brings a sweep of its own: add -m")
     planner = Planner(master, loader, builder, lone=not multirun)
@@ -317,6 +325,9 @@ def _with_ledger(entries: list[Entry], duplicates: int, lone: bool, builder: Bui
     check_writable(sweep)
     rerun = first.job.config["rerun"]
     plan = Plan(entries, sweep, lone, rerun, builder, duplicates=duplicates)
+    folders = [entry.job.folder for entry in entries]
+    if shared := sorted({str(folder) for folder in folders if folders.count(folder) > 1}):
+        raise ConfigError(f"{shared[0]}: several runs would share this folder; hydra.sweep.subdir must tell them apart")
     known = {}
     if own_folder and (record := read(sweep)):
         if record.result["fingerprint"] != first.job.fingerprint and not rerun:
@@ -328,6 +339,11 @@ def _with_ledger(entries: list[Entry], duplicates: int, lone: bool, builder: Bui
     for i, entry in enumerate(entries):
         record = known.get(entry.job.fingerprint)
         if record is None:
+            there = None if rerun or own_folder else read(entry.job.folder)
+            if there is not None:
+                raise ConfigError(
+                    f"{there.folder} holds another run: choose another folder, or rerun=true to replace it"
+                )
             continue
         plan.entries[i] = moved(entry, record.folder)
         kept = plan.done if record.status in FINISHED and not rerun else plan.left

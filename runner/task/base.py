@@ -46,6 +46,7 @@ class Task:
     """The base of `task=...`."""
 
     ignores: ClassVar[frozenset[str]] = frozenset()  # parts of a config that cannot matter to this task
+    refuses: ClassVar[frozenset[str]] = frozenset()  # those of them that nobody types but by a slip
     columns: ClassVar[Mapping[str, str]] = {}  # title -> key of the result: what the table at the end shows
 
     def rehearse(self, builder: "Builder", config: dict[str, Any]) -> "Facts":
