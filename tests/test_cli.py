@@ -389,7 +389,8 @@ def test_a_module_where_one_types_is_found_and_must_be_a_network(tmp_path):
     """`runner` finds a class in the current folder; one that is no nn.Module is refused in a line."""
     (tmp_path / "nets.py").write_text(
         "from torch import nn\nclass NoNet:\n    pass\nclass Net(nn.Sequential):\n"
-        "    def __init__(self, num_classes: int):\n        super().__init__(nn.Flatten(), nn.Linear(64, num_classes))\n"
+        "    def __init__(self, num_classes: int):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(64, num_classes))\n"
     )
     runner = [str(Path(sys.executable).with_name("runner")), "model=custom", "trust=[nets]", "epochs=1"]
     for name, code, said in (("Net", 0, ""), ("NoNet", 2, "gives a NoNet, not a torch.nn.Module")):
