@@ -22,7 +22,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch.nn.functional import cross_entropy, pad
 
-from runner.build import Builder, check
+from runner.build import Builder
+from runner.check import check
 from runner.explain import CONF
 from runner.run import Session
 from runner.task.base import Job, Listener

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from runner.build import locate
+from runner.check import locate
 from runner.explain import CONF
 from runner.schedule.base import Timeline
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from runner.build import Builder, check
+from runner.build import Builder
+from runner.check import check
 from runner.model.convnet import ConvNet
 from runner.model.mlp import MLP
 from runner.model.stages import stages

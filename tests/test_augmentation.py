@@ -10,7 +10,8 @@ from torchvision.transforms import functional
 from runner.augmentation.base import Transform
 from runner.augmentation.crop import Crop, crop
 from runner.augmentation.flip import Flip, flip
-from runner.build import Builder, Refused, check
+from runner.build import Builder
+from runner.check import Refused, check
 from runner.errors import ConfigError
 from tests.test_config import GROUP_OPTIONS, composed, split
 

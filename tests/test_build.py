@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from runner.build import Builder, Refused, check, locate, shown, threads
+from runner.build import Builder, threads
+from runner.check import Refused, check, locate, shown
 from runner.errors import ConfigError
 from runner.schema import STACKS
 from tests.test_config import composed
@@ -177,7 +178,7 @@ def test_packages_that_are_not_trusted(target):
         ("runner.build.json.loads", "json"),
         ("runner.build.os.system", "posix"),
         ("runner.build.instantiate", "hydra._internal.instantiate._instantiate2"),
-        ("runner.build.pkgutil.resolve_name", "pkgutil"),
+        ("runner.check.pkgutil.resolve_name", "pkgutil"),
         ("runner.checkpoint.torch.load", "torch.serialization"),
         ("torch.nn.functional.torch.hub.load", "torch.hub"),
         ("runner.model.mlp", "builtins"),

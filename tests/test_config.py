@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from runner.build import GIVEN, Refused, check
+from runner.check import GIVEN, Refused, check
 from runner.schema import GROUPS, OWN_KEYS, STACKS, Config
 
 CONF = Path(__file__).parent.parent / "conf"

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from runner.build import check
+from runner.check import check
 from runner.schema import EVALUATION
 from runner.sweep.identity import fingerprints, slug
 from tests.test_config import composed

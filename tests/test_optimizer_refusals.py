@@ -6,7 +6,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from runner.build import check
+from runner.check import check
 from runner.context import Context
 from runner.explain import CONF
 from runner.optimizer.groups import parameter_groups

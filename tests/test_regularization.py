@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from runner.build import Builder, Refused, check
+from runner.build import Builder
+from runner.check import Refused, check
 from runner.errors import ConfigError
 from runner.model.convnet import ConvNet
 from runner.model.mlp import MLP

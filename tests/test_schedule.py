@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torch.optim import lr_scheduler
 
 from runner.__main__ import main
-from runner.build import _wrong_type, locate
+from runner.check import _wrong_type, locate
 from runner.context import Context
 from runner.errors import ConfigError
 from runner.explain import CONF

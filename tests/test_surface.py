@@ -10,7 +10,8 @@ import torch
 from omegaconf import OmegaConf
 
 from runner.__main__ import main
-from runner.build import Builder, locate
+from runner.build import Builder
+from runner.check import locate
 from runner.errors import ConfigError
 from runner.explain import CONF
 from runner.report import write_report

@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from runner import steps
-from runner.build import Builder, check
+from runner.build import Builder
+from runner.check import check
 from runner.data.splits import ResidentSplit, Splits
 from runner.evaluate import Measured
 from runner.model.convnet import ConvNet

@@ -18,7 +18,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.build import Builder, Facts, Refused, check, threads
+from runner.build import Builder, Facts, threads
+from runner.check import Refused, check
 from runner.errors import ConfigError
 from runner.explain import explain
 from runner.schema import NOT_IDENTITY, STACKS

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from runner.build import Builder, Facts, Refused
+from runner.build import Builder, Facts
+from runner.check import Refused
 from runner.context import Context
 from runner.errors import ConfigError
 from runner.files import write_atomic, write_json

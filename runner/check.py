@@ -1,0 +1,269 @@
+"""What was typed, checked before anything is built: types and ranges, targets, the arguments of every target."""
+
+import inspect
+import pkgutil
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+
+from runner.errors import ConfigError, did_you_mean
+from runner.schema import GROUPS, OWN_KEYS, STACKS, Config
+
+# What a `_target_` may name without `trust`; the object found must come from there as well, so that no path through
+# a module's own imports (`runner.build.json...`) leads out.
+TRUSTED = (
+    "runner",
+    "torch.optim",
+    "torch.nn",
+    "torchvision.models",
+    "torchvision.transforms",
+    "torchvision.ops",
+)
+OPTIONS_ELSEWHERE = ("runner.run",)  # `task=train`; of the runner's other modules an option is none: they write files
+# Arguments that the builder passes itself, by group.
+GIVEN: dict[str, frozenset[str]] = {
+    "model": frozenset({"in_channels", "num_classes", "image_size"}),
+    "optimizer": frozenset({"params"}),
+    "schedule": frozenset({"timeline"}),
+    "data": frozenset(GROUPS["data"].model_fields),
+}
+
+
+class Refused(ConfigError):
+    """All that is wrong with one combination, a line each."""
+
+    def __init__(self, lines: list[str]):
+        super().__init__("; ".join(lines))
+        self.lines = lines
+
+
+def nodes(config: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """`(group, path, node)` of every option and every item of a stack."""
+    for group in Config.model_fields:
+        if group in STACKS:
+            for name, node in config[group].items():
+                yield group, f"{group}.{name}", node
+        elif isinstance(config[group], dict) and group not in ("early_stopping", "checkpoint", "log", "probe"):
+            yield group, group, config[group]
+
+
+def check(config: dict[str, Any]) -> dict[str, Any]:
+    """Types, ranges, targets and their arguments; the config with its values made exact (`lr=1` is 1.0).
+
+    Raises `Refused` with every complaint.
+    """
+    lines = _typed(Config, config, "")
+    for group, model in GROUPS.items():
+        if isinstance(config.get(group), dict):
+            lines += _typed(model, config[group], f"{group}.")
+    if lines:
+        raise Refused(lines)
+    config = Config.model_validate(config).model_dump()
+    for group, model in GROUPS.items():
+        dumped = model.model_validate(config[group]).model_dump(exclude_unset=True)
+        config[group] = dumped | {key: list(value) for key, value in dumped.items() if isinstance(value, tuple)}
+    for group, path, node in nodes(config):
+        lines += _bind(group, path, node, config["trust"])
+    if lines:
+        raise Refused(lines)
+    return config
+
+
+def _typed(model: type, values: dict[str, Any], prefix: str) -> list[str]:
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        return [_complaint(prefix, detail, model.model_fields) for detail in _one_a_key(error)]
+    return []
+
+
+def _one_a_key(error: ValidationError) -> list[Any]:
+    """A union complains once a member; its members' words are joined."""
+    by_key: dict[tuple, list] = {}
+    for detail in said(error):
+        key = tuple(part for part in detail["loc"] if not (isinstance(part, str) and _is_type_word(part)))
+        by_key.setdefault(key, []).append(detail)
+    return [
+        details[0] | {"loc": key, "msg": " or ".join(dict.fromkeys(d["msg"] for d in details))}
+        for key, details in by_key.items()
+    ]
+
+
+def _is_type_word(part: str) -> bool:
+    return "[" in part or part in ("int", "float", "bool", "str", "is-instance")
+
+
+def _complaint(prefix: str, detail: Any, fields: dict[str, Any]) -> str:
+    key = prefix + ".".join(str(part) for part in detail["loc"] if not isinstance(part, int))
+    if detail["type"] == "extra_forbidden":
+        for part in detail["loc"][:-1]:
+            fields = getattr(fields[part].annotation, "model_fields", {})
+        return f"{key}: no such key{did_you_mean(detail['loc'][-1], fields)}"
+    return f"{key}={shown(detail['input'])}: {detail['msg']}"
+
+
+# pydantic's complaints in the words of somebody who types a config.
+WORDS = {
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_type": "must be a word",
+    "list_type": "must be a list, [A,B]",
+    "tuple_type": "must be a list, [A,B]",
+    "missing": "has too few values",
+    "too_long": "has too many values",
+    "none_required": "must be null",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "model_type": "has keys of its own: type them one by one",
+    "dict_type": "has keys of its own: type them one by one",
+}
+
+
+def said(error: ValidationError) -> list[dict[str, Any]]:
+    """pydantic's complaints, reworded."""
+    found = []
+    for detail in error.errors():
+        words = WORDS.get(detail["type"])
+        plain = detail["msg"].replace("Input should be", "must be").removeprefix("Value error, ")
+        found.append(detail | {"msg": words.format(**detail.get("ctx", {})) if words else plain})
+    return found
+
+
+def shown(value: Any) -> str:
+    """A value as a user types it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(shown(item) for item in value) + "]"
+    return str(value)
+
+
+def locate(path: str, target: Any, trust: list[str]) -> Callable[..., Any]:
+    """The object that a `_target_` names, if it is from a trusted package. Raises `ConfigError` otherwise."""
+    if not isinstance(target, str) or target == "???":
+        raise ConfigError(f"{path}._target_ is missing: give the dotted path of a class, {path}._target_=PACKAGE.CLASS")
+    trusted = (*TRUSTED, *trust)
+    if not _from(target, trusted):
+        package = target.partition(".")[0]
+        raise ConfigError(
+            f"{path}._target_={target}: not from a trusted package ({', '.join(trusted)}); "
+            f"if you trust it, add trust=[{package}]"
+        )
+    try:
+        found = pkgutil.resolve_name(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{path}._target_={target}: cannot be imported ({error})") from error
+    home = getattr(found, "__module__", None) or type(found).__module__
+    if not callable(found) or not _from(home, trusted):
+        raise ConfigError(f"{path}._target_={target}: leads to {home}, which is not from a trusted package")
+    group = path.partition(".")[0]
+    if _from(home, ("runner",)) and not _from(home, (f"runner.{group}", *OPTIONS_ELSEWHERE)):
+        raise ConfigError(f"{path}._target_={target}: is no option of {group}; those are in runner.{group}")
+    return found
+
+
+def _from(name: str, packages: tuple[str, ...]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def _inner_targets(path: str, value: Any, trust: list[str]) -> Iterator[str]:
+    """Complaints about `_target_`s below a node."""
+    if isinstance(value, dict):
+        if "_target_" in value:
+            try:
+                locate(path, value["_target_"], trust)
+            except ConfigError as error:
+                yield str(error)
+        for key, inner in value.items():
+            yield from _inner_targets(f"{path}.{key}", inner, trust)
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            yield from _inner_targets(f"{path}.{i}", inner, trust)
+
+
+def arguments(group: str, node: dict[str, Any]) -> dict[str, Any]:
+    """The part of a node that is meant for its target."""
+    own = OWN_KEYS.get(group, frozenset())
+    return {key: value for key, value in node.items() if not key.startswith("_") and key not in own}
+
+
+def _bind(group: str, path: str, node: Any, trust: list[str]) -> list[str]:
+    """Complaints about a node: target, names of arguments, their types by the target's annotations."""
+    if not isinstance(node, dict) or "_target_" not in node:
+        if group in STACKS:
+            name = path.rpartition(".")[2]
+            return [f"{path}: '{name}' is not in the stack; add it ('{group}=[{name}]') or leave its keys out"]
+        return [f"{group} is not chosen: {group}=OPTION"]
+    lines = list(_inner_targets(path, node, trust))
+    if lines:
+        return lines
+    target = locate(path, node["_target_"], trust)
+    parameters = inspect.signature(target).parameters
+    any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    takes = set(parameters) - GIVEN.get(group, frozenset())
+    try:
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    except (NameError, TypeError, AttributeError):
+        hints = {}
+    typed = GROUPS[group].model_fields if group in GROUPS else {}
+    own = OWN_KEYS.get(group, frozenset())
+    for key, value in node.items():
+        if key == "_target_" or key in own:
+            continue
+        if key.startswith("_") or (key not in takes and not any_name):  # Hydra would obey or drop an underscore
+            names = sorted(takes - {"self", "args", "kwargs"})
+            lines.append(
+                f"{path}.{key}={shown(value)}: no such key; it has {', '.join(names)}{did_you_mean(key, names)}"
+            )
+        elif (
+            key in parameters
+            and key not in typed
+            and (wrong := _wrong_type(value, hints.get(key), parameters[key].default))
+        ):
+            lines.append(f"{path}.{key}={shown(value)}: {wrong}")
+    required = {
+        name
+        for name, p in parameters.items()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    }
+    if group == "optimizer":
+        required.add("lr")  # which `lr_scale` and the schedule multiply
+    missing = required - set(node) - GIVEN.get(group, frozenset())
+    lines += [f"{path}.{key} is missing: {path}.{key}=VALUE" for key in sorted(missing)]
+    lines += [f"{path}.{key} is missing: {path}.{key}=VALUE" for key, value in node.items() if value == "???"]
+    return lines
+
+
+def _wrong_type(value: Any, hint: Any, default: Any) -> str | None:
+    """Why a value does not fit an annotation, or the type of the default where there is none."""
+    if hint is None:
+        if default in (inspect.Parameter.empty, None):
+            return None
+        hint = float if isinstance(default, float) else type(default)
+        hint |= None
+    if isinstance(value, bool) and "bool" not in str(hint) and hint is not Any:
+        return f"must be {_words(hint)}"
+    try:
+        TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError as error:
+        details = [detail for detail in said(error) if detail["type"] != "is_instance_of"] or said(error)
+        return " or ".join(dict.fromkeys(detail["msg"] for detail in details))
+    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation):
+        return None
+    return None
+
+
+def _words(hint: Any) -> str:
+    return {int: "a whole number", float: "a number", str: "a word"}.get(hint, str(hint).replace("typing.", ""))
