@@ -1,6 +1,7 @@
 """A model and a split in, numbers out."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -45,12 +46,10 @@ def evaluate(
     for images, labels in split.batches(rows):
         images = normalize(images)
         with autocast():
-            total = sum(evaluation.probabilities(member, images) for member in members)
-        probabilities = total / len(members)
-        # The smallest positive number stands for a probability that rounded to zero: the loss stays finite, but a
-        # NaN stays a NaN.
-        log = probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
+            logs = [evaluation.log_probabilities(member, images) for member in members]
+        # Averaged as probabilities, but never out of the logarithm: a loss of 1e29 stays one, and a NaN a NaN.
+        log = logs[0] if len(logs) == 1 else torch.stack(logs).logsumexp(0) - math.log(len(logs))
         loss += nll_loss(log, labels, reduction="sum")
-        confusion += torch.bincount(labels * num_classes + probabilities.argmax(1), minlength=num_classes**2)
+        confusion += torch.bincount(labels * num_classes + log.argmax(1), minlength=num_classes**2)
     confusion = confusion.view(num_classes, num_classes).cpu()
     return Measured(loss.item() / len(split), confusion.diag().sum().item() / len(split), confusion)

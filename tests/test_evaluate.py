@@ -93,11 +93,11 @@ def test_batches_fit(monkeypatch, most, batch_size, expected):
 
 
 def test_certain_and_wrong():
-    """A probability that rounds to zero costs much, not infinitely; a NaN stays one."""
+    """A probability that rounds to zero costs what the logits say, not infinitely; a NaN stays one."""
     net = network()
     net[1].weight.data.mul_(1e5)
     loss = measure([net]).loss
-    assert 10 < loss < 88  # -log of the smallest float32 is 87.3
+    assert 88 < loss < np.inf  # -log of the smallest float32 is 87.3: what is larger is not cut there
     net[1].weight.data.fill_(torch.nan)
     assert np.isnan(measure([net]).loss)
 
@@ -120,8 +120,8 @@ def test_an_evaluation_of_ones_own():
     """The evaluation that is given says what the probabilities are."""
 
     class Sure:
-        def probabilities(self, model, images):
-            return torch.eye(CLASSES)[torch.zeros(len(images), dtype=torch.long)]
+        def log_probabilities(self, model, images):
+            return torch.eye(CLASSES)[torch.zeros(len(images), dtype=torch.long)].log()
 
     splits = data()
     assert measure([network()], evaluation=Sure()).accuracy == (splits.test.labels == 0).double().mean().item()
@@ -135,3 +135,15 @@ def test_larger_images_are_cut():
     found = measure([network()], splits)
     same = Splits(cut, None, cut, large.classes, "", large.mean, large.std, 5)
     assert found.loss == pytest.approx(measure([network()], same).loss, rel=1e-7)
+
+
+def test_a_loss_too_large_for_probabilities_is_not_cut():
+    """Where the right class has a probability below the smallest float, the loss is still the logits' difference."""
+
+    class Wild(torch.nn.Module):
+        def forward(self, images):
+            return torch.tensor([1e29] + [0.0] * (CLASSES - 1)).expand(len(images), CLASSES)
+
+    splits = data()
+    share = (splits.test.labels != 0).double().mean().item()
+    assert measure([Wild()]).loss == pytest.approx(1e29 * share, rel=1e-5)

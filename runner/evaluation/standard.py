@@ -6,6 +6,6 @@ from runner.option import Option
 
 
 class Standard(Option):
-    def probabilities(self, model: nn.Module, images: Tensor) -> Tensor:
-        """`[B, K]` of `images [B, C, H, W]`, normalised; `model` is in evaluation mode."""
-        return model(images).float().softmax(-1)
+    def log_probabilities(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Logarithms of probabilities `[B, K]` of `images [B, C, H, W]`, normalised; `model` is in evaluation mode."""
+        return model(images).float().log_softmax(-1)
