@@ -1,11 +1,16 @@
 """The one way to write a result: all of it or nothing."""
 
+import csv
+import io
 import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], None] | bytes | str, durable: bool = True) -> None:
@@ -35,6 +40,24 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], None] | bytes | str, du
 def write_json(path: Path, value: Any, durable: bool = True) -> None:
     """`value` as indented JSON, atomically."""
     write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n", durable)
+
+
+def png(image: "np.ndarray") -> bytes:
+    """`image` uint8 [H, W, 3] as a PNG file."""
+    from PIL import Image  # only what draws pays for it
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """A line a row, all digits."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
 
 
 class Lines:

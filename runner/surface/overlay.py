@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from runner.files import write_atomic
+from runner.files import png, write_atomic
 
 FILES = ("trajectory.csv", "surface.npz")  # what a walk leaves, beside its result
 
@@ -46,7 +46,7 @@ def write_overlays(
     if not any(record.walked for record in records):
         return []
     # matplotlib takes most of a second: a report without surfaces does not pay for it.
-    from runner.surface.pictures import MOST, Ground, overlay_picture, png
+    from runner.surface.pictures import MOST, Ground, overlay_picture
     from runner.surface.pictures import Path as Walk
 
     grounds: dict[str, Any] = {}

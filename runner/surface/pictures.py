@@ -1,6 +1,5 @@
 """Contours with paths, and loss and step length over the steps: large letters, for a slide. No torch, no pyplot."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
-from PIL import Image
 
 # Okabe & Ito 2008, told apart by every colour vision; without their yellow, which a light ground swallows, and with
 # a brown and a grey. Markers tell paths apart as well, dashes those of the second and third round.
@@ -212,13 +210,6 @@ def pixels(figure: Figure) -> np.ndarray:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def png(image: np.ndarray) -> bytes:
-    """As a file."""
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()
 
 
 def _of(ground: Ground) -> str:

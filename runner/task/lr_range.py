@@ -1,7 +1,5 @@
 """`task=lr_range`: the range test of Smith 2017 (arXiv 1506.01186, section 3.3), its steps exponential."""
 
-import csv
-import io
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +12,7 @@ from omegaconf import OmegaConf
 
 from runner.build import Builder, Facts, check_device
 from runner.errors import ConfigError
-from runner.files import write_atomic, write_json
+from runner.files import csv_text, png, write_atomic, write_json
 from runner.run import process_settings
 from runner.schedule.base import Schedule, Timeline
 from runner.schema import Below1, Positive, Rate
@@ -114,7 +112,7 @@ class LrRange(Task):
         smoothed = smooth(losses, self.smoothing)
         found = suggest(lrs, smoothed)
         rows = [dict(zip(COLUMNS, row)) for row in zip(range(len(lrs)), lrs, losses, smoothed)]
-        write_atomic(job.folder / "range.csv", csv_text(rows), durable=False)
+        write_atomic(job.folder / "range.csv", csv_text(rows, COLUMNS), durable=False)
         optimizer = job.choices.get("optimizer", "optimizer")
         image = picture(lrs, losses, smoothed, found, f"{optimizer} on {job.choices.get('data', 'data')}")
         write_atomic(job.folder / "range.png", png(image), durable=False)
@@ -228,21 +226,3 @@ def picture(
         axes.legend(loc="lower left")
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def png(image: np.ndarray) -> bytes:
-    """As a file."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()
-
-
-def csv_text(rows: list[dict[str, Any]]) -> str:
-    """One line a mini-batch, all digits."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()

@@ -5,8 +5,6 @@ The share of negative curvature directions (the index) at critical points of ran
 """
 
 import copy
-import csv
-import io
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from runner.build import Builder, Facts, check_device
 from runner.errors import ConfigError
-from runner.files import write_atomic, write_json
+from runner.files import csv_text, png, write_atomic, write_json
 from runner.optimizer.flat import Flat
 from runner.optimizer.newton import hessian
 from runner.run import process_settings
@@ -115,7 +113,7 @@ class Saddles(Task):
                 else:
                     rows = self.in_network(job.config, builder, device, listener)
                     image = saddles_picture.of_network(rows)
-                write_atomic(job.folder / "saddles.csv", csv_text(rows), durable=False)
+                write_atomic(job.folder / "saddles.csv", csv_text(rows, list(rows[0])), durable=False)
                 write_atomic(job.folder / "saddles.png", png(image), durable=False)
                 if tracker is not None:
                     tracker.hparams({"task.of": self.of, "seed": job.config["seed"]})
@@ -210,21 +208,3 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "minima": float((negative == 0).mean()),
         "saddles": float(((negative > 0) & (positive > 0)).mean()),
     }
-
-
-def png(image: np.ndarray) -> bytes:
-    """As a file."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()
-
-
-def csv_text(rows: list[dict[str, Any]]) -> str:
-    """One line a point, all digits."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()

@@ -1,6 +1,5 @@
 """`task=surface`: an optimizer and a schedule on a function of the plane, and what they did there."""
 
-import csv
 import io
 import logging
 import time
@@ -15,7 +14,7 @@ from runner.build import Builder, Facts
 from runner.check import Refused
 from runner.context import Context
 from runner.errors import ConfigError
-from runner.files import write_atomic, write_json
+from runner.files import csv_text, png, write_atomic, write_json
 from runner.option import Option
 from runner.run import process_settings
 from runner.schedule.base import Timeline
@@ -155,7 +154,7 @@ class SurfaceTask(Task):
         seconds = time.perf_counter() - begun
         said = verdict(found, surface, self.tolerance)
         about = self.about(surface)
-        write_atomic(job.folder / "trajectory.csv", csv_text(found), durable=False)
+        write_atomic(job.folder / "trajectory.csv", csv_text(found.rows, COLUMNS), durable=False)
         pictures = self._draw(job, surface, found, said, about)
         if tracker is not None:
             track(tracker, job, found, pictures)
@@ -196,17 +195,8 @@ class SurfaceTask(Task):
         path = pictures.Path(job.choices.get("optimizer", "optimizer"), said, columns)
         drawn = {"path": pictures.path_picture(ground, path), "steps": pictures.steps_picture(ground, path)}
         for name, image in drawn.items():
-            write_atomic(job.folder / f"{name}.png", pictures.png(image), durable=False)
+            write_atomic(job.folder / f"{name}.png", png(image), durable=False)
         return drawn
-
-
-def csv_text(found: Walk) -> str:
-    """The rows with all their digits."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found.rows)
-    return file.getvalue()
 
 
 def track(tracker: Tracker, job: Job, found: Walk, pictures: dict[str, np.ndarray]) -> None:
