@@ -171,6 +171,12 @@ def test_before_the_average_the_run_is_validated():
     """Until there is an average the run's own weights are; their best is then forgotten."""
     plain, run = make(*LOGGED), make(*LOGGED, "ensemble=swa", "ensemble.start=0.5")
     train([plain])
+
+    def unbeatable(row):
+        if row["epoch"] == 2:
+            run.progress.best = row | {"val_accuracy": 2.0}
+
+    run.on_epoch = unbeatable
     train([run])
     assert numbers(run.progress.history)[:2] == numbers(plain.progress.history)[:2]
     assert run.progress.best["epoch"] >= 3

@@ -32,7 +32,8 @@ STACKS = {  # regularization, augmentation, averaging at test time
     "loss_terms": 12,
     "regularization_stack": 32,
 }
-NEEDS_DATA = {"optimizers", "optimizers_seeds", *STACKS}
+ENSEMBLES = {"ensembles": 6, "snapshots": 9, "moving_average": 24}
+NEEDS_DATA = {"optimizers", "optimizers_seeds", *STACKS, *ENSEMBLES}
 ON_SURFACES = {"ravine", "saddle_point", "nesterov", "adagrad_step_size", "rmsprop_decay", "adam_first_step"}
 COUNTS = {  # runs of each, so that none gets lost in a grid
     "ravine": 5,
@@ -48,6 +49,7 @@ COUNTS = {  # runs of each, so that none gets lost in a grid
     "optimizers": 60,
     "optimizers_seeds": 75,
     **STACKS,
+    **ENSEMBLES,
 }
 
 

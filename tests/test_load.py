@@ -222,6 +222,10 @@ def test_runs_of_different_architectures(cli, runs):
     (folder,) = [path.parent for path in Path("outputs/runs").glob("*/checkpoint.pt")]
     assert (folder / "ensemble.png").exists()
     np.testing.assert_allclose(load(folder).probabilities(test.images), mean, rtol=1e-4, atol=1e-6)
+    assert evaluate(cli, f"task.checkpoint={folder.parent}/*checkpoints*", "name=again") == (0, "")
+    again = result_of(Path("outputs/again"))
+    assert again["ensemble"]["members"] == found["ensemble"]["members"]
+    assert again["test_loss"] == pytest.approx(found["test_loss"], rel=1e-6)
 
 
 def test_runs_by_a_pattern(cli, runs):
@@ -318,7 +322,7 @@ def test_runs_that_do_not_belong_together(cli, runs, what):
 LINES = {
     "nothing": ((), "task.checkpoint is missing: name a finished run, task.checkpoint=outputs/NAME/RUN"),
     "no runs": (("ensemble=checkpoints",), "ensemble.runs is missing: name finished runs"),
-    "empty": (("ensemble=checkpoints", "ensemble.runs=no/*"), "ensemble.runs=no/*: names no run (nothing there"),
+    "empty": (("ensemble=checkpoints", "ensemble.runs=no/*"), "ensemble.runs=no/*: names no run (nothing is there)"),
     "both": (("ensemble=checkpoints", "ensemble.runs=PLAIN", "task.checkpoint=PLAIN"), "choose one of them"),
     "training": (("ensemble=ema", "task.checkpoint=PLAIN"), "ensemble=ema: is made in training; leave it out"),
     "model": (("model=mlp", "task.checkpoint=PLAIN"), "model=mlp: this task has no use for it; leave it out"),

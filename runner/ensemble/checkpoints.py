@@ -48,7 +48,7 @@ class Checkpoints(Ensemble):
 
     def paths(self) -> list[Path]:
         """The runs that are named. Raises `ConfigError` where a pattern names none."""
-        return list(dict.fromkeys(path for text in self.runs for path in matching("ensemble.runs", text)))
+        return list(dict.fromkeys(path for text in self.runs for path in matching("ensemble.runs", text, trains)))
 
     def agree(self, runs: Sequence[Loaded]) -> list[Loaded]:
         """Each training once. Raises `ConfigError` for runs whose answers cannot be compared."""
@@ -76,22 +76,28 @@ class Checkpoints(Ensemble):
         return members, []
 
 
-def matching(key: str, text: str) -> list[Path]:
-    """The run that a path names, or the runs that a pattern does, in the order of their names; folders in which no
-    network was trained are passed over there. Raises `ConfigError` where a pattern names none."""
+def matching(key: str, text: str, wanted: Callable[[Path], bool]) -> list[Path]:
+    """The run that a path names, or the runs that a pattern does, in the order of their names: checkpoints, and those
+    folders that are wanted. Raises `ConfigError` where a pattern names none."""
     path = Path(text).expanduser()
     start = next((i for i, part in enumerate(path.parts) if any(mark in part for mark in "*?[")), None)
     if start is None or path.exists():
         return [path]
     found = sorted(Path(*path.parts[:start]).glob(str(Path(*path.parts[start:]))))
-    trained = [one for one in found if one.name == checkpoint.FILE or _trains(one)]
-    if not trained:
-        many = f"{len(found)} files and folders" if found else "nothing"
-        raise ConfigError(f"{key}={text}: names no run ({many} there, and none a training's folder)")
-    return trained
+    runs = [one for one in found if one.name == checkpoint.FILE or wanted(one)]
+    if not runs:
+        many = f"{len(found)} files and folders, none of a run with networks" if found else "nothing is there"
+        raise ConfigError(f"{key}={text}: names no run ({many})")
+    return runs
 
 
-def _trains(folder: Path) -> bool:
+def keeps_networks(folder: Path) -> bool:
+    """Whether there is a checkpoint in a folder: of a training, or of what an evaluation put together."""
+    return (folder / checkpoint.FILE).is_file()
+
+
+def trains(folder: Path) -> bool:
+    """Whether a folder is a training's, finished or not: what is not finished is no member, and is named."""
     record = read(folder) if folder.is_dir() else None
     return record is not None and record.result.get("choices", {}).get("task", "train") == "train"
 

@@ -13,7 +13,7 @@ from runner.build import Builder
 from runner.check import locate
 from runner.context import Context
 from runner.data.splits import Splits
-from runner.ensemble.checkpoints import Checkpoints, matching
+from runner.ensemble.checkpoints import Checkpoints, keeps_networks, matching
 from runner.ensemble.none import NoEnsemble
 from runner.errors import ConfigError
 from runner.evaluate import Autocast, Average
@@ -72,7 +72,7 @@ class Answering(Task):
         """Where they are. `task.checkpoint` may be a pattern, for names of runs hold signs that Hydra wants quoted."""
         if combination is not None:
             return combination.paths()
-        found = matching("task.checkpoint", self.checkpoint)
+        found = matching("task.checkpoint", self.checkpoint, keeps_networks)
         if len(found) > 1:
             raise ConfigError(
                 f"task.checkpoint={self.checkpoint}: names {len(found)} runs; name one, or all of them by "

@@ -12,7 +12,7 @@ import math
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torchvision
@@ -24,9 +24,9 @@ from runner.data.splits import Split, Splits
 from runner.errors import ConfigError
 from runner.evaluate import Member
 from runner.evaluation.standard import Standard
-from runner.transfer.cut import Rest, calls_before, enters
+from runner.transfer.cut import Cut, Rest, calls_before, enters
 from runner.transfer.kept import Activations, content_of, count_variants, flat, pick, rows, variants
-from runner.transfer.servable import Declined, close, insisted, modes_kept, plan, trained_modules, tried
+from runner.transfer.servable import Declined, close, consider, insisted, modes_kept, plan, trained_modules, tried
 
 if TYPE_CHECKING:
     from runner.train import Run
@@ -43,6 +43,7 @@ class Store:
 
     def __init__(self) -> None:
         self._kept: dict[str, Activations] = {}  # used last, stands last
+        self.cuts: dict[str, tuple[Cut, Tensor]] = {}  # that were tried, and what crossed them
         self._prints: weakref.WeakKeyDictionary[Split, str] = weakref.WeakKeyDictionary()
 
     def serve(self, run: "Run", splits: Splits) -> str:
@@ -99,10 +100,16 @@ class Features:
         self.run, self.data, self.store = run, splits, store
         parts, transfer = run.parts, run.transfer
         self.pipeline = list(parts.pipeline.values())
+        consider(run.config, run.model, transfer, parts.pipeline, parts.stack)
         self._first = torch.arange(PROBE, device=run.train_split.device) % len(run.train_split)
         images = run.normalize(next(run.train_split.batches([self._first]))[0])
-        with run.autocast():
-            self.cut = plan(run.config, run.model, transfer, parts.pipeline, parts.stack, images)
+        self._frozen = self._digest(run.model)
+        key = self._alike()
+        if key not in store.cuts:
+            with run.autocast():
+                cut = plan(run.model, transfer, images)
+            store.cuts[key] = cut, tried(run.model, transfer, cut, images, run.autocast)
+        self.cut, self._sample = store.cuts[key]
         self.views = count_variants(self.pipeline)
         self._splits = [split for split in (splits.train, splits.val, splits.test) if split is not None]
         count = sum(map(len, self._splits)) + len(splits.train) * (self.views - 1)
@@ -114,8 +121,6 @@ class Features:
                 f"what enters {self.cut.entry} takes {needed / 1e9:.3g} GB, and the budget is {self.budget / 1e9:.3g}",
                 "freeze more stages, or set data.budget_gb",
             )
-        self._sample = tried(run.model, transfer, self.cut, images, run.autocast)
-        self._frozen = self._digest(run.model)
         self._own: dict[int, Activations] = {}
 
     def rest(self, model: nn.Module) -> Rest:
@@ -182,6 +187,18 @@ class Features:
                 views = [enters(run.model, cut, run.normalize(view)) for view in variants(images, pipeline)]
             yield torch.stack([flat(view, cut.strides) for view in views], 1).flatten(0, 1).cpu()
 
+    def _alike(self) -> str:
+        """Of runs that need not try each for itself: networks of equal modules, equal where frozen."""
+        run, data = self.run, self.data
+        about = {key: list(run.config[key].items()) for key in ("regularization", "augmentation", "transfer")}
+        about["run"] = [str(run.device), str(run.precision), str(run.memory_format), run.config["compile"]]
+        about["network"] = [type(run.model).__qualname__, repr(run.model), self._frozen]
+        about["images"] = [data.identity, self.store.fingerprint(data.train), *self._normalized()]
+        return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+    def _normalized(self) -> list[Any]:
+        return [self.data.size, self.data.mean.tolist(), self.data.std.tolist()]
+
     def _key(self, split: Split) -> str:
         """Of all that the activations depend on; of the weights the frozen ones alone, by their contents."""
         run, data = self.run, self.data
@@ -191,7 +208,7 @@ class Features:
             "numbers": [str(run.precision), str(run.memory_format)],
             "network": [type(run.model).__qualname__, repr(self.cut), self._frozen],
             "modules": [repr(call) for call in calls_before(run.model, self.cut)],
-            "images": [data.identity, self.store.fingerprint(split), data.size, data.mean.tolist(), data.std.tolist()],
+            "images": [data.identity, self.store.fingerprint(split), *self._normalized()],
             "variants": list(run.config["augmentation"].items()) if split is data.train else [],
         }
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

@@ -4,9 +4,7 @@ Neither half is rebuilt: `enters` stops a forward pass at the cut, `Rest` runs t
 the cut replaced by empty answers of the right shape. They are NaN, so that a network which needs them later shows it.
 """
 
-import contextlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,7 +116,8 @@ class Rest:
     def __init__(self, model: nn.Module, cut: Cut, device: torch.device):
         self.model, self.entry = model, model.get_submodule(cut.entry)
         self.images = cut.images.empty(device), cut.images.shape
-        self.skipped = {name: model.get_submodule(name) for name, _ in cut.before}
+        # What stands on the object itself: most modules have their class's `forward` alone.
+        self.skipped = {call: vars(call).get("forward") for call in calls_before(model, cut)}
         self.answers = [(layout.empty(device), layout.shape) for _, layout in cut.before]
 
     def __call__(self, features: Tensor) -> Tensor:
@@ -126,42 +125,30 @@ class Rest:
         answers = [empty.expand(count, *shape) for empty, shape in self.answers]
         answers[-1:] = [answer.clone() for answer in answers[-1:]]  # a function that follows may work in place
         coming = iter(answers)
-        with contextlib.ExitStack() as muted:
-            for module in self.skipped.values():
-                muted.enter_context(_answering(module, coming))
-            entered = False
+        entered = False
 
-            def enter(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor] | None:
-                nonlocal entered
-                if entered:  # a module may be called again
-                    return None
-                entered = True
-                muted.close()  # and one that computes before the cut may do so after it, too
-                return (features,)
+        def enter(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor] | None:
+            nonlocal entered
+            if entered:  # a module may be called again
+                return None
+            entered = True
+            self._speak()  # and one that computes before the cut may do so after it, too
+            return (features,)
 
-            with _hooked(self.entry, enter):
-                empty, shape = self.images
-                return self.model(empty.expand(count, *shape))
+        for module in self.skipped:
+            vars(module)["forward"] = lambda *args, **kwargs: next(coming)
+        door = self.entry.register_forward_pre_hook(enter, prepend=True)
+        try:
+            empty, shape = self.images
+            return self.model(empty.expand(count, *shape))
+        finally:
+            door.remove()
+            self._speak()
 
-
-@contextlib.contextmanager
-def _answering(module: nn.Module, answers: Iterator[Tensor]) -> Iterator[None]:
-    """Inside, the module computes nothing and takes its answer from `answers`."""
-    own = vars(module).get("forward")  # on the object itself: most have the class's alone
-    module.forward = lambda *args, **kwargs: next(answers)
-    try:
-        yield
-    finally:
-        if own is None:
-            del module.forward
-        else:
-            module.forward = own
-
-
-@contextlib.contextmanager
-def _hooked(module: nn.Module, hook: Any) -> Iterator[None]:
-    handle = module.register_forward_pre_hook(hook, prepend=True)
-    try:
-        yield
-    finally:
-        handle.remove()
+    def _speak(self) -> None:
+        """Lets the modules before the cut compute their own answers again."""
+        for module, own in self.skipped.items():
+            if own is not None:
+                vars(module)["forward"] = own
+            else:
+                vars(module).pop("forward", None)

@@ -44,9 +44,9 @@ def refusal(context: Context) -> str | None:
     if context.transfer.cache is not True:
         return None
     side, device = context.image_size, next(context.model.parameters()).device
-    images = torch.zeros(2, context.channels, side, side, device=device)
     try:
-        plan(context.config, context.model, context.transfer, context.pipeline, context.stack, images)
+        consider(context.config, context.model, context.transfer, context.pipeline, context.stack)
+        plan(context.model, context.transfer, torch.zeros(2, context.channels, side, side, device=device))
     except Declined as no:
         return insisted(no)
     return None
@@ -57,17 +57,15 @@ def insisted(no: Declined) -> str:
     return f"transfer.cache=true: {no}; {no.way_out}, or transfer.cache=auto"
 
 
-def plan(
+def consider(
     config: Mapping[str, Any],
     model: nn.Module,
     transfer: Any,
     pipeline: Mapping[str, Transform],
     stack: Mapping[str, Any],
-    images: Tensor,
-) -> Cut:
-    """Where the network is cut, found with at least two normalised images. Raises `Declined`."""
-    depth, kind = transfer.depth(model), type(model).__name__
-    if depth == 0:
+) -> None:
+    """What can be said before anything is computed. Raises `Declined`."""
+    if transfer.depth(model) == 0:
         raise Declined("nothing is frozen", "set transfer.freeze_depth")
     if transfer.every:
         raise Declined(
@@ -87,9 +85,14 @@ def plan(
         )
     if mixing := [name for name, item in stack.items() if item.overrides("mix") and not item.keeps_images]:
         raise Declined(f"regularization=[{','.join(mixing)}] mixes images", "leave it out")
+
+
+def plan(model: nn.Module, transfer: Any, images: Tensor) -> Cut:
+    """Where the network is cut, found with at least two normalised images. Raises `Declined`."""
+    kind = type(model).__name__
     with modes_kept(model):
         try:
-            cut = find(model.eval(), trained_modules(model, depth), images)
+            cut = find(model.eval(), trained_modules(model, transfer.depth(model)), images)
             draws, calls = set(noisy(model)), calls_before(model, cut)
             for number, call in enumerate(calls):
                 if call in draws and not any(True for later in calls[number:] for _ in later.parameters()):
