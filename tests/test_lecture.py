@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from runner.errors import ConfigError
 from runner.explain import CONF
+from runner.model.convnet import ConvNet
 from runner.optimizer.flat import Flat
 from runner.task.random_functions import Field, critical_points, curvature
 from runner.task.saddles import Saddles, Whole, look
@@ -33,7 +34,9 @@ STACKS = {  # regularization, augmentation, averaging at test time
     "regularization_stack": 32,
 }
 ENSEMBLES = {"ensembles": 6, "snapshots": 9, "moving_average": 24}
-NEEDS_DATA = {"optimizers", "optimizers_seeds", *STACKS, *ENSEMBLES}
+TRANSFER = {"transfer_small_data": 36, "transfer_rate": 18}  # of weights in a file, on photos
+HALVES = {"pretrain_then_transfer": 60}  # of a run that its header makes first
+NEEDS_DATA = {"optimizers", "optimizers_seeds", *STACKS, *ENSEMBLES, *HALVES}
 ON_SURFACES = {"ravine", "saddle_point", "nesterov", "adagrad_step_size", "rmsprop_decay", "adam_first_step"}
 COUNTS = {  # runs of each, so that none gets lost in a grid
     "ravine": 5,
@@ -50,6 +53,8 @@ COUNTS = {  # runs of each, so that none gets lost in a grid
     "optimizers_seeds": 75,
     **STACKS,
     **ENSEMBLES,
+    **TRANSFER,
+    **HALVES,
 }
 
 
@@ -74,11 +79,18 @@ def test_every_experiment_has_its_count():
 @pytest.mark.parametrize("name", ALL)
 def test_every_combination_of_every_experiment_can_run(cli, request, name):
     """A dry run plans every run of an experiment: each composes, and is checked."""
-    root = [f"data.root={request.getfixturevalue('shared')}"] if name in NEEDS_DATA else []
-    one = ["seed=0"] if name in SEEDED else []
-    code, out, err = cli("-m", f"experiment=lecture/{name}", "dry_run=true", *root, *one)
+    words = ["seed=0"] if name in SEEDED else []
+    if name in NEEDS_DATA:
+        words.append(f"data.root={request.getfixturevalue('shared')}")
+    if name in TRANSFER:
+        shared = request.getfixturevalue("shared")
+        words += [f"data.root={shared}/flowers", f"transfer.weights={shared}/weights/squeezenet1_1.pth"]
+    if name in HALVES:
+        torch.save(ConvNet([16, 32], 64, in_channels=1, num_classes=5, image_size=28).state_dict(), "weights.pth")
+        words.append("transfer.weights=weights.pth")
+    code, out, err = cli("-m", f"experiment=lecture/{name}", "dry_run=true", *words)
     assert (code, [line for line in err.splitlines() if line.startswith("runner:")]) == (0, [])
-    assert f"{COUNTS[name] // (5 if one else 1)} to run, 0 done already" in out
+    assert f"{COUNTS[name] // (5 if name in SEEDED else 1)} to run, 0 done already" in out
     assert not Path("outputs").exists()
 
 
