@@ -26,8 +26,9 @@ from omegaconf import OmegaConf
 from runner.build import Builder
 from runner.check import check
 from runner.explain import CONF
+from runner.listener import Listener
 from runner.run import Session
-from runner.task.base import Job, Listener
+from runner.task.base import Job
 from runner.train import train
 
 OPTIMIZERS, RATES = ("sgd", "adam", "rmsprop", "adagrad"), ("0.3", "1")

@@ -25,8 +25,9 @@ from torch.nn.functional import cross_entropy, pad
 from runner.build import Builder
 from runner.check import check
 from runner.explain import CONF
+from runner.listener import Listener
 from runner.run import Session
-from runner.task.base import Job, Listener
+from runner.task.base import Job
 from runner.train import train
 
 CASES = {  # name -> overrides, epochs in one measurement

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from runner import __version__
-from runner.errors import ConfigError
+from runner.errors import ConfigError, DiskFull
 
 # Hydra's own commands, which look at the config and run nothing.
 COMMANDS = (
@@ -55,6 +55,12 @@ def planned(argv: list[str]) -> list[str]:
     return options_first(["--multirun", *argv, "hydra.sweeper.multirun=false"])
 
 
+def say(line: str) -> None:
+    """On standard error; of several processes that torchrun started, by the first alone."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0":
+        sys.stderr.write(f"runner: {line}\n")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command line; the exit code: 0 all done, 1 some run failed or diverged, 2 refused."""
     import hydra
@@ -79,21 +85,24 @@ def main(argv: list[str] | None = None) -> int:
     try:
         app()
     except ConfigError as error:
-        sys.stderr.write(f"runner: {error}\n")
+        say(str(error))
         return 2
+    except DiskFull as error:
+        say(str(error))
+        return 1
     except HydraException as error:
-        sys.stderr.write(f"runner: {explain(error, argv)}\n")
+        say(explain(error, argv))
         return 2
     except ValueError as error:
         if "Config group override must be" not in str(error):  # what Hydra makes of optimizer=null
             raise
         words = [word for word in argv if (CONF / word.partition("=")[0]).is_dir()]
-        sys.stderr.write(f"runner: {', '.join(words)}: a group takes the name of one of its options\n")
+        say(f"{', '.join(words)}: a group takes the name of one of its options")
         return 2
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 2
     except KeyboardInterrupt:
-        sys.stderr.write("runner: interrupted; the same command goes on where it stopped\n")
+        say("interrupted; the same command goes on where it stopped")
         return 130
     finally:
         sys.argv, sys.path[:] = old_argv, old_path

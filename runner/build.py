@@ -1,5 +1,6 @@
 """From a checked config to objects: the only caller of `instantiate()`, and the rehearsal."""
 
+import contextlib
 import inspect
 import json
 import os
@@ -76,7 +77,8 @@ class Builder:
     def splits(self, config: dict[str, Any], device: torch.device | None = None) -> Splits:
         """The data of a config, cut; loaded once for all configs that share it."""
         node = dict(config["data"])
-        weights = self.transfer(config).weights(config["model"])
+        source = config["transfer"].get("weights", "asked")  # a class of the user's own may have them elsewhere
+        weights = None if source is None else self.transfer(config).weights(config["model"])
         sizes = preset(config["model"]) if weights is None else weights.preset
         resize, size = (sizes.resize, sizes.size) if sizes else PHOTO_SIZES
         node["resize"] = resize if node["resize"] == "auto" else node["resize"]
@@ -315,13 +317,21 @@ def _forward(model: nn.Module, splits: Splits) -> tuple[torch.Tensor, int]:
     return logits, counter.get_total_flops() // 2
 
 
-def threads(config: dict[str, Any], facts: Facts) -> int:
-    """CPU threads of a run. `auto`: one where a step is too small to share, where a second gains nothing and, on a
-    busy machine, makes the first wait; else every core."""
+def threads(config: dict[str, Any], facts: Facts, at_once: int) -> int:
+    """CPU threads of a run, of which `at_once` are done side by side. `auto`: one where a step is too small to share,
+    where a second gains nothing and, on a busy machine, makes the first wait; else the run's share of the cores."""
     if config["threads"] != "auto":
         return config["threads"]
     small = facts.flops * config["batch_size"] < SMALL_STEP
-    return 1 if small else os.cpu_count() or 1
+    return 1 if small else max(1, cores() // max(1, at_once))
+
+
+def cores() -> int:
+    """Cores that this process may use: its share of them where torchrun started several processes."""
+    mates = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    with contextlib.suppress(AttributeError):  # not on macOS
+        return max(1, len(os.sched_getaffinity(0)) // mates)
+    return max(1, (os.cpu_count() or 1) // mates)
 
 
 def _short(target: str) -> str:

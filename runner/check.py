@@ -1,5 +1,6 @@
 """What was typed, checked before anything is built: types and ranges, targets, the arguments of every target."""
 
+import functools
 import inspect
 import pkgutil
 import typing
@@ -10,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
 from runner.errors import ConfigError, did_you_mean
-from runner.schema import GROUPS, OWN_KEYS, STACKS, Config
+from runner.schema import GROUPS, OWN_KEYS, STACKS, Config, Keys
 
 # What a `_target_` may name without `trust`; the object found must come from there as well, so that no path through
 # a module's own imports (`runner.build.json...`) leads out.
@@ -40,13 +41,20 @@ class Refused(ConfigError):
         self.lines = lines
 
 
+PARTS = {  # keys that belong together, and are no choice of an option
+    name
+    for name, field in Config.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Keys)
+}
+
+
 def nodes(config: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """`(group, path, node)` of every option and every item of a stack."""
     for group in Config.model_fields:
         if group in STACKS:
             for name, node in config[group].items():
                 yield group, f"{group}.{name}", node
-        elif isinstance(config[group], dict) and group not in ("early_stopping", "checkpoint", "log", "probe"):
+        elif isinstance(config[group], dict) and group not in PARTS:
             yield group, group, config[group]
 
 
@@ -55,10 +63,10 @@ def check(config: dict[str, Any]) -> dict[str, Any]:
 
     Raises `Refused` with every complaint.
     """
-    lines = _typed(Config, config, "")
+    lines = complaints(Config, config, "")
     for group, model in GROUPS.items():
         if isinstance(config.get(group), dict):
-            lines += _typed(model, config[group], f"{group}.")
+            lines += complaints(model, config[group], f"{group}.")
     if lines:
         raise Refused(lines)
     config = Config.model_validate(config).model_dump()
@@ -72,7 +80,8 @@ def check(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _typed(model: type, values: dict[str, Any], prefix: str) -> list[str]:
+def complaints(model: type, values: dict[str, Any], prefix: str) -> list[str]:
+    """What is wrong with these values of a part of the config, a line a key."""
     try:
         model.model_validate(values)
     except ValidationError as error:
@@ -257,13 +266,18 @@ def _wrong_type(value: Any, hint: Any, default: Any) -> str | None:
     if isinstance(value, bool) and "bool" not in str(hint) and "BeforeValidator" not in str(hint) and hint is not Any:
         return f"must be {_words(hint)}"
     try:
-        TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        _adapter(hint).validate_python(value)
     except ValidationError as error:
         details = [detail for detail in said(error) if detail["type"] != "is_instance_of"] or said(error)
         return " or ".join(dict.fromkeys(detail["msg"] for detail in details))
     except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation):
         return None
     return None
+
+
+@functools.cache  # a thousand combinations ask of the same few hints; to build one takes 0.2 ms
+def _adapter(hint: Any) -> TypeAdapter:
+    return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
 
 
 def _words(hint: Any) -> str:

@@ -1,29 +1,33 @@
 """One run, from config to result."""
 
+import contextlib
 import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from runner import checkpoint
+from runner import checkpoint, distributed, memory
 from runner.build import Builder
 from runner.data.splits import Split
 from runner.ensemble.facts import compared, tell
 from runner.evaluate import Examined, evaluate, examine
 from runner.evaluation.standard import Standard
-from runner.files import Lines, png, write_atomic
+from runner.files import Lines, png, write_atomic, yaml_text
+from runner.listener import Listener
 from runner.schedule.picture import draw
 from runner.seeds import generator
-from runner.task.base import Job, Listener, Task, failure
+from runner.task.base import Job, Task, failure, process_settings
 from runner.tracking.events import Tracker
 from runner.tracking.pictures import batch_grid, confusion_matrix
 from runner.tracking.preview_picture import Preview
-from runner.train import Diverged, Run, train
+from runner.train import Diverged, Pruned, Run
+from runner.training import Training
 from runner.transfer.finetune import broken_seals
 
 log = logging.getLogger(__name__)
@@ -37,6 +41,7 @@ COLUMNS = ("epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_acc
 class Train(Task):
     """`task=train`: trains, validates, tests once."""
 
+    together: ClassVar[bool] = True
     ignores: ClassVar[frozenset[str]] = frozenset({"surface"})
     refuses: ClassVar[frozenset[str]] = frozenset({"surface"})
     columns: ClassVar[Mapping[str, str]] = {
@@ -47,29 +52,69 @@ class Train(Task):
     }
 
     def work(self, job: Job, builder: Builder, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
-        """Trains, or goes on; what was known before an error stays known."""
-        with Session(job, builder, device, listener) as session:
-            yield session.facts()
+        """Trains, or goes on; where torchrun started several processes, together with the others."""
+        with distributed.leading(job, device):
+            yield from self._attempts(job, builder, listener, device)
+
+    def follow(self, job: Job, builder: Builder, device: torch.device) -> None:
+        """Trains along with the first process."""
+        silent = {"probe": {"every": 0, "curvature_every": 0}}  # what is only looked at
+        with process_settings(job.config, job.threads), contextlib.suppress(Diverged):
+            Training(replace(job, config=job.config | silent), builder, device).train()
+
+    def _attempts(
+        self, job: Job, builder: Builder, listener: Listener, device: torch.device
+    ) -> Iterator[dict[str, Any]]:
+        """Trains, or goes on; what was known before an error stays known. Where memory does not suffice, the batch goes
+        through in more pieces, whose gradients add up to its own."""
+        while True:
+            session = None
             try:
-                yield session.outcome()
-            finally:
-                yield session.reached()
+                with Session(job, builder, device, listener) as session:
+                    yield session.facts()
+                    try:
+                        yield session.outcome()
+                    finally:
+                        yield session.reached()
+                return
+            except Exception as error:
+                if session is None or not memory.lacking(error):
+                    raise
+                pieces, refusal = more_pieces(job.config, session.run)
+                if refusal:
+                    log.warning("out of memory; %s", refusal)
+                    raise
+            log.warning("out of memory: each batch of %d goes through in %d pieces now", *pieces)
+            job = replace(job, config=job.config | {"accumulate": pieces[1]})
+            del session
+            memory.free(device)
+            yield {"accumulate": pieces[1]}
 
 
-class Session:
+def more_pieces(config: dict[str, Any], run: Run) -> tuple[tuple[int, int], str]:
+    """(images of a batch, twice the micro-batches that it is split into), or why that is no way out."""
+    pieces = run.batch_size, 2 * run.accumulate
+    if pieces[1] > run.batch_size:
+        return pieces, f"a micro-batch is {run.batch_size // run.accumulate} images already"
+    if run.team is not None:
+        return pieces, "several processes share each batch: accumulate=N splits it further"
+    run.train_mode()
+    norms = [module for module in run.model.modules() if isinstance(module, _BatchNorm) and module.training]
+    if norms and not config["oom"]["allow_batchnorm"]:
+        return (
+            pieces,
+            "batch norm would see smaller batches, which changes the result: oom.allow_batchnorm=true allows it",
+        )
+    return pieces, ""
+
+
+class Session(Training):
     """A run with its folder, tracker and checkpoint, from where it stood to its end."""
 
     def __init__(self, job: Job, builder: Builder, device: torch.device, listener: Listener):
-        self.job, self.config, self.listener = job, job.config, listener
+        super().__init__(job, builder, device)
+        self.listener, resumed = listener, self.resumed
         self.status: str | None = None
-        torch.manual_seed(generator(self.config["seed"], "layers of libraries").initial_seed())
-        self.splits = builder.splits(self.config, device)
-        self.run = self._build(builder, device, 0)  # the only one, but for ensembles of several
-        self.runs = [self.run, *(self._build(builder, device, i) for i in range(1, self.run.ensemble.count))]
-        self.sealed = [run.transfer.seal(run.model, self.config["epochs"]) for run in self.runs]
-        self.path = job.folder / checkpoint.FILE
-        resumed = self._resume(device)
-        self.cached = [builder.features.serve(run, self.splits) for run in self.runs]
         progress, self._rows = self.run.progress, self._history()
         self.metrics = Lines(job.folder / METRICS, COLUMNS, self._rows)
         self.tracker = None
@@ -91,31 +136,6 @@ class Session:
         if self.tracker is not None:
             self.tracker.close(self.status)
 
-    def _build(self, builder: Builder, device: torch.device, number: int) -> Run:
-        """The run, or one member of an ensemble of several: a run with a seed of its own."""
-        seed = self.config["seed"]
-        seed = seed if number == 0 else generator(seed, f"member {number}").initial_seed() >> 1
-        config = self.config | {"seed": seed}
-        noise = generator(seed, "noise", device)
-        return Run(config, builder.parts(config, self.splits, device, noise), device, noise)
-
-    def _resume(self, device: torch.device) -> bool:
-        own = checkpoint.load_if_whole(self.path, device)
-        if own is not None and own["training"] == self.job.training:
-            self._load(own)
-            log.info("goes on after step %d of %d", self.run.progress.step, self.run.steps)
-            return True
-        if self.job.trained is not None:
-            other = checkpoint.load_if_whole(self.job.trained / checkpoint.FILE, device)
-            if other is not None and other["training"] == self.job.training:
-                self._load(other)
-                log.info("takes the trained network of %s", self.job.trained.name)
-        return False
-
-    def _load(self, state: dict[str, Any]) -> None:
-        for run, own in zip(self.runs, state["runs"], strict=True):
-            run.load_state_dict(own)
-
     def _history(self) -> list[dict[str, Any]]:
         """A row for each epoch that all runs have reached, or did not live to see: the mean over them."""
         histories = [run.progress.history for run in self.runs]
@@ -133,8 +153,7 @@ class Session:
             return
         for row in self._rows:  # of a network trained by another run
             self.tracker.scalars(row["step"], _scalars(row))
-        text = OmegaConf.to_yaml(OmegaConf.create(self.config))
-        self.tracker.text("config", "    " + text.replace("\n", "\n    "))
+        self.tracker.text("config", "    " + yaml_text(self.config).replace("\n", "\n    "))
         if self.run.schedule.foreseen:
             self.tracker.picture("schedule", 0, draw(self.run.schedule, self.run.rates[0]))
         if count := min(self.config["log"]["images"], self.config["batch_size"]):
@@ -162,6 +181,9 @@ class Session:
         known, self._rows = len(self._rows), self._history()
         for row in self._rows[known:]:
             self._epoch(row)
+            ended = all(run.ended for run in self.runs)
+            if self.job.judge is not None and (reason := self.job.judge.look(row, ended)):
+                raise Pruned(reason)
 
     def _epoch(self, row: dict[str, Any]) -> None:
         self.metrics.add(row)
@@ -218,6 +240,7 @@ class Session:
             "transfer": self._transfer(),
             "precision": str(run.precision).removeprefix("torch."),
             "channels_last": run.memory_format is torch.channels_last,
+            "processes": 1 if run.team is None else run.team.size,
         }
 
     def _transfer(self) -> dict[str, Any]:
@@ -240,13 +263,17 @@ class Session:
     def outcome(self) -> dict[str, Any]:
         """Trains to the end, whichever it is, and says which."""
         try:
-            train(self.runs)
+            self.train()
             found = self.finish()
         except Diverged as end:
             log.warning("diverged: %s", end.reason)
             good = self.run.progress.last_good
             kept = {key: good[key] for key in ("val_loss", "val_accuracy") if key in good}
             found = kept | {"status": "diverged", "reason": end.reason, "diverged_step": end.step}
+        except Pruned as end:
+            log.info("pruned: %s", end)
+            last = self._rows[-1]
+            found = {"status": "pruned", "reason": str(end)} | {key: last[key] for key in ("val_loss", "val_accuracy")}
         self.status = found["status"]
         return found
 
@@ -283,8 +310,8 @@ class Session:
             picture = confusion_matrix(found.confusion.numpy(), list(self.splits.classes))
             tracker.picture("test/confusion", run.progress.step, picture)
         if len(found.mistakes):
-            image = self._mistakes(found)
-            write_atomic(self.job.folder / MISTAKES, png(image), durable=False)
+            image = png(self._mistakes(found))
+            write_atomic(self.job.folder / MISTAKES, image, durable=False)
             if tracker is not None:
                 tracker.picture("test/worst_mistakes", run.progress.step, image)
         return result

@@ -85,6 +85,27 @@ class Log(Keys):
     images: Count  # images in the picture of the first batch; 0: none
 
 
+def _groups(value: Any) -> Any:
+    """One group of keys may be typed without the outer brackets."""
+    flat = isinstance(value, list) and value and not any(isinstance(item, list) for item in value)
+    return [value] if flat else value
+
+
+def _conditions(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class OutOfMemory(Keys):
+    allow_batchnorm: bool  # smaller micro-batches for networks whose batch norm then sees less
+
+
+class Sweep(Keys):
+    zip: Annotated[list[list[Text]], BeforeValidator(_groups)]  # groups of swept keys that vary together
+    exclude: Annotated[list[Text], BeforeValidator(_conditions)]  # combinations that are left out
+    repeat: Positive  # seeds of each combination, from `seed` on
+    probe: bool  # a dry run measures a few steps of each distinct program
+
+
 class Config(Keys):
     name: Annotated[Text, BeforeValidator(_name)]  # folder of the sweep below outputs/
     seed: Annotated[Count, Field(lt=2**63)]
@@ -103,6 +124,8 @@ class Config(Keys):
     checkpoint: Checkpoint
     probe: Probe
     log: Log
+    sweep: Sweep
+    oom: OutOfMemory
     trust: list[Text]  # packages whose classes a config may name in `_target_`
     dry_run: bool
     rerun: bool
@@ -167,7 +190,7 @@ OWN_KEYS = {"data": frozenset(Data.model_fields), "optimizer": frozenset({"no_de
 # The contents of data and weight files are, in place of their paths.
 NOT_IDENTITY = frozenset(
     {
-        *("name", "trust", "dry_run", "rerun", "log", "probe", "checkpoint.seconds"),
+        *("name", "trust", "dry_run", "rerun", "log", "probe", "sweep", "oom", "checkpoint.seconds"),
         *("device", "threads", "channels_last", "compile", "deterministic"),
         *("transfer.weights", "transfer.cache"),
         *("data.root", "data.download", "data.resident", "data.budget_gb", "data.workers", "data.cache_dir"),

@@ -25,6 +25,7 @@ from runner.steps import batches
 from runner.tracking.probes import Probe, hessian_ends
 
 if TYPE_CHECKING:
+    from runner.distributed import Team
     from runner.transfer.cache import Features
 
 CURVATURE_IMAGES = 1024
@@ -95,6 +96,10 @@ class Diverged(Exception):
         self.step, self.reason = step, reason
 
 
+class Pruned(Exception):
+    """A judge saw no reason to go on: an end, and a result."""
+
+
 @dataclass
 class Progress:
     """How far a run has come: all that a checkpoint must keep beside weights, optimizer and generators."""
@@ -162,6 +167,7 @@ class Run:
         self._logged = 0  # the step up to which losses were read
         self._batches: Iterator[tuple[Tensor, Tensor]] | None = None
         self.features: Features | None = None
+        self.team: Team | None = None  # processes that train this run together
         self._started = time.perf_counter()
         self.ensemble.begin(self)
 
@@ -299,7 +305,10 @@ class Run:
             step = self._logged + bad + 1  # counted from 1, as in metrics.csv and TensorBoard
             raise Diverged(step, f"the loss was {losses[bad]} at step {step}; last good values: {words}")
         progress.loss_sum += math.fsum(losses)
-        progress.hits += (torch.cat(self._guesses) == torch.cat(self._labels)).sum().item()
+        hits = (torch.cat(self._guesses) == torch.cat(self._labels)).sum()
+        progress.hits += (hits if self.team is None else self.team.total(hits)).item()
+        if self.team is not None:
+            self._penalties = {name: self.team.total(part.clone()) for name, part in self._penalties.items()}
         for kept in (self._losses, self._guesses, self._labels):
             kept.clear()
         scalars = {"train/loss": math.fsum(losses) / len(losses)}
@@ -344,10 +353,14 @@ class Run:
         self.on_epoch(row)
 
     def measure(self) -> Any:
-        """The validation split, noise off."""
+        """The validation split, noise off; by the first of several processes."""
+        if self.team is not None and not self.team.leads:
+            return self.team.hear()
         members = self.seen([self.ensemble.watched(self).eval()], self.val_split)
         measured = evaluate(members, self.val_split, self.normalize, self.autocast, self.batch_size, self.num_classes)
         self.train_mode()
+        if self.team is not None:
+            self.team.tell(measured)
         return measured
 
     def seen(self, members: Sequence[torch.nn.Module], split: Split) -> Sequence[torch.nn.Module | Member]:

@@ -1,6 +1,5 @@
 """From config to objects: every complaint in its words, what a `_target_` may name, the rehearsal."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from runner.build import Builder, threads
+from runner.build import Builder, cores, threads
 from runner.check import Refused, check, locate, shown
 from runner.errors import ConfigError
 from runner.schema import STACKS
@@ -424,13 +423,15 @@ def test_data_is_loaded_once():
 
 
 def test_threads():
-    """`auto` is one thread for small steps, every core for large ones; a number is that number."""
+    """`auto` is one thread for small steps, a run's share of the cores for large ones; a number is that number."""
     builder = Builder()
     for words, expected in (
         (("model=mlp",), 1),
         (("threads=3", "model=mlp"), 3),
     ):
         config = check(composed(*FEW, *words))
-        assert threads(config, builder.rehearse(config)) == expected
+        assert threads(config, builder.rehearse(config), 1) == expected
     config = check(composed(*FEW, "model=resnet56"))
-    assert threads(config, builder.rehearse(config)) == os.cpu_count()
+    facts = builder.rehearse(config)
+    shares = [threads(config, facts, at_once) for at_once in (0, 1, 2, 1000)]
+    assert shares == [cores(), cores(), max(1, cores() // 2), 1]

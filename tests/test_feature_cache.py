@@ -582,14 +582,19 @@ def test_networks_that_cannot_be_cut(kind, depth, reason):
 TYPED = ("data.limit=100", "model=mlp", "transfer.freeze_depth=all", "epochs=1", "threads=1")
 
 
-def test_a_sweep_from_the_shell(cli, tmp_path, through):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_sweep_from_the_shell(cli, tmp_path, through, workers):
     """Two heads compute once, the answer stands in the result, and a run without the cache has the same numbers."""
-    code, _, err = cli("-m", *TYPED, "optimizer.lr=0.1,0.01", "name=s")
+    code, _, err = cli("-m", *TYPED, "optimizer.lr=0.1,0.01", "name=s", f"hydra.launcher.workers={workers}")
     assert code == 0, err
     found = results_of(tmp_path / "outputs" / "s")
     assert [result["transfer"]["cache"] for result in found.values()] == ["on", "on"]
     sizes = next(iter(found.values()))["data"]
-    assert through() == sum(sizes[name] for name in ("train", "val", "test"))
+    if workers:
+        logs = "".join(path.read_text() for path in (tmp_path / "outputs" / "s").glob("*/run.log"))
+        assert (logs.count(" computed in "), logs.count(" read in ")) == (3, 3)  # each split, by one of the two
+    else:
+        assert through() == sum(sizes[name] for name in ("train", "val", "test"))
     assert cli(*TYPED, "optimizer.lr=0.1", "transfer.cache=false", "name=t")[0] == 0
     plain = result_of(tmp_path / "outputs" / "t")
     cached = next(result for result in found.values() if result["fingerprint"] == plain["fingerprint"])

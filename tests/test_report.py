@@ -204,9 +204,18 @@ def test_page_stands_alone_and_shows_the_numbers(tmp_path):
     assert len(page.ids) == len(set(page.ids))
     deviation = statistics.stdev(values["adam"])
     assert f"0.8500 ± {deviation:.4f}" in page.words
-    assert page.words.index("did not end well") < page.words.index("What was swept")
-    assert "it broke" in page.words and text.count("<figure>") == 4
-    assert "Not settled" in page.words and "2 of 3" in page.words
+    order = [
+        "No verdict",
+        "did not end well",
+        "Combinations, by",
+        "What each factor",
+        "Learning curves",
+        "How to repeat",
+    ]
+    places = [page.words.index(title) for title in order]
+    assert places == sorted(places)
+    assert "it broke" in page.words and text.count("<figure>") == 6  # four curves, one factor, one of time
+    assert "2 of 3" in page.words and "Left out of all means: 1 failed." in page.words
     assert (tmp_path / "results.csv").read_text().count("\n") == 6
 
 
@@ -233,11 +242,14 @@ def test_page_escapes_everything(tmp_path):
 @pytest.mark.parametrize(
     ("accuracies", "said"),
     [
-        ({"sgd": [0.5], "adam": [0.6]}, "one seed settles nothing"),
-        ({"sgd": [0.5, 0.6], "adam": [0.6, 0.7, 0.8]}, "have 2 to 3 seeds"),
-        ({"sgd": [0.5] * 5, "adam": [0.6] * 5}, "order alone shows no difference"),
-        ({"sgd": [0.5]}, "nothing to compare"),
-        ({"sgd": [None]}, "No run has finished"),
+        ({"sgd": [0.5], "adam": [0.6]}, "One seed settles nothing"),
+        ({"sgd": [0.5, 0.61], "adam": [0.6, 0.7, 0.85]}, "with up to 3 seeds"),
+        ({"sgd": [0.5] * 5, "adam": [0.6] * 5}, "residual is zero"),
+        ({"sgd": [0.5, 0.6], "adam": [0.6]}, "only one combination has more than one seed"),
+        ({"sgd": [0.5, 0.6, 0.7], "adam": [0.52, 0.6, 0.69]}, "not distinguishable from the other one"),
+        ({"sgd": [0.5, 0.6, 0.7], "adam": [0.9, 1.0, 1.11]}, "is distinguishable from the other one"),
+        ({"sgd": [0.5]}, "Nothing to compare"),
+        ({"sgd": [None]}, "no run has finished"),
     ],
 )
 def test_page_says_what_the_seeds_allow(tmp_path, accuracies, said):
@@ -261,6 +273,25 @@ def test_diverged_run_does_not_flatten_the_curves(tmp_path):
     (run / "metrics.csv").write_text("epoch,val_loss\n1,1e30\n")
     page = Page(write_report(tmp_path).read_text())
     assert "1e30" not in page.words and "10 30" not in page.words and "diverged at step 7" in page.words
+
+
+def test_wide_ranges_are_named_without_mathematics(tmp_path):
+    """A logarithmic loss axis reads 0.1 and 10: no markup of the drawing library reaches the page."""
+    run = write_run(tmp_path / "run", swept={"seed": 0}, val_accuracy=0.5)
+    rows = "".join(f"{epoch},{10 ** (2 - epoch / 4)}\n" for epoch in range(1, 20))
+    (run / "metrics.csv").write_text(f"epoch,val_loss\n{rows}")
+    text = write_report(tmp_path).read_text()
+    assert "mathdefault" not in text and ">0.1</text>" in text
+
+
+def test_the_page_stays_small(tmp_path):
+    """All that grows with the runs takes less than 1.5 kB of each: a thousand runs make 1.5 MB."""
+    sizes = {}
+    for name, count in (("few", 20), ("many", 120)):
+        values = {f"optimizer{i}": [0.5 + i / 997 + seed / 91 for seed in range(3)] for i in range(count // 3)}
+        sizes[len(values) * 3] = write_report(sweep(tmp_path / name, values)).stat().st_size
+    (few, small), (many, large) = sizes.items()
+    assert (large - small) / (many - few) < 1500
 
 
 def test_many_combinations_leave_ten_coloured_lines(tmp_path):

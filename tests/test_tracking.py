@@ -18,10 +18,12 @@ with warnings.catch_warnings():  # tensorboard's vendored bleach warns about its
     from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
     from tensorboard.plugins.base_plugin import TBContext
     from tensorboard.plugins.hparams.hparams_plugin import HParamsPlugin
+    from tensorboard.summary.writer import record_writer
     from werkzeug.test import Client
 
 from runner.tracking.events import Tracker
 from runner.tracking.pictures import batch_grid, confusion_matrix
+from runner.tracking.records import RecordWriter
 
 STATUSES = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
 
@@ -221,3 +223,12 @@ def test_confusion_matrix_takes_any_number_of_classes(k):
     assert picture.dtype == np.uint8 and picture.shape[0] < 1300 and picture.shape[1] < 1300
     with pytest.raises(ValueError, match="classes"):
         confusion_matrix(np.zeros((k, k), int), ["x"] * (k + 1))
+
+
+def test_records_are_tensorboards_own():
+    """Byte for byte what TensorBoard's writer writes, of empty, short and long records."""
+    ours, theirs = io.BytesIO(), io.BytesIO()
+    for data in (b"", b"a", bytes(range(256)) * 300):
+        RecordWriter(ours).write(data)
+        record_writer.RecordWriter(theirs).write(data)
+    assert ours.getvalue() == theirs.getvalue()

@@ -1,8 +1,8 @@
-"""`hydra/launcher=local`: the runs of a plan one after the other, in this process."""
+"""`hydra/launcher=local`: a sweep's runs in worker processes of this machine, a lone run in this process."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
@@ -11,29 +11,39 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from runner.sweep.plan import Plan
+    from runner.sweep.local import Local
 
 
 @dataclass
 class LocalConfig:
     _target_: str = "hydra_plugins.runner.local.LocalLauncher"
+    workers: Any = "auto"  # auto | N | 0 (in this process); auto: one a GPU, or one a core
+    runs_per_gpu: Any = "auto"  # auto | N; auto: by the memory that the first run took
+    timeout: Any = None  # seconds that a run may take; null: any
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalConfig, provider="runner")
 
 
 class LocalLauncher(Launcher):
+    def __init__(self, workers: Any, runs_per_gpu: Any, timeout: Any):
+        self.workers, self.runs_per_gpu, self.timeout = workers, runs_per_gpu, timeout
+
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context = hydra_context
         self.task_function = task_function
+        if config.hydra.sweeper.get("multirun", True) and self.workers != 0 and not config.dry_run:
+            from runner.sweep.server import prepare
+
+            prepare()  # what workers need is loaded while the sweep is planned
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from runner.errors import ConfigError
 
         raise ConfigError("hydra/launcher=local takes plans: use it with hydra/sweeper=grid")
 
-    def launch_plan(self, plan: "Plan") -> None:
-        """Executes what the plan has left to do; results are in the runs' folders."""
-        from runner.sweep.local import launch
+    def open(self) -> "Local":
+        """What executes plans. Raises `ConfigError` for values that cannot be."""
+        from runner.sweep.local import Local
 
-        launch(plan, self.hydra_context)
+        return Local(self.hydra_context, self.workers, self.runs_per_gpu, self.timeout)

@@ -8,14 +8,17 @@ from runner.report.collect import RunRecord, collect
 
 
 def write_report(folder: Path) -> Path:
-    """Writes `folder/results.csv` and `folder/report.html`; returns the page's path."""
+    """Writes results.csv, results.parquet (where pyarrow is) and report.html into `folder`; returns the page's path."""
     # matplotlib and jinja2 take most of a second: a caller that never reports does not pay for them.
     from runner.report.page import render
+    from runner.report.parquet import write_parquet
     from runner.report.tables import label
     from runner.surface.overlay import write_overlays
+    from runner.tracking.aggregate import write_aggregates
 
     records = runs_of(folder)
-    write_results(folder, records)
+    write_aggregates(Path(folder), records)
+    write_parquet(write_results(folder, records))
     surfaces = write_overlays(Path(folder), records, label)
     path = Path(folder) / "report.html"
     write_atomic(path, render(records, Path(folder).resolve().name, surfaces), durable=False)

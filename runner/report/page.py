@@ -1,9 +1,10 @@
-"""One self-contained page: what was swept, how it did, how to repeat it. It claims no winner."""
+"""One self-contained page: the verdict, the tables, the effects of the factors, the details, how to repeat it."""
 
 import base64
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,16 @@ import jinja2
 from markupsafe import Markup
 
 from runner.report.collect import METRICS, STATUSES, RunRecord, natural
-from runner.report.pictures import STYLES, learning_curves
+from runner.report.design import Design, design
+from runner.report.ensembles import ensembles
+from runner.report.overview import costs, memory, seconds
+from runner.report.pictures import learning_curves
+from runner.report.svg import STYLES
 from runner.report.tables import Keys, Row, Statistic, label, plain, summarize
+from runner.report.verdict import half_interval, verdict
+from runner.report.wording import count, duration, further, number, spread
 from runner.surface.overlay import Overlay
 
-SETTLED = 5  # seeds a combination, under which the page says that the order is not settled
 MOST_DRAWINGS = 24  # pictures of single runs on one page
 _TROUBLES = ("failed", "out_of_memory", "diverged")
 _TITLES = {
@@ -33,8 +39,57 @@ def render(records: list[RunRecord], name: str, surfaces: Sequence[Overlay] = ()
     keys = Keys(records)
     trained = [record for record in records if not record.walked and not record.columns]
     others = [record for record in records if record.columns]
-    rows = summarize(trained, keys)
+    judged = verdict(summarize(trained, keys), keys)
+    rows = judged.rows
     statuses = Counter(record.status for record in records)
+    times = [taken for row in rows if (taken := seconds(row)) is not None]
+    peaks = [memory(row) for row in rows]
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            name=name,
+            made=time.strftime("%Y-%m-%d %H:%M"),
+            records=records,
+            rows=rows,
+            verdict=judged,
+            design=_safe(design(rows, keys)),
+            names=keys.names,
+            combinations=[name for name in keys.names if name != "seed"],
+            runs=[(record, [keys.value(record, key) for key in keys.names]) for record in trained],
+            surfaces=surfaces,
+            others=[(record, label(record, others), _own(record)) for record in others],
+            other_titles=list(dict.fromkeys(title for record in others for title in record.columns)),
+            drawings=[
+                (label(record, others), file.read_bytes())
+                for record in others
+                for file in sorted(record.folder.glob("*.png"))
+            ][:MOST_DRAWINGS],
+            statuses={status: statuses[status] for status in STATUSES if statuses[status]},
+            troubles=[record for status in _TROUBLES for record in records if record.status == status],
+            unfinished=statuses["running"] + statuses["planned"],
+            seconds=sum(record.metrics["seconds"] or 0 for record in records),
+            fastest=min(times, default=0.0),
+            slowest=max(times, default=0.0),
+            peaks=peaks if any(peak is not None for peak in peaks) else None,
+            costs=_marked(costs(rows)),
+            ensembles=ensembles(rows),
+            swept=[_values(records, keys, key) for key in keys.names],
+            fixed=_fixed(records, keys),
+            metrics=METRICS,
+            titles=_TITLES,
+            styles=STYLES,
+            legend=[(i, row) for i, row in enumerate(rows[: len(STYLES)]) if row.drawn],
+            strip=Strip(rows),
+            several=any(statistic and statistic.n > 1 for row in rows for statistic in row.metrics.values()),
+            pictures=_marked(learning_curves(rows)),
+            facts=_facts(records),
+            commands=_counted(record.facts.get("command") for record in records),
+        )
+    )
+
+
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -46,45 +101,35 @@ def render(records: list[RunRecord], name: str, surfaces: Sequence[Overlay] = ()
         "number": number,
         "spread": spread,
         "duration": duration,
+        "count": count,
+        "further": further,
+        "interval": _interval,
+        "sortable": lambda value: f"{value:.7g}",
         "cell": lambda value: f"{value:.4g}" if isinstance(value, float) else "–" if value is None else plain(value),
         "small": lambda value: "–" if value is None else f"{value:.3g}",
+        "small_p": lambda p: "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
         "embedded": lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}",
         "word": lambda status: status.replace("_", " "),
     }
-    combinations = [name for name in keys.names if name != "seed"]
-    return environment.get_template("page.html.j2").render(
-        name=name,
-        made=time.strftime("%Y-%m-%d %H:%M"),
-        records=records,
-        rows=rows,
-        names=keys.names,
-        combinations=combinations,
-        runs=[(record, [keys.value(record, key) for key in keys.names]) for record in trained],
-        surfaces=surfaces,
-        others=[(record, label(record, others), _own(record)) for record in others],
-        other_titles=list(dict.fromkeys(title for record in others for title in record.columns)),
-        drawings=[
-            (label(record, others), file.read_bytes())
-            for record in others
-            for file in sorted(record.folder.glob("*.png"))
-        ][:MOST_DRAWINGS],
-        statuses={status: statuses[status] for status in STATUSES if statuses[status]},
-        troubles=[record for status in _TROUBLES for record in records if record.status == status],
-        unfinished=statuses["running"] + statuses["planned"],
-        seconds=sum(record.metrics["seconds"] or 0 for record in records),
-        swept=[_values(records, keys, key) for key in keys.names],
-        fixed=_fixed(records, keys),
-        metrics=METRICS,
-        titles=_TITLES,
-        styles=STYLES,
-        legend=[(i, row) for i, row in enumerate(rows[: len(STYLES)]) if row.drawn],
-        strip=Strip(rows),
-        several=any(statistic and statistic.n > 1 for row in rows for statistic in row.metrics.values()),
-        note=settled(rows),
-        pictures=[(title, Markup(svg)) for title, svg in learning_curves(rows)],
-        facts=_facts(records),
-        commands=_counted(record.facts.get("command") for record in records),
-    )
+    return environment
+
+
+def _marked(pictures: Iterable[tuple[str, str]]) -> list[tuple[str, Markup]]:
+    """SVG of our own drawing, in which every text is escaped already."""
+    return [(title, Markup(svg)) for title, svg in pictures]
+
+
+def _safe(found: Design | None) -> Design | None:
+    if found is None:
+        return None
+    return replace(found, panels=_marked(found.panels), parallel=found.parallel and Markup(found.parallel))
+
+
+def _interval(statistic: Statistic | None) -> str:
+    half = half_interval(statistic)
+    if half is None:
+        return "–"
+    return f"{number(statistic.mean - half, 'val_accuracy')} to {number(statistic.mean + half, 'val_accuracy')}"
 
 
 class Strip:
@@ -104,63 +149,6 @@ class Strip:
         return round(5 + 140 * (value - self.low) / (self.high - self.low), 1)
 
 
-def settled(rows: list[Row]) -> str:
-    """What the number of seeds allows to say about the order of the table."""
-    counts = [row.metrics["val_accuracy"].n for row in rows if row.metrics["val_accuracy"]]
-    if not counts:
-        return "No run has finished yet, so there is nothing to order."
-    if len(counts) == 1:
-        return "One combination has finished: there is nothing to compare it with." + (
-            " It has one seed, and one seed settles nothing: another can give another number." if counts == [1] else ""
-        )
-    few, many = min(counts), max(counts)
-    seeds = f"{few}" if few == many else f"{few} to {many}"
-    if many == 1:
-        return (
-            "Not settled: each combination has one seed, and one seed settles nothing. Another seed can turn "
-            "this order round; sweep the seed as well (seed=0,1,2,3,4)."
-        )
-    if few < SETTLED:
-        return (
-            f"Not settled: the combinations have {seeds} seeds each. With fewer than {SETTLED} the order of "
-            "rows that lie near each other is mostly chance; look at the dots, and at how far they overlap."
-        )
-    return (
-        f"Ordered by the mean over {seeds} seeds. The order alone shows no difference between methods: look "
-        "at how far the dots overlap, and whether each combination had its own learning rates to choose from."
-    )
-
-
-def number(value: float | None, metric: str) -> str:
-    """Accuracies and losses with four digits after the point, a lone seconds with one."""
-    if value is None:
-        return "–"
-    if metric == "epochs":
-        return f"{value:.1f}".removesuffix(".0")
-    if metric == "seconds":
-        return f"{value:,.1f}"
-    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.3g}"
-
-
-def spread(statistic: Statistic | None, metric: str) -> str:
-    """`0.9123 ± 0.0021`; one value stands alone."""
-    if statistic is None:
-        return "–"
-    mean = number(statistic.mean, metric)
-    if statistic.deviation is None or metric == "epochs":
-        return mean
-    return f"{mean} ± {number(statistic.deviation, metric)}"
-
-
-def duration(seconds: float) -> str:
-    """`1 h 5 min`, `2 min 3 s`, `4.2 s`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
 def _own(record: RunRecord) -> dict[str, Any]:
     """What a task of another kind shows of a run: title -> value."""
     return {title: record.facts.get(key, record.metrics.get(key)) for title, key in record.columns.items()}
@@ -173,11 +161,19 @@ def _accuracies(row: Row) -> list[float]:
 
 def _values(records: list[RunRecord], keys: Keys, key: str) -> tuple[str, str, int]:
     """(key, its values in short, how many)"""
-    values = sorted({keys.value(record, key) for record in records if not record.damaged}, key=natural)
+    values = sorted({keys.value(record, key) for record in records if not record.damaged}, key=_size)
     shown = [value or "(not set)" for value in values]
     if len(shown) > 12:
         shown = [*shown[:6], "…", *shown[-3:]]
     return key, ", ".join(shown), len(values)
+
+
+def _size(value: str) -> tuple[int, float, list]:
+    """Numbers by size, then words."""
+    try:
+        return 0, float(value), []
+    except ValueError:
+        return 1, 0.0, natural(value)
 
 
 def _fixed(records: list[RunRecord], keys: Keys) -> list[str]:

@@ -13,7 +13,7 @@ import yaml
 from runner.report.collect import METRICS, RunRecord, natural
 
 # Typed keys that cannot make two runs differ in kind: where they lie, what they run on.
-_WITHOUT_EFFECT = ("name", "device", "threads", "rerun", "hydra", "sweep", "dry_run")
+WITHOUT_EFFECT = ("name", "device", "threads", "rerun", "hydra", "sweep", "dry_run")
 
 WALK = ("verdict", "steps_to_tolerance", "final_loss", "distance", "evaluations")  # what a walk on a surface ends with
 
@@ -41,7 +41,8 @@ class Row:
 
     @property
     def name(self) -> str:
-        return ", ".join(f"{key}={value}" for key, value in self.values.items()) or self.records[0].run
+        alone = self.records[0].run if len(self.records) == 1 else "all seeds"
+        return ", ".join(f"{key}={value}" for key, value in self.values.items()) or alone
 
     @property
     def drawn(self) -> bool:
@@ -77,18 +78,18 @@ class Keys:
         node = self._config(record)
         for part in key.split("."):
             if not isinstance(node, dict) or part not in node:
-                return _typed_overrides(record).get(key, "")
+                return typed_overrides(record).get(key, "")
             node = node[part]
         return "" if isinstance(node, dict) else plain(node)
 
     def _typed(self) -> list[str]:
         """Keys typed in some run's command, but not with the same value in all of them."""
-        typed = [_typed_overrides(record) for record in self._records]
+        typed = [typed_overrides(record) for record in self._records]
         keys = dict.fromkeys(key for overrides in typed for key in overrides)
         return [
             key
             for key in keys
-            if key.split(".")[0] not in _WITHOUT_EFFECT and len({overrides.get(key) for overrides in typed}) > 1
+            if key.split(".")[0] not in WITHOUT_EFFECT and len({overrides.get(key) for overrides in typed}) > 1
         ]
 
     def _differs(self, key: str) -> bool:
@@ -150,6 +151,15 @@ def summarize(records: list[RunRecord], keys: Keys | None = None) -> list[Row]:
     return sorted(rows, key=_order)
 
 
+def by_seed(row: Row, keys: Keys, metric: str = "val_accuracy") -> dict[str, float]:
+    """seed -> value of the combination's finished runs; runs of one seed (on two devices, say) count as one."""
+    values: dict[str, list[float]] = {}
+    for record in row.done:
+        if (value := record.metrics[metric]) is not None:
+            values.setdefault(keys.value(record, "seed") if "seed" in keys.names else "", []).append(value)
+    return {seed: statistics.fmean(found) for seed, found in values.items()}
+
+
 def plain(value: Any) -> str:
     """A value as it is typed: `[dropout,l2]`, `true`, `null`, `0.001`."""
     if isinstance(value, list | tuple):
@@ -188,6 +198,7 @@ def _order(row: Row) -> tuple:
     )
 
 
-def _typed_overrides(record: RunRecord) -> dict[str, str]:
+def typed_overrides(record: RunRecord) -> dict[str, str]:
+    """What was typed for a run: key -> value."""
     pairs = (override.lstrip("+").partition("=") for override in record.overrides)
     return {key: value for key, equals, value in pairs if equals}

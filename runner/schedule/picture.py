@@ -1,11 +1,12 @@
 """The schedule as a picture before training, drawn by Pillow in milliseconds."""
 
+import functools
 import math
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from runner.schedule.base import Schedule
+from runner.schedule.base import Schedule, Timeline
 
 INK, SOFT, LINE, BLUE = (33, 37, 41), (90, 98, 106), (222, 226, 230), (0, 114, 178)
 FINE = 2  # drawn so many times as large, then reduced: smooth lines
@@ -16,9 +17,13 @@ def draw(schedule: Schedule, rate: float, width: int = 760, height: int = 400) -
     """The learning rate (`rate` times the multiplier) over the epochs, uint8 [height, width, 3]."""
     line = schedule.timeline
     steps = np.unique(np.linspace(0, line.steps - 1, min(line.steps, MOST_POINTS)).round().astype(int))
-    rates = np.array([rate * schedule(int(step)) for step in steps])
-    epochs = steps / line.steps_per_epoch
-    top, right = ticks(rates.max()), ticks(line.steps / line.steps_per_epoch)
+    rates = tuple(rate * schedule(int(step)) for step in steps)
+    return _drawn(rates, tuple(steps / line.steps_per_epoch), line, width, height)
+
+
+@functools.lru_cache(maxsize=64)  # most runs of a sweep share their schedule
+def _drawn(rates: tuple[float, ...], epochs: tuple[float, ...], line: Timeline, width: int, height: int) -> np.ndarray:
+    top, right = ticks(max(rates)), ticks(line.steps / line.steps_per_epoch)
     picture = Image.new("RGB", (width * FINE, height * FINE), (255, 255, 255))
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(14 * FINE)
     left, bottom, wide, high = 88 * FINE, (height - 56) * FINE, (width - 118) * FINE, (height - 106) * FINE
@@ -40,7 +45,7 @@ def draw(schedule: Schedule, rate: float, width: int = 760, height: int = 400) -
     pen.text((left + wide / 2, (height - 8) * FINE), "epoch", INK, font, anchor="md")
     pen.text((left, 14 * FINE), "learning rate", INK, ImageFont.load_default(17 * FINE), anchor="la")
     pen.line([(x(e), y(r)) for e, r in zip(epochs, rates)], BLUE, 3 * FINE, joint="curve")
-    if len(steps) == 1:
+    if len(rates) == 1:
         pen.ellipse((x(0) - 6, y(rates[0]) - 6, x(0) + 6, y(rates[0]) + 6), BLUE)
     return np.asarray(picture.resize((width, height), Image.Resampling.BOX))
 

@@ -8,15 +8,17 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from runner.listener import Listener
+from runner.sweep import lock
 from runner.sweep.plan import Entry, Plan
-from runner.task.base import Listener
 
 MOST_ROWS = 40  # of the table at the end; results.csv has them all
-COLOURS = {"done": "green", "diverged": "yellow", "failed": "red", "out_of_memory": "red", "running": "cyan"}
+COLOURS = {"done": "green", "pruned": "blue", "diverged": "yellow", "running": "cyan"}
+COLOURS |= dict.fromkeys(("failed", "out_of_memory"), "red")
 
 
 def console() -> Console:
@@ -51,53 +53,18 @@ def number(value: float | str | None, digits: int = 4) -> str:
     return "-" if value is None else str(value)
 
 
-def show_plan(plan: Plan) -> None:
-    """`dry_run=true`: every combination with its status and size; nothing is made."""
-    table = Table(title=f"{len(plan.entries)} runs in {plan.folder} (dry run: nothing is started)")
-    for column in ("", "combination", "status", "parameters", "steps", "folder"):
-        table.add_column(column, overflow="fold")
-    for i, entry in enumerate(plan.entries, 1):
-        table.add_row(
-            str(i),
-            Text(entry.label),
-            plan.status(entry),
-            f"{entry.facts.parameters:,}",
-            f"{entry.facts.steps:,}",
-            Text(entry.job.folder.name),
-        )
-    out = console()
-    out.print(table)
-    if len(plan.entries) == 1:
-        show_stages(plan.entries[0], out)
-    out.print(f"{len(plan.todo)} to run, {len(plan.done)} done already" + _twice(plan))
-
-
-def show_stages(entry: Entry, out: Console) -> None:
-    """What training will do to each stage of the network, and where its weights come from."""
-    facts, base = entry.facts, entry.job.config["optimizer"]["lr"] * entry.job.config["lr_scale"]
-    if not facts.stages:
-        return
-    table = Table(title="stages, the input first")
-    for column in ("stage", "parameters", "trainable", "learning rate", "batch norm"):
-        table.add_column(column, justify="left" if column in ("stage", "batch norm") else "right")
-    for row in facts.stages:
-        rate = "frozen" if row.rate is None else f"{base * row.rate:.3g}"
-        table.add_row(row.stage, f"{row.parameters:,}", f"{row.trainable:,}", rate, row.norm)
-    out.print(table)
-    if facts.weights:
-        out.print(Text(f"weights: {facts.weights}"), soft_wrap=True)
-
-
-def _twice(plan: Plan) -> str:
+def twice(plan: Plan) -> str:
+    """What a plan's duplicates are worth saying."""
     return f", {plan.duplicates} typed twice and run once" if plan.duplicates else ""
 
 
 class Display(Listener):
     """One live display of a plan; plain lines where standard output is no terminal."""
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: Plan, count: int | None = None):
+        """`count`: runs to come, where the plan does not hold them yet."""
         self.plan, self.out = plan, console()
-        self.count, self.ended = len(plan.todo), 0
+        self.count, self.ended = len(plan.todo) if count is None else count, 0
         self.columns = plan.builder.task(plan.entries[0].job.config).columns
         self.report: Path | None = None
         self.best: tuple[float, str] | None = None
@@ -111,22 +78,26 @@ class Display(Listener):
             console=self.out,
         )
         self._all = self._shown.add_task("sweep" if self.count > 1 else "run", total=max(self.count, 1), words="")
-        self._one = self._shown.add_task("", total=1, words="", visible=self.count > 1)
+        self._each: dict[str, TaskID] = {}  # fingerprint -> the line of a run that is under way
         self._live = Live(Group(self._shown), console=self.out, transient=True, refresh_per_second=4)
-        self._last_line = 0.0
+        self._last_line = self._watched = 0.0
 
     def __enter__(self) -> "Display":
         plan = self.plan
         if plan.done:
-            self.out.print(f"{len(plan.done)} of {len(plan.entries)} runs are done already" + _twice(plan))
+            self.out.print(f"{len(plan.done)} of {len(plan.entries)} runs are done already" + twice(plan))
         elif plan.duplicates:
             self.out.print(f"{plan.duplicates} combinations are typed twice and run once")
+        self._begin()
+        return self
+
+    def _begin(self) -> None:
+        plan = self.plan
         if skipped := max(entry.facts.skipped for entry in plan.entries):
             words = "1 image" if skipped == 1 else f"{skipped} images"
             self.out.print(f"{words} could not be read, and will not be used")
         if self.out.is_terminal and self.count:
             self._live.start()
-        return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self._live.is_started:
@@ -137,26 +108,45 @@ class Display(Listener):
     def begin(self, entry: Entry) -> None:
         """A run starts."""
         self._last_line = time.monotonic()
-        self._shown.reset(self._one, description=entry.label[:60], words="", visible=self.count > 1)
-        if not self.out.is_terminal and self.plan.lone:
-            self.out.print(
-                f"{entry.label}: {entry.facts.parameters:,} parameters, {entry.facts.train_size:,} training images",
-                soft_wrap=True,
-            )
+        if self.plan.lone:
+            if not self.out.is_terminal:
+                facts = entry.facts
+                words = f"{entry.label}: {facts.parameters:,} parameters, {facts.train_size:,} training images"
+                self.out.print(words, soft_wrap=True)
+        elif entry.job.fingerprint not in self._each:
+            self._each[entry.job.fingerprint] = self._shown.add_task(entry.label[:60], total=1, words="")
+            self._current = entry
 
     def progress(self, step: int, steps: int, numbers: dict[str, float]) -> None:
-        """A run got on."""
-        keys = ("epoch", "train_loss", "val_loss", "val_accuracy")
-        words = "  ".join(f"{key} {numbers[key]:.4g}" for key in keys if key in numbers)
-        if "epoch" in numbers and not self.out.is_terminal and self.plan.lone and self._due(step, steps):
+        """The run of this process got on."""
+        words = _words(numbers)
+        if not self.plan.lone:
+            self._advance(self._current, step, steps, words)
+            self._sum_up(step / steps)
+            return
+        if words and not self.out.is_terminal and self._due(step, steps):
             self.out.print(words, soft_wrap=True)
-        self._shown.update(self._one, total=steps, completed=step, words=words if "epoch" in numbers else None)
-        share = self.ended + step / steps
-        told = words if self.plan.lone else self._best()
-        if not self.plan.lone or "epoch" in numbers:
-            self._shown.update(self._all, completed=share, words=told)
-        else:
-            self._shown.update(self._all, completed=share)
+        self._shown.update(self._all, completed=step / steps, **({"words": words} if words else {}))
+
+    def watch(self, entries: list[Entry]) -> None:
+        """Runs of other processes are under way: how far they are stands in their locks."""
+        if not self._live.is_started or time.monotonic() - self._watched < 0.5:
+            return
+        self._watched, share = time.monotonic(), 0.0
+        for entry in entries:
+            said = lock.read(entry.job.folder)
+            if said is not None and said.get("steps"):
+                self._advance(entry, said["step"], said["steps"], _words(said.get("numbers", {})))
+                share += said["step"] / said["steps"]
+        self._sum_up(share)
+
+    def _advance(self, entry: Entry, step: int, steps: int, words: str) -> None:
+        self._shown.update(
+            self._each[entry.job.fingerprint], total=steps, completed=step, **({"words": words} if words else {})
+        )
+
+    def _sum_up(self, share: float) -> None:
+        self._shown.update(self._all, completed=self.ended + share, words=self._best())
 
     def _due(self, step: int, steps: int) -> bool:
         """Whether a plain line is due: every second at most, and at the end."""
@@ -170,10 +160,12 @@ class Display(Listener):
         """A run ended."""
         self.ended += 1
         result = self.plan.result(entry)
-        value = result["val_accuracy"]
-        if result["status"] == "done" and value is not None and (self.best is None or value > self.best[0]):
-            self.best = value, entry.label
-        self._shown.update(self._all, completed=self.ended, words=self._best())
+        worth = self.worth(result)
+        if worth is not None and (self.best is None or worth[0] > self.best[0]):
+            self.best = worth[0], f"{worth[1]} ({entry.label})"
+        if (line := self._each.pop(entry.job.fingerprint, None)) is not None:
+            self._shown.remove_task(line)
+        self._sum_up(0.0)
         words = outcome(result, self.columns)
         if self.plan.lone:
             return
@@ -185,7 +177,12 @@ class Display(Listener):
 
     def _best(self) -> str:
         runs = f"{self.ended}/{self.count} runs"
-        return runs if self.best is None else f"{runs}, best val {self.best[0]:.4f} ({self.best[1]})"
+        return runs if self.best is None else f"{runs}, best {self.best[1]}"
+
+    def worth(self, result: dict[str, Any]) -> tuple[float, str] | None:
+        """How good a run is (the larger, the better), and in words; None where it gave no answer."""
+        value = result["val_accuracy"]
+        return None if result["status"] != "done" or value is None else (value, f"val {value:.4f}")
 
     def summary(self) -> None:
         """The table at the end, and where to look next."""
@@ -233,6 +230,12 @@ class Display(Listener):
         if len(ranked) > MOST_ROWS:
             table.caption = f"{len(ranked) - MOST_ROWS} more in {self.plan.folder / 'results.csv'}"
         return table
+
+
+def _words(numbers: dict[str, float]) -> str:
+    """What a run says of an epoch that it ended."""
+    keys = ("epoch", "train_loss", "val_loss", "val_accuracy")
+    return "  ".join(f"{key} {numbers[key]:.4g}" for key in keys if key in numbers) if "epoch" in numbers else ""
 
 
 def outcome(result: dict[str, Any], columns: Mapping[str, str]) -> str:

@@ -6,22 +6,44 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
+from runner import distributed
 from runner.build import Builder
 from runner.errors import ConfigError
-from runner.sweep import display
-from runner.sweep.plan import make_plan
+from runner.sweep import display, dry_run
+from runner.sweep.launch import launch, opened, settle
+from runner.sweep.plan import make_plan, refusal
 
 
 def grid(master: DictConfig, loader: ConfigLoader, launcher: Launcher, arguments: list[str], multirun: bool) -> None:
+    """What was typed; where torchrun started several processes, the first does it and the others train along."""
+    team = distributed.team()
+    if team is None:
+        _command(master, loader, launcher, arguments, multirun)
+    elif not team.leads:
+        team.follow(Builder())
+    else:
+        try:
+            distributed.refuse_sweep(multirun)
+            _command(master, loader, launcher, arguments, multirun)
+        finally:
+            team.dismiss()
+
+
+def _command(
+    master: DictConfig, loader: ConfigLoader, launcher: Launcher, arguments: list[str], multirun: bool
+) -> None:
     """Plans every combination, then has the launcher run those that are not done. Ends the process with 1 where
     some run did not end well; raises `ConfigError` before anything starts where some combination cannot run."""
-    if not callable(getattr(launcher, "launch_plan", None)):
-        raise ConfigError(f"hydra/launcher: {type(launcher).__name__} takes no plan; use hydra/launcher=local")
+    ours = opened(launcher)
     with display.planning() as watch:
         plan = make_plan(master, loader, arguments, multirun, Builder(), watch)
+    settle(plan, ours)
+    distributed.check(plan)
     if plan.entries[0].job.config["dry_run"]:
-        display.show_plan(plan)
+        dry_run.show(plan)
+        if plan.refused:
+            raise ConfigError(refusal(plan.refused, plan.asked))
         return
-    launcher.launch_plan(plan)
+    launch(plan, ours)
     if code := plan.exit_code():
         sys.exit(code)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.task.base import RESULT
+from runner.files import RESULT
 
 log = logging.getLogger(__name__)
 

@@ -1,69 +1,57 @@
-"""The runs of a plan one after the other, in this process."""
+"""The launcher `local`: the runs of a plan in worker processes of this machine; a lone run in this process."""
 
-import logging
-import shutil
+from dataclasses import dataclass
 from typing import Any
 
-from hydra.core.utils import run_job
+import torch
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from runner.build import cores
 from runner.errors import ConfigError
-from runner.report import write_report
+from runner.sweep import processes
+from runner.sweep.crew import Crew, ThisProcess
 from runner.sweep.display import Display
-from runner.sweep.plan import Entry, Plan, moved
-from runner.task.base import Listener
+from runner.sweep.plan import Plan
 
 
-def launch(plan: Plan, context: HydraContext) -> None:
-    """Executes what is left to do; each run's end stands in its folder. An error ends its own run alone."""
-    try:
-        plan.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"{plan.folder}: cannot write there ({error.strerror}); set name= or hydra.sweep.dir="
-        ) from error
-    with Display(plan) as display:
-        try:
-            for number, entry in enumerate(plan.todo):
-                display.begin(entry)
-                execute(entry, plan, number, context, display)
-                display.end(entry)
-        finally:
-            forget_log()
-            if any(plan.results()):
-                display.report = write_report(plan.folder)
+@dataclass(frozen=True)
+class Local:
+    """`workers`: `auto`, a number, or 0 for this process; `runs_per_gpu`: `auto` or a number; `timeout`: seconds that a
+    run may take, or None. Raises `ConfigError` for other values."""
 
+    context: HydraContext
+    workers: Any
+    runs_per_gpu: Any
+    timeout: Any
 
-def execute(entry: Entry, plan: Plan, number: int, context: HydraContext, listener: Listener) -> None:
-    """One run, in a Hydra job of its own: folder, `.hydra/`, log, callbacks."""
-    job = entry.job
-    if plan.rerun and job.folder.exists():
-        shutil.rmtree(job.folder)
-    if not plan.rerun and (other := plan.trained.get(job.training)):
-        job = moved(entry, job.folder, other).job
-    config = OmegaConf.merge(entry.hydra, job.config)
-    with read_write(config.hydra), open_dict(config.hydra):
-        config.hydra.job.num = number
-        config.hydra.run.dir = str(job.folder)
+    def __post_init__(self) -> None:
+        for key, value, least in (("workers", self.workers, 0), ("runs_per_gpu", self.runs_per_gpu, 1)):
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            if value != "auto" and not whole:
+                raise ConfigError(f"hydra.launcher.{key}={value}: must be auto, or a whole number of at least {least}")
+        seconds = isinstance(self.timeout, int | float) and not isinstance(self.timeout, bool) and self.timeout > 0
+        if self.timeout is not None and not seconds:
+            raise ConfigError(f"hydra.launcher.timeout={self.timeout}: must be seconds above 0, or null")
+        if self.timeout is not None and self.workers == 0:
+            raise ConfigError("hydra.launcher.timeout needs worker processes: leave hydra.launcher.workers=0 out")
 
-    def task(_: DictConfig) -> dict[str, Any]:
-        return plan.builder.task(job.config).execute(job, plan.builder, listener)
+    def count(self, runs: int, lone: bool, device: str) -> int:
+        """How many runs are done at once, of so many on that device; 0: in this process."""
+        if self.workers == 0 or lone and self.timeout is None and self.workers == "auto":
+            return 0
+        if self.workers != "auto":
+            return max(1, min(self.workers, runs))
+        if device == "cuda":
+            each = self.runs_per_gpu if self.runs_per_gpu != "auto" else 1
+            return max(1, min(runs, torch.cuda.device_count() * each))
+        return max(1, min(runs, cores(), processes.room()))
 
-    done = run_job(
-        task_function=task,
-        config=config,
-        job_dir_key="hydra.run.dir",
-        job_subdir_key=None,
-        hydra_context=context,
-    )
-    if done.return_value["status"] == "done":  # raises what escaped the run: a bug of ours
-        plan.trained[job.training] = job.folder
-
-
-def forget_log() -> None:
-    """Closes the last run's log file, so that what comes after is not written to it."""
-    root = logging.getLogger()
-    for handler in [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]:
-        root.removeHandler(handler)
-        handler.close()
+    def crew(self, plan: Plan, display: Display) -> Crew:
+        """Those who do the plan's runs."""
+        if plan.workers == 0:
+            return ThisProcess(plan.builder, self.context, display)
+        devices: list[str | None] = [None] * plan.workers
+        if plan.device == "cuda":
+            devices = [str(number % torch.cuda.device_count()) for number in range(plan.workers)]
+        grow = plan.device == "cuda" and self.workers == self.runs_per_gpu == "auto"
+        return processes.Processes(self.context, devices, self.timeout, grow)

@@ -13,15 +13,23 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from omegaconf import OmegaConf
 
+from runner import memory
 from runner.build import Builder, Facts, check_device
-from runner.files import write_atomic, write_json
+from runner.errors import disk_full
+from runner.files import RESULT, write_atomic, write_json, yaml_text
+from runner.listener import Listener
 from runner.tracking.events import Tracker
 
 log = logging.getLogger(__name__)
 
-RESULT = "result.json"
+
+class Judge:
+    """Whoever may end a run early by what it reached. It travels to the process that does the run."""
+
+    def look(self, row: Mapping[str, Any], ended: bool) -> str | None:
+        """After an epoch, with its row of metrics.csv: the reason to stop, or None. `ended`: there is no other."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -39,13 +47,7 @@ class Job:
     threads: int  # of the CPU, as resolved when it was planned
     columns: Mapping[str, str] = field(default_factory=dict)  # title -> key of the result: what its task shows
     trained: Path | None = None  # a finished run whose training is the same
-
-
-class Listener:
-    """Whoever wants to know how a run gets on."""
-
-    def progress(self, step: int, steps: int, numbers: dict[str, float]) -> None:
-        """After every piece of training."""
+    judge: Judge | None = None  # a search's pruner
 
 
 class Task:
@@ -54,6 +56,7 @@ class Task:
     ignores: ClassVar[frozenset[str]] = frozenset()  # parts of a config that cannot matter to this task
     refuses: ClassVar[frozenset[str]] = frozenset()  # those of them that nobody types but by a slip
     columns: ClassVar[Mapping[str, str]] = {}  # title -> key of the result: what the table at the end shows
+    together: ClassVar[bool] = False  # whether several processes can do it, each a part of every step
 
     def complete(self, config: dict[str, Any], typed: list[str]) -> dict[str, Any]:
         """The checked config with what this task brings itself; `typed` are the user's words."""
@@ -70,21 +73,29 @@ class Task:
     def execute(self, job: Job, builder: Builder, listener: Listener) -> dict[str, Any]:
         """Does the job and writes its `result.json`; an error of the run becomes its status. Returns the result."""
         device = self.device(job.config)
+        memory.reset(device)
         result = started(job, device)
         write_json(job.folder / RESULT, result)
-        write_atomic(job.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(job.config)), durable=False)
+        write_atomic(job.folder / "config.yaml", yaml_text(job.config), durable=False)
         with process_settings(job.config, job.threads):
             try:
                 for found in self.work(job, builder, listener, device):
                     result |= found
             except Exception as error:
+                if disk_full(error):
+                    raise
                 log.exception("the run ended early")
                 result |= failure(error)
+        result["peak_memory_mb"] = memory.peak(device)
         write_json(job.folder / RESULT, result)
         return result
 
     def work(self, job: Job, builder: Builder, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
         """The work itself; yields parts of the result as they are known, `status` among them."""
+        raise NotImplementedError
+
+    def follow(self, job: Job, builder: Builder, device: torch.device) -> None:
+        """The part of every process but the first, where `together`: it writes nothing."""
         raise NotImplementedError
 
 
@@ -138,23 +149,25 @@ def started(job: Job, device: torch.device) -> dict[str, Any]:
         **dict.fromkeys(("val_accuracy", "val_loss", "test_accuracy", "test_loss")),
         "epochs": 0,
         "seconds": 0.0,
+        "peak_memory_mb": None,
         "best_epoch": None,
         "diverged_step": None,
         "trained_in": None if job.trained is None else job.trained.name,
         "device": name,
+        "host": platform.node(),
         "threads": job.threads,
         "columns": dict(job.columns),
         "versions": versions(),
         "git_commit": git_commit(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
 
 
 def failure(error: Exception) -> dict[str, str]:
     """Status and reason of a run that an error ended."""
-    memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    status = "out_of_memory" if memory.lacking(error) else "failed"
     reason = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
-    return {"status": "out_of_memory" if memory else "failed", "reason": reason}
+    return {"status": status, "reason": reason}
 
 
 @functools.cache

@@ -17,11 +17,12 @@ from runner.ensemble.norms import batch_norms, estimate
 from runner.errors import ConfigError
 from runner.evaluate import Autocast, Member, evaluate, examine
 from runner.evaluation.standard import Standard
+from runner.listener import Listener
 from runner.load import Network, read
 from runner.noise import sampled
 from runner.seeds import generator
 from runner.task.answering import PER_BATCH, Answering, forward, networks, refuse, seen_by, size
-from runner.task.base import Job, Listener, tracking
+from runner.task.base import Job, tracking
 from runner.tracking.pictures import confusion_matrix
 
 

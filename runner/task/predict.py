@@ -22,10 +22,11 @@ from runner.data.splits import ResidentSplit, Split
 from runner.errors import ConfigError
 from runner.evaluate import Autocast, Average, Member, answers, ensembles, mean_log
 from runner.files import write_atomic
+from runner.listener import Listener
 from runner.load import Network
 from runner.seeds import generator
 from runner.task.answering import PER_BATCH, Answering, forward, networks, refuse, size
-from runner.task.base import Job, Listener
+from runner.task.base import Job
 
 log = logging.getLogger(__name__)
 

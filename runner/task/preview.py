@@ -13,10 +13,11 @@ from runner.build import Builder, Facts
 from runner.errors import ConfigError
 from runner.files import png, write_atomic
 from runner.inputs import Normalize
+from runner.listener import Listener
 from runner.run import describe
 from runner.schema import Positive
 from runner.seeds import generator
-from runner.task.base import Job, Listener, Task, tracking
+from runner.task.base import Job, Task, tracking
 from runner.tracking.preview_picture import Preview, words
 
 SIDE = 144  # pixels of an image in the pictures, about

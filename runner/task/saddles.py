@@ -17,11 +17,12 @@ from torch.nn.functional import cross_entropy
 from runner.build import Builder, Facts
 from runner.errors import ConfigError
 from runner.files import csv_text, png, write_atomic
+from runner.listener import Listener
 from runner.optimizer.flat import Flat
 from runner.optimizer.newton import hessian
 from runner.schema import Factor, Positive
 from runner.seeds import generator
-from runner.task.base import Job, Listener, Task, tracking
+from runner.task.base import Job, Task, tracking
 from runner.task.random_functions import Field, critical_points, curvature
 from runner.train import Objective, Run, alone
 

@@ -13,13 +13,14 @@ from runner.check import Refused
 from runner.context import Context
 from runner.errors import ConfigError
 from runner.files import csv_text, png, write_atomic
+from runner.listener import Listener
 from runner.option import Option
 from runner.schedule.base import Timeline
 from runner.schema import Positive, Rate
 from runner.seeds import generator
 from runner.surface.base import Surface
 from runner.surface.trajectory import COLUMNS, Walk, steps_to, verdict, walk
-from runner.task.base import Job, Listener, Task, tracking
+from runner.task.base import Job, Task, tracking
 from runner.tracking.events import Tracker
 
 GRID = (240, 180)  # points of the ground that a picture needs

@@ -5,22 +5,23 @@ HParams tab. No `Experiment` summary and no `group_name` is written: the first w
 sweep under the same log folder, the second would merge seeds into one row.
 """
 
-import io
 import math
 import os
+import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
-from tensorboard.summary.writer.record_writer import RecordWriter
+
+from runner.files import png
+from runner.tracking.records import RecordWriter
 
 HParam = str | int | float | bool
 
@@ -44,25 +45,22 @@ class Tracker:
         for old in self._folder.glob("*tfevents*"):
             if purge_step is None or old.name.startswith(f"{_END}."):
                 old.unlink()
-        self._writer = _open(self._next_path())
+        self._writer = _open(next_path(self._folder))
         self._hparams: dict[str, HParam] = {}
         self._start_seconds = time.time()
         self._flushed = time.monotonic()
-        # The first START of a run is only remembered, every later one purges: so each file has one.
-        self._add(Event(session_log=SessionLog(status=SessionLog.START), step=purge_step or 0))
+        self._add(begin(purge_step or 0))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """All `values` (tag: number) of one step in one event; NaN and infinities are marked in the plot."""
-        pairs = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        self._add(Event(step=step, summary=Summary(value=pairs)))
+        self._add(scalars_event(step, values))
 
-    def picture(self, tag: str, step: int, image: np.ndarray) -> None:
-        """`image` uint8 [H, W, 3]."""
-        file = io.BytesIO()
-        Image.fromarray(image).save(file, "PNG", compress_level=3)
-        height, width, channels = image.shape
-        png = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=file.getvalue())
-        self._add(Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=png)])))
+    def picture(self, tag: str, step: int, image: np.ndarray | bytes) -> None:
+        """`image` uint8 [H, W, 3], or a PNG file's content."""
+        content = image if isinstance(image, bytes) else png(image)
+        width, height = struct.unpack(">II", content[16:24])  # of a PNG's first chunk
+        summary = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
+        self._add(Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=summary)])))
 
     def text(self, tag: str, markdown: str) -> None:
         """Markdown in the Text tab, at step 0."""
@@ -114,19 +112,40 @@ class Tracker:
         if time.monotonic() - self._flushed > _FLUSH_SECONDS:
             self.flush()
 
-    def _next_path(self) -> Path:
-        """A name that sorts after the files that are there, even if the clock went back or stood still."""
-        seconds = int(time.time())
-        for old in self._folder.glob(f"{_EVENTS}.*"):
-            stamp = old.name.removeprefix(f"{_EVENTS}.").split(".")[0]
-            if stamp.isdecimal():
-                seconds = max(seconds, int(stamp) + 1)
-        return self._folder / f"{_EVENTS}.{seconds:010d}.{os.getpid()}"
+
+def next_path(folder: Path) -> Path:
+    """A name that sorts after the files that are there, even if the clock went back or stood still."""
+    seconds = int(time.time())
+    for old in folder.glob(f"{_EVENTS}.*"):
+        stamp = old.name.removeprefix(f"{_EVENTS}.").split(".")[0]
+        if stamp.isdecimal():
+            seconds = max(seconds, int(stamp) + 1)
+    return folder / f"{_EVENTS}.{seconds:010d}.{os.getpid()}"
+
+
+def version() -> Event:
+    """What every file starts with."""
+    return Event(wall_time=time.time(), file_version="brain.Event:2")
+
+
+def begin(step: int) -> Event:
+    """Drops what earlier files hold from `step` on.
+
+    The first START of a run is only remembered, every later one purges: so each file has one.
+    """
+    return Event(session_log=SessionLog(status=SessionLog.START), step=step)
+
+
+def scalars_event(step: int, values: Mapping[str, float]) -> Event:
+    """All `values` (tag: number) of one step."""
+    return Event(
+        step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=x) for tag, x in values.items()])
+    )
 
 
 def _open(path: Path) -> RecordWriter:
     writer = RecordWriter(path.open("wb"))
-    writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+    writer.write(version().SerializeToString())
     return writer
 
 

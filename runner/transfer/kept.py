@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from runner.augmentation.base import Transform
@@ -83,12 +84,14 @@ def rows(
     """
     size = shape[0] * shape[1] * dtype.itemsize
     if path is not None and size <= FOLDER_BYTES:
-        if trust and _whole(path, size):
-            return _mapped(path, shape, dtype), "read"
         try:
-            _make_room(path.parent, size)
-            write_atomic(path, lambda file: _write(file, compute()), durable=False)
-            return _mapped(path, shape, dtype), "computed"
+            # Two workers that need the same rows: one computes them, the other waits and reads.
+            with FileLock(path.with_suffix(".lock")):
+                if trust and _whole(path, size):
+                    return _mapped(path, shape, dtype), "read"
+                _make_room(path.parent, size)
+                write_atomic(path, lambda file: _write(file, compute()), durable=False)
+                return _mapped(path, shape, dtype), "computed"
         except OSError as error:
             log.warning("features cannot be kept in '%s' (%s): they stay in memory", path, error)
     found, at = torch.empty(shape, dtype=dtype), 0
@@ -138,6 +141,7 @@ def _make_room(folder: Path, size: int) -> None:
             return
         total -= path.stat().st_size
         path.unlink()
+        path.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def content_of(tensor: Tensor) -> bytes:

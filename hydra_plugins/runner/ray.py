@@ -1,0 +1,45 @@
+"""`hydra/launcher=ray`: the runs of a plan on a Ray cluster, or on one that is started here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from runner.sweep.ray import Ray
+
+
+@dataclass
+class RayConfig:
+    _target_: str = "hydra_plugins.runner.ray.RayLauncher"
+    address: Any = None  # null: a cluster of this machine alone | auto: the one that runs here | HOST:PORT
+    workers: Any = "auto"  # auto | N, runs at once; auto: as many as the cluster has room for
+    gpus: Any = "auto"  # of each run; below 1, several runs share a GPU; auto: 1 where this machine has GPUs, else 0
+    timeout: Any = None  # seconds that a run may take; null: any
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="ray", node=RayConfig, provider="runner")
+
+
+class RayLauncher(Launcher):
+    def __init__(self, **values: Any):
+        self.values = values
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context = hydra_context
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from runner.errors import ConfigError
+
+        raise ConfigError("hydra/launcher=ray takes plans: use it with hydra/sweeper=grid")
+
+    def open(self) -> "Ray":
+        """What executes plans. Raises `ConfigError` for values that cannot be, and where Ray is missing."""
+        from runner.sweep.ray import Ray
+
+        return Ray(self.hydra_context, **self.values)

@@ -1,0 +1,52 @@
+"""`hydra/launcher=slurm`: each run of a plan a job of a Slurm cluster (by submitit)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    from runner.sweep.slurm import Slurm
+
+
+@dataclass
+class SlurmConfig:
+    _target_: str = "hydra_plugins.runner.slurm.SlurmLauncher"
+    executor: str = "slurm"  # slurm | local: processes of this machine, to try a command out
+    jobs: Any = "auto"  # auto | N, at once, those that wait included; auto: all (slurm), one a core (local)
+    time: int = 60  # minutes that a job may take; a run that needs more goes on in the same job, queued again
+    gpus: Any = "auto"  # of each run; auto: 1 where this machine has GPUs, else 0
+    cpus_per_task: Any = "auto"  # auto: the threads of a run
+    mem_gb: Any = None  # null: the cluster's own default
+    partition: Any = None
+    setup: list[str] = field(default_factory=list)  # shell commands before each job: [module load cuda]
+    parameters: dict[str, Any] = field(default_factory=dict)  # of sbatch: +hydra.launcher.parameters.account=lab
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="slurm", node=SlurmConfig, provider="runner")
+
+
+class SlurmLauncher(Launcher):
+    def __init__(self, **values: Any):
+        self.values = {
+            key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for key, value in values.items()
+        }
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context = hydra_context
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from runner.errors import ConfigError
+
+        raise ConfigError("hydra/launcher=slurm takes plans: use it with hydra/sweeper=grid")
+
+    def open(self) -> "Slurm":
+        """What executes plans. Raises `ConfigError` for values that cannot be, and where submitit is missing."""
+        from runner.sweep.slurm import Slurm
+
+        return Slurm(self.hydra_context, **self.values)

@@ -1,0 +1,147 @@
+"""`python -m runner.compare DIR1 DIR2 [...]`: what changed between sweeps, combination by combination."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from runner.compare.match import Sweep, differing, read, shared_names
+from runner.compare.paired import Difference, overall, paired
+from runner.errors import ConfigError
+from runner.report.wording import count, further, probability
+
+MOST_ROWS = 40  # of a table
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compares each further folder with the first; 2 where one holds no runs, or no combination stands in both."""
+    parser = argparse.ArgumentParser(
+        prog="python -m runner.compare",
+        description="Compares each further sweep with the first: the combinations that stand in both, seed by seed.",
+    )
+    parser.add_argument("folders", metavar="DIR", nargs="*", type=Path, help="folders of runs, at least two")
+    folders = parser.parse_args(argv).folders
+    try:
+        if len(folders) < 2:
+            raise ConfigError("name at least two folders: python -m runner.compare outputs/ONE outputs/OTHER")
+        if len({folder.resolve() for folder in folders}) < len(folders):
+            raise ConfigError(f"{', '.join(map(str, folders))}: the same folder is named twice")
+        sweeps = [read(folder) for folder in folders]
+        compared = [(other, *_pairs(sweeps[0], other)) for other in sweeps[1:]]
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    # Like the sweep's own display, without its torch: as wide as it takes where it is no terminal.
+    out = Console(highlight=False, markup=False)
+    out = out if out.is_terminal else Console(highlight=False, markup=False, width=200)
+    for other, names, pairs in compared:
+        _show(out, sweeps[0], other, names, pairs)
+    return 0
+
+
+Pairs = dict[tuple[str, ...], dict[str, dict[str, float]]]  # values -> metric -> seed -> second minus first
+
+
+def _pairs(first: Sweep, second: Sweep) -> tuple[list[str], Pairs]:
+    names = shared_names([first, second])
+    one, other = first.cells(names), second.cells(names)
+    pairs: Pairs = {}
+    for values in one:
+        if values in other:
+            pairs[values] = {
+                metric: {seed: other[values][metric][seed] - value for seed, value in seeds.items() if seed in found}
+                for metric, seeds in one[values].items()
+                if (found := other[values].get(metric))
+            }
+    if not pairs:
+        swept = " and ".join(f"{s.folder} varies {', '.join(s.keys.names) or 'nothing'}" for s in (first, second))
+        raise ConfigError(f"no combination stands in both folders: {swept}")
+    shared = {values: metrics for values, metrics in pairs.items() if metrics.get("val_accuracy")}
+    if not shared:
+        raise ConfigError(
+            f"{first.folder}, {second.folder}: {count(len(pairs), 'combination')} in both, but with no seed in common"
+        )
+    return names, shared
+
+
+def _show(out: Console, first: Sweep, second: Sweep, names: Sequence[str], pairs: Pairs) -> None:
+    validation = [metrics["val_accuracy"] for metrics in pairs.values()]
+    differences, deviation, df = paired(validation)
+    out.print(f"{second.folder} minus {first.folder}, validation accuracy")
+    table = Table()
+    table.add_column("combination", overflow="fold")
+    for title in ("seeds", "difference", "95 % interval", "test", "distinguishable?"):
+        table.add_column(title, justify="left" if title.endswith("?") else "right")
+    order = sorted(range(len(pairs)), key=lambda i: -abs(differences[i].mean))
+    for i in order[:MOST_ROWS]:
+        values, found = list(pairs)[i], differences[i]
+        tests = list(pairs[values].get("test_accuracy", {}).values())
+        table.add_row(
+            ", ".join(f"{name}={_short(value)}" for name, value in zip(names, values)) or "all seeds",
+            str(found.seeds),
+            f"{found.mean:+.4f}",
+            "–" if found.half is None else f"{found.mean - found.half:+.4f} to {found.mean + found.half:+.4f}",
+            f"{sum(tests) / len(tests):+.4f}" if tests else "–",
+            judged(found),
+        )
+    out.print(table)
+    if len(order) > MOST_ROWS:
+        out.print(f"The {MOST_ROWS} largest differences of {count(len(order), 'combination')}.")
+    for line in (*_summary(first, second, names, pairs, differences, deviation, df), ""):
+        out.print(line)
+
+
+def judged(found: Difference) -> str:
+    """The verdict on one difference, or why there is none."""
+    if found.p is None:
+        if found.seeds < 2:
+            return "one seed: no verdict"
+        return "no difference in any seed" if found.mean == 0 else "no residual: no verdict"
+    return f"yes, {probability(found.p)}" if found.told else f"no, {probability(found.p)}; {further(found.more)}"
+
+
+def _summary(
+    first: Sweep,
+    second: Sweep,
+    names: Sequence[str],
+    pairs: Pairs,
+    differences: Sequence[Difference],
+    deviation: float | None,
+    df: int,
+) -> list[str]:
+    lines = []
+    whole = overall([metrics["val_accuracy"] for metrics in pairs.values()])
+    if whole is not None:
+        bounds = (
+            f", 95 % interval {whole.mean - whole.half:+.4f} to {whole.mean + whole.half:+.4f}" if whole.half else ""
+        )
+        lines.append(
+            f"Over {count(len(pairs), 'combination')}: {whole.mean:+.4f}{bounds} ({count(whole.seeds, 'seed')}). "
+            f"Distinguishable from no change? {judged(whole).capitalize()}."
+        )
+    told = sum(found.told for found in differences)
+    if deviation:
+        lines.append(
+            f"{told} of {count(len(differences), 'combination')} distinguishable. Paired by seed, pooled residual "
+            f"{deviation:.2g} with {count(df, 'degree')} of freedom; p is corrected for the number of combinations "
+            "(Holm), an interval is that of its own difference alone."
+        )
+    elif deviation is None:
+        lines.append("No verdict on any combination: each pair has one seed in common, and one seed settles nothing.")
+    for sweep in (first, second):
+        if alone := len(sweep.cells(names)) - len(pairs):
+            lines.append(f"Only in {sweep.folder}, or without a shared seed: {count(alone, 'combination')}.")
+    for what, one, other in differing(first, second, names):
+        lines.append(f"What else differs: {what}: {_short(one)} against {_short(other)}.")
+    return lines
+
+
+def _short(value: str) -> str:
+    return value.removesuffix(".0") if value.replace(".", "", 1).removeprefix("-").isdigit() else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""Numbers as the page writes them."""
+
+import math
+
+from runner.report.tables import Statistic
+
+MOST_SEEDS = 1000  # further ones: a difference that asks for more is not worth a number
+
+
+def number(value: float | None, metric: str) -> str:
+    """Accuracies and losses with four digits after the point, a lone seconds with one."""
+    if value is None:
+        return "–"
+    if metric == "epochs":
+        return f"{value:.1f}".removesuffix(".0")
+    if metric == "seconds":
+        return f"{value:,.1f}"
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.3g}"
+
+
+def spread(statistic: Statistic | None, metric: str) -> str:
+    """`0.9123 ± 0.0021`; one value stands alone."""
+    if statistic is None:
+        return "–"
+    mean = number(statistic.mean, metric)
+    if statistic.deviation is None or metric == "epochs":
+        return mean
+    return f"{mean} ± {number(statistic.deviation, metric)}"
+
+
+def duration(seconds: float) -> str:
+    """`1 h 5 min`, `2 min 3 s`, `4.2 s`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def probability(p: float) -> str:
+    """`p = 0.031`, `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def further(more: float) -> str:
+    """How many more seeds would tell: `about 4 more seeds`; two digits, for it is a guess."""
+    if math.isinf(more):
+        return f"more than {MOST_SEEDS:,} more seeds"
+    digits = max(0, len(str(int(more))) - 2)
+    rounded = int(round(more, -digits))
+    return f"about {rounded:,} more seed{'s' if rounded != 1 else ''}"
+
+
+def count(n: int, noun: str) -> str:
+    """`1 run`, `3 runs`."""
+    return f"{n:,} {noun}{'s' if n != 1 else ''}"

@@ -1,0 +1,82 @@
+"""`python -m runner.sweep status DIR`: where a sweep stands, read from its folder alone."""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from runner.errors import ConfigError
+from runner.sweep import frozen, ledger, lock
+
+MOST_ROWS = 40  # runs that are named; all are counted
+
+
+def where(folder: Path) -> list[tuple[str, str, str]]:
+    """(run, status, what is known of it) of every run that is there or was planned. Raises `ConfigError` where there is
+    none. A run that was begun is `running` while its lock is held, else `interrupted`."""
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder; name a sweep's, such as outputs/NAME")
+    found, names = [], set()
+    for record in ledger.records(folder):
+        names.add(record.result["fingerprint"])
+        status, words = record.status, record.result.get("reason") or ""
+        if status == "running":
+            said = lock.holder(record.folder)
+            status, words = ("running", _doing(said)) if said else ("interrupted", "the same command goes on with it")
+        elif record.result.get("val_accuracy") is not None:
+            words = words or f"val accuracy {record.result['val_accuracy']:.4f}"
+        found.append((record.folder.name, status, words))
+    for plan in frozen.read(folder):
+        for run in plan["runs"]:
+            if run["fingerprint"] not in names:
+                names.add(run["fingerprint"])
+                found.append((run["run"], "not started", ""))
+    if not found:
+        raise ConfigError(f"{folder}: holds no runs; name a sweep's folder, such as outputs/NAME")
+    return found
+
+
+def _doing(said: dict) -> str:
+    who = f"process {said['pid']} on {said['host'].split()[0]}"
+    if not said.get("steps"):
+        return f"begins, {who}"
+    accuracy = said.get("numbers", {}).get("val_accuracy")
+    numbers = "" if accuracy is None else f", val accuracy {accuracy:.4f}"
+    return f"step {said['step']:,} of {said['steps']:,}{numbers}, {who}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints the table; 2 where the folder holds no sweep."""
+    parser = argparse.ArgumentParser(prog="python -m runner.sweep")
+    commands = parser.add_subparsers(required=True)
+    status = commands.add_parser("status", help="how many runs are done, running, interrupted, failed, not started")
+    status.add_argument("folder", metavar="DIR", type=Path, help="a sweep's folder: outputs/NAME")
+    asked = parser.parse_args(argv)
+    try:
+        found = where(asked.folder)
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    out = Console(highlight=False, markup=False)
+    out = out if out.is_terminal else Console(highlight=False, markup=False, width=200)
+    counts = Counter(status for _, status, _ in found)
+    out.print(f"{len(found)} runs in {asked.folder}: " + ", ".join(f"{n} {status}" for status, n in counts.items()))
+    shown = [row for row in found if row[1] != "done"]
+    if shown:
+        table = Table()
+        for column in ("run", "status", ""):
+            table.add_column(column, overflow="fold")
+        for row in shown[:MOST_ROWS]:
+            table.add_row(*map(Text, row))
+        if len(shown) > MOST_ROWS:
+            table.caption = f"{len(shown) - MOST_ROWS} more"
+        out.print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Those who do runs: this process, worker processes, a cluster. What they have in common."""
+
+from dataclasses import dataclass
+
+from hydra.types import HydraContext
+
+from runner.build import Builder
+from runner.listener import Listener
+from runner.sweep.perform import Work, perform
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of a run that was handed over."""
+
+    work: Work
+    done: bool = True  # its end, whichever, stands in its folder; False: another process is doing it
+    lost: str = ""  # why the process that did it is gone, in words
+    memory: bool = False  # it is gone because the machine ran out of memory
+
+
+class Crew:
+    """The base of all crews; a crew is a context manager, which ends what it began."""
+
+    capacity: int = 1  # runs at once
+    shares: bool = False  # whether runs share a device, so that one alone has more memory
+
+    def __enter__(self) -> "Crew":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Ends what still runs."""
+
+    def submit(self, work: Work) -> None:
+        """Begins a run; at most `capacity` are under way."""
+        raise NotImplementedError
+
+    def wait(self, seconds: float) -> list[Ended]:
+        """Those that ended, after at most so many seconds. Raises what is a bug of ours."""
+        raise NotImplementedError
+
+
+class ThisProcess(Crew):
+    """Runs one after the other, here: a lone run, a debugger's, or a sweep with `hydra.launcher.workers=0`."""
+
+    def __init__(self, builder: Builder, context: HydraContext, listener: Listener):
+        self.builder, self.context, self.listener = builder, context, listener
+        self._next: list[Work] = []
+
+    def submit(self, work: Work) -> None:
+        self._next.append(work)
+
+    def wait(self, seconds: float) -> list[Ended]:
+        done, self._next = self._next, []
+        return [Ended(work, perform(work, self.builder, self.context, self.listener)) for work in done]

@@ -1,0 +1,153 @@
+"""Hands a plan's runs to a crew, and takes them back when they have ended for good.
+
+What a crew cannot know is settled here: runs that wait for another's training, runs that another process is doing,
+lost workers, a second try alone for a run that had too little memory.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from runner.errors import ConfigError
+from runner.files import RESULT, write_json
+from runner.sweep import lock
+from runner.sweep.crew import Crew, Ended
+from runner.sweep.display import Display
+from runner.sweep.ledger import read
+from runner.sweep.perform import Work
+from runner.sweep.plan import Entry, Plan, moved
+from runner.task.base import started
+
+log = logging.getLogger(__name__)
+
+TICK = 0.25  # seconds between two looks at what is going on
+PATIENCE = 1.0  # seconds between two looks at a run that another process is doing
+
+
+class Drive:
+    """Runs of a plan on a crew: `submit` as many as you like, `next` gives one that has ended for good."""
+
+    def __init__(self, plan: Plan, crew: Crew, display: Display):
+        self.plan, self.crew, self.display = plan, crew, display
+        self._waiting: deque[Entry] = deque()
+        self._active: dict[str, Entry] = {}  # fingerprint -> a run that the crew has
+        self._held: dict[str, Entry] = {}  # that another process is doing
+        self._poor: list[Entry] = []  # that had too little memory beside others
+        self._alone: set[str] = set()  # those that have been tried alone
+        self._ended: deque[Entry] = deque()
+        self._number, self._looked = 0, 0.0
+
+    @property
+    def pending(self) -> int:
+        """Runs that were submitted and have not been given back."""
+        return sum(map(len, (self._waiting, self._active, self._held, self._poor, self._ended)))
+
+    @property
+    def idle(self) -> int:
+        """Runs that the crew could begin beside those that it has been given."""
+        return self.crew.capacity - len(self._active) - len(self._waiting)
+
+    def submit(self, entry: Entry) -> None:
+        """Does not wait."""
+        self._waiting.append(entry)
+
+    def next(self) -> Entry:
+        """Waits for a run to end; its end stands in its folder."""
+        self._hand_over()
+        while not self._ended:
+            for ended in self.crew.wait(TICK if self._active else 0):
+                self._settle(ended)
+            self._look_at_held()
+            self._hand_over()
+            self.display.watch([*self._active.values(), *self._held.values()])
+        return self._ended.popleft()
+
+    def all(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Every one of these, as they end."""
+        for entry in entries:
+            self.submit(entry)
+        while self.pending:
+            yield self.next()
+
+    # -- what happens in between --------------------------------------------------------------------------------
+
+    def _hand_over(self) -> None:
+        while self._waiting and len(self._active) < self.crew.capacity:
+            entry = self._ready()
+            if entry is None:
+                break
+            self._begin(entry)
+        if not self._active and not self._waiting and self._poor:
+            entry = self._poor.pop(0)
+            self._alone.add(entry.job.fingerprint)
+            self._begin(entry)
+
+    def _ready(self) -> Entry | None:
+        """The first that does not wait for another's training: runs that differ in how they are tested train once."""
+        under_way = {entry.job.training for entry in (*self._active.values(), *self._held.values())}
+        for entry in self._waiting:
+            if entry.job.training not in under_way:
+                self._waiting.remove(entry)
+                return entry
+        return None
+
+    def _begin(self, entry: Entry) -> None:
+        plan, job = self.plan, entry.job
+        trained = None if plan.rerun else plan.trained.get(job.training)
+        seen = plan.left.get(job.fingerprint) or plan.done.get(job.fingerprint)
+        job = moved(entry, job.folder, trained).job
+        if job.fingerprint in self._alone:
+            seen = read(job.folder)  # the attempt that is to be repeated
+        began = None if seen is None else seen.result.get("started")
+        self._number += 1
+        self._active[job.fingerprint] = entry
+        self.display.begin(entry)
+        self.crew.submit(Work(job, entry.hydra, self._number - 1, plan.rerun, began))
+
+    def _settle(self, ended: Ended) -> None:
+        entry = self._active.pop(ended.work.job.fingerprint)
+        job = entry.job
+        if not ended.done and not ended.lost:
+            self._held[job.fingerprint] = entry
+            return
+        if ended.lost and not self._marked(entry, ended):
+            self._held[job.fingerprint] = entry
+            return
+        result = self.plan.result(entry)
+        if result is None:
+            raise ConfigError(f"{job.folder / RESULT}: vanished while the run was done; the same command does it again")
+        memory = result["status"] == "out_of_memory"
+        if memory and self.crew.shares and self.crew.capacity > 1 and job.fingerprint not in self._alone:
+            log.warning("%s ran out of memory; it is tried again when the others are done, alone", entry.label)
+            self._poor.append(entry)
+            return
+        if result["status"] == "done":
+            self.plan.trained.setdefault(job.training, job.folder)
+        self._ended.append(entry)
+
+    def _marked(self, entry: Entry, ended: Ended) -> bool:
+        """Writes the end of a run whose process could not; False where another process went on with it already."""
+        job = entry.job
+        with lock.Lock(job.folder) as held:
+            if held is None:
+                return False
+            record = read(job.folder)
+            known = started(job, self.plan.builder.task(job.config).device(job.config)) if record is None else {}
+            known |= {} if record is None else record.result
+            known |= {"status": "out_of_memory" if ended.memory else "failed", "reason": ended.lost}
+            write_json(job.folder / RESULT, known)
+        return True
+
+    def _look_at_held(self) -> None:
+        """Runs of other processes: those that have ended are ours to show, those that were left are ours to do."""
+        if self._held and not self._active:
+            time.sleep(TICK)
+        now = time.monotonic()
+        if not self._held or now - self._looked < PATIENCE:
+            return
+        self._looked = now
+        for fingerprint, entry in list(self._held.items()):
+            if lock.holder(entry.job.folder) is None:
+                del self._held[fingerprint]
+                self._waiting.appendleft(entry)  # who gets its lock sees whether it is done

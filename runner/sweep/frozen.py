@@ -1,0 +1,91 @@
+"""`plan.json`: what a sweep's commands planned, frozen before their first step.
+
+It says of each run what it is called and its whole config (the first run's, and what each of the others changes), and
+how many threads it has: a run that is resumed keeps them, whatever the second command's workers.
+"""
+
+import json
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from runner.errors import ConfigError
+from runner.files import write_json
+from runner.sweep import lock
+
+if TYPE_CHECKING:
+    from runner.sweep.plan import Plan
+
+log = logging.getLogger(__name__)
+
+FILE = "plan.json"
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The plans of a sweep's folder, oldest first. Raises `ConfigError` for the file of another program."""
+    path = folder / FILE
+    try:
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, ValueError) as error:
+        log.warning("%s is damaged (%s): it is written anew", path, error)
+        return []
+    if not isinstance(content, dict) or not isinstance(content.get("plans"), list):
+        raise ConfigError(f"{path}: no plan of the runner: choose another folder (name=, or hydra.sweep.dir=)")
+    return content["plans"]
+
+
+def threads(folder: Path) -> dict[str, int]:
+    """Fingerprint -> threads, of all runs that were ever planned in a folder; the first plan counts."""
+    runs = [run for plan in reversed(read(folder)) for run in plan["runs"]]
+    return {run["fingerprint"]: run["threads"] for run in runs}
+
+
+def write(plan: "Plan") -> None:
+    """Adds a plan to the folder's; one of the same command and runs takes the place of the earlier one."""
+    runs = [entry.job for entry in plan.entries]
+    base = flat(runs[0].config)
+    told = {
+        "command": runs[0].command,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": runs[0].config,
+        "runs": [
+            {
+                "run": job.folder.name,
+                "fingerprint": job.fingerprint,
+                "threads": job.threads,
+                "swept": job.swept,
+                "changes": changes(base, flat(job.config)),
+            }
+            for job in runs
+        ],
+    }
+    names = {job.fingerprint for job in runs}
+    with FileLock(plan.folder / lock.GUARD):
+        others = [
+            other
+            for other in read(plan.folder)
+            if other["command"] != told["command"] or {run["fingerprint"] for run in other["runs"]} != names
+        ]
+        write_json(plan.folder / FILE, {"plans": [*others, told]}, durable=False)
+
+
+def changes(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Dotted keys that another config has otherwise; None where it has not."""
+    changed = {key: value for key, value in own.items() if key not in base or base[key] != value}
+    return changed | dict.fromkeys(sorted(base.keys() - own.keys()))
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found

@@ -1,0 +1,77 @@
+"""Executes a plan: its runs on a crew, then the report."""
+
+import shutil
+from typing import Protocol
+
+from runner.errors import ConfigError, DiskFull
+from runner.report import write_report
+from runner.sweep import frozen
+from runner.sweep.crew import Crew
+from runner.sweep.display import Display
+from runner.sweep.drive import Drive
+from runner.sweep.plan import Plan
+
+
+class Launcher(Protocol):
+    """What `hydra/launcher=...` stands for."""
+
+    def count(self, runs: int, lone: bool, device: str) -> int:
+        """How many of so many runs are done at once, on that kind of device; 0: in this process."""
+
+    def crew(self, plan: Plan, display: Display) -> Crew:
+        """Those who do the plan's runs."""
+
+
+def opened(launcher: object) -> Launcher:
+    """What a plugin of Hydra's stands for. Raises `ConfigError` for one that is not ours."""
+    if not callable(getattr(launcher, "open", None)):
+        raise ConfigError(f"hydra/launcher: {type(launcher).__name__} takes no plan; use hydra/launcher=local")
+    return launcher.open()
+
+
+def settle(plan: Plan, launcher: Launcher) -> None:
+    """Fixes how many runs are done at once, and each one's threads."""
+    earlier = {} if plan.lone else frozen.threads(plan.folder)
+    plan.settle(launcher.count(len(plan.todo), plan.lone, plan.device), earlier)
+
+
+def launch(plan: Plan, launcher: Launcher) -> None:
+    """Executes what is left to do; each run's end stands in its folder. An error ends its own run alone."""
+    try:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        if plan.todo and not plan.lone:
+            frozen.write(plan)
+    except OSError as error:
+        raise ConfigError(
+            f"{plan.folder}: cannot write there ({error.strerror}); set name= or hydra.sweep.dir="
+        ) from error
+    with Display(plan) as display:
+        try:
+            if plan.todo:
+                with launcher.crew(plan, display) as crew:
+                    for entry in Drive(plan, crew, display).all(plan.todo):
+                        display.end(entry)
+        except DiskFull as full:
+            raise DiskFull(f"{full}; {missing(plan)}") from full
+        finally:
+            if any(plan.results()):
+                display.report = write_report(plan.folder)
+
+
+def missing(plan: Plan) -> str:
+    """How much room the rest of a plan needs, by what its finished runs took."""
+    sizes = [
+        sum(file.stat().st_size for file in entry.job.folder.rglob("*") if file.is_file())
+        for entry, result in zip(plan.entries, plan.results())
+        if result is not None and result["status"] == "done"
+    ]
+    left = len(plan.entries) - len(sizes)
+    free = shutil.disk_usage(plan.folder).free
+    if not sizes:
+        return f"{free / 1e6:,.0f} MB are free there; make room, then the same command goes on"
+    needed = left * sum(sizes) / len(sizes)
+    more = max(0.0, needed - free)
+    return (
+        f"the {left} runs that are left need about {needed / 1e6:,.0f} MB, {more / 1e6:,.0f} MB more than are free; "
+        "make room, then the same command goes on"
+    )

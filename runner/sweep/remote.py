@@ -1,0 +1,105 @@
+"""What other machines need to do a sweep's runs, and how their ends are seen from here."""
+
+import importlib.util
+import os
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import setup_globals
+from hydra.types import HydraContext
+
+from runner.build import Builder
+from runner.errors import ConfigError, DiskFull
+from runner.listener import Listener
+from runner.sweep.ledger import read
+from runner.sweep.perform import Work, perform
+
+SIGHT = 60.0  # seconds after which a file of another machine must be seen here: network file systems keep directories
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a command was typed."""
+
+    context: HydraContext
+    folder: Path  # where Python was started
+    path: list[str]  # where Python looks for modules
+    sweep: Path  # whose runs these are
+
+    @classmethod
+    def here(cls, context: HydraContext, sweep: Path) -> "Origin":
+        """This process's."""
+        return cls(context, Path.cwd(), list(sys.path), sweep.absolute())
+
+    def enter(self) -> None:
+        """Makes this process, on whichever machine, like the one where the command was typed. Raises `ConfigError`
+        where it does not see the sweep's folder."""
+        if not self.folder.is_dir() or not self.sweep.is_dir():
+            raise ConfigError(
+                f"{self.sweep}: {platform.node()} does not see this folder; all machines must share a file system "
+                "(docs/cluster.md)"
+            )
+        os.chdir(self.folder)
+        sys.path.extend(path for path in self.path if path not in sys.path)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What another machine says of a run that it has done."""
+
+    status: str
+    started: str | None
+
+    @classmethod
+    def of(cls, folder: Path) -> "Said":
+        """As the run's folder has it."""
+        record = read(folder)
+        return cls("", None) if record is None else cls(record.status, record.result.get("started"))
+
+
+@dataclass(frozen=True)
+class Errand:
+    """A run for a process of its own, on another machine."""
+
+    origin: Origin
+    work: Work
+
+    def __call__(self) -> tuple[bool, Said] | ConfigError | DiskFull:
+        """`perform`; also what stands in the run's folder then. Its refusals are returned: they travel as they are."""
+        try:
+            self.origin.enter()
+            setup_globals()
+            done = perform(self.work, Builder(), self.origin.context, Listener())
+        except (ConfigError, DiskFull) as error:
+            return error
+        return done, Said.of(self.work.job.folder)
+
+    def checkpoint(self) -> Any:
+        """How submitit goes on where the job's time was up: with the run's own checkpoint."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def seen(work: Work, said: Said) -> None:
+    """Waits until this machine sees the end that another has written. Raises `ConfigError` where it never does."""
+    folder, deadline = work.job.folder, time.monotonic() + SIGHT
+    while Said.of(folder) != said:
+        if time.monotonic() > deadline:
+            raise ConfigError(
+                f"{folder}: another machine has written a result there that this one does not see; all machines must "
+                "share a file system (docs/cluster.md)"
+            )
+        time.sleep(0.2)
+        if folder.parent.is_dir():
+            list(folder.parent.iterdir())  # makes a network file system look again
+
+
+def needs(package: str, extra: str, launcher: str) -> None:
+    """Raises `ConfigError` where a launcher's package is not installed."""
+    if importlib.util.find_spec(package) is None:
+        raise ConfigError(f"hydra/launcher={launcher} needs {package}: pip install 'runner[{extra}]'")

@@ -1,0 +1,132 @@
+"""What a search is about, read from the command and checked before anything starts."""
+
+from dataclasses import dataclass
+
+from hydra.core.config_loader import ConfigLoader
+from omegaconf import DictConfig
+
+from runner.build import Builder
+from runner.check import Refused
+from runner.errors import ConfigError
+from runner.run import Train
+from runner.sweep.asked import bring
+from runner.sweep.plan import Entry, Plan, Planner, check_writable, refusal
+from runner.sweep.product import is_part, part
+from runner.sweep.prune import Pruner
+from runner.sweep.settings import PREFIX, TRIALS, Settings, settings
+from runner.sweep.space import Params, Space, make_space
+from runner.sweep.typed import name, parse, refuse_slips, retype
+
+STARTUP = 5  # finished runs before which their median means nothing
+
+
+@dataclass(frozen=True)
+class Scope:
+    """A search that can be begun."""
+
+    settings: Settings
+    space: Space
+    planner: Planner
+    plan: Plan  # of its first corner; what is asked for comes to it
+    pruner: Pruner
+    total: int  # trials
+    command: str
+
+    def entry(self, params: Params) -> Entry:
+        """A point of the space as a checked combination. Raises `ConfigError`."""
+        return self.planner.entry(self.space.words(params), self.space.swept(params), self.command)
+
+
+def make_scope(master: DictConfig, loader: ConfigLoader, arguments: list[str]) -> Scope:
+    """Raises `ConfigError` for all that cannot be searched: bad bounds, corners that cannot run, what does not go
+    together."""
+    asked, space = settings(master), _space(master, loader, arguments)
+    _check_sampler(asked, space)
+    planner = Planner(master, loader, Builder(), lone=False)
+    command = retype(master, arguments, multirun=True)
+    corners = _corners(planner, space, command)
+    _check_runs(asked, corners, planner.builder)
+    first = corners[0]
+    plan = Plan([first], first.job.folder.parent, lone=False, rerun=False, builder=planner.builder)
+    check_writable(plan.folder)
+    epochs = [entry.job.config["epochs"] for entry in corners]
+    least = asked.min_epochs or 1
+    if asked.pruner != "none" and least >= min(epochs):
+        raise ConfigError(
+            f"{PREFIX}pruner={asked.pruner}: nothing can be stopped early with epochs={min(epochs)} and "
+            f"min_epochs={least}; more epochs, or pruner=none"
+        )
+    startup, factor = asked.startup_trials or STARTUP, asked.reduction_factor
+    pruner = Pruner(asked.pruner, asked.metric[0], asked.higher[0], max(epochs), least, startup, factor)
+    return Scope(asked, space, planner, plan, pruner, _total(asked, space), command)
+
+
+def _space(master: DictConfig, loader: ConfigLoader, arguments: list[str]) -> Space:
+    """The space of the command, and of the experiment that it names."""
+    typed = parse(loader, arguments)
+    refuse_slips(typed, loader)
+    brought = bring(master, loader, typed)
+    if len(brought) > 1 and any(product.params for product in brought):
+        raise ConfigError("hydra/sweeper=search: searches one space; name one experiment, without hydra.sweeper.grids")
+    sweep = part(brought[0].config, typed)
+    for key, given in (("zip", sweep.zip), ("exclude", sweep.exclude), ("repeat", sweep.repeat > 1)):
+        if given:
+            raise ConfigError(f"sweep.{key}: is for grids; leave it out of a search, and repeat what it finds instead")
+    names = {name(override) for override in typed}
+    more = [override for override in parse(loader, brought[0].params) if name(override) not in names]
+    return make_space([override for override in (*typed, *more) if not is_part(override)], loader)
+
+
+def _check_sampler(asked: Settings, space: Space) -> None:
+    if asked.sampler == "cmaes" and sum(one.numeric for one in space.dimensions) < 2:
+        raise ConfigError(
+            f"{PREFIX}sampler=cmaes: walks through numbers, and needs at least two keys with interval(A,B) or "
+            "range(A,B); use tpe"
+        )
+    if asked.sampler == "grid" and (endless := [one for one in space.dimensions if one.every() is None]):
+        raise ConfigError(
+            f"{PREFIX}sampler=grid: {endless[0].key}={endless[0].typed} has no end of values; use choice(...) or "
+            "range(...), or another sampler"
+        )
+
+
+def _corners(planner: Planner, space: Space, command: str) -> list[Entry]:
+    """The corners of the space as checked combinations."""
+    entries: list[Entry] = []
+    refused: dict[str, list[str]] = {}
+    corners = space.corners()
+    for params in corners:
+        words = space.words(params)
+        label = " ".join(words[: len(space.dimensions)])
+        try:
+            entries.append(planner.entry(words, space.swept(params), command))
+        except Refused as error:
+            for line in dict.fromkeys(error.lines):
+                refused.setdefault(line, []).append(label)
+        except ConfigError as error:
+            refused.setdefault(str(error), []).append(label)
+    if refused:
+        raise ConfigError(refusal(refused, len(corners)))
+    folders = {entry.job.folder for entry in entries}
+    if len(folders) < len({entry.job.fingerprint for entry in entries}):
+        raise ConfigError(
+            f"{entries[0].job.folder}: several runs would share this folder; hydra.sweep.subdir must tell them apart"
+        )
+    return entries
+
+
+def _check_runs(asked: Settings, corners: list[Entry], builder: Builder) -> None:
+    """Raises `ConfigError` for runs that could not be judged."""
+    for config in (entry.job.config for entry in corners):
+        if not isinstance(builder.task(config), Train):
+            raise ConfigError("hydra/sweeper=search: needs runs that are validated: task=train")
+        if config["rerun"]:
+            raise ConfigError("rerun=true: a search repeats nothing; begin another one with name=")
+        if builder.splits(config).val is None and any(metric.startswith("val_") for metric in asked.metric):
+            raise ConfigError(f"{PREFIX}metric={asked.metric[0]}: there are no validation images (data.val_fraction=0)")
+
+
+def _total(asked: Settings, space: Space) -> int:
+    if asked.sampler != "grid":
+        return asked.n_trials or TRIALS
+    return min(asked.n_trials or space.size(), space.size())

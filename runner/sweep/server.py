@@ -1,0 +1,35 @@
+"""The server that worker processes are forked from. Light, so that it can be started before torch is loaded here."""
+
+import contextlib
+import multiprocessing
+import os
+from collections.abc import Iterator
+from multiprocessing import forkserver
+
+# glibc gives large blocks back to the system at every step; with these it keeps them (docs/benchmarks.md). They count
+# only where they are set before a process starts.
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+
+
+def prepare() -> None:
+    """Starts the server, if it is not there: it loads torch while the sweep is planned."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["runner.sweep.warm"])
+    with environment(ALLOCATOR | {"OMP_NUM_THREADS": "1"}):  # torch sets each run's own number of threads
+        forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def environment(values: dict[str, str]) -> Iterator[None]:
+    """Inside, the environment has these too; what the user set stays."""
+    added = {key: value for key, value in values.items() if key not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for key in added:
+            del os.environ[key]

@@ -1,0 +1,159 @@
+"""The launcher `slurm`: each run a job of a cluster. The command stays and watches them; killed, it leaves them alone,
+and the same command finds them."""
+
+import shutil
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hydra.types import HydraContext
+
+from runner.build import cores
+from runner.errors import ConfigError, DiskFull
+from runner.sweep import lock
+from runner.sweep.crew import Crew, Ended
+from runner.sweep.display import Display
+from runner.sweep.perform import Work
+from runner.sweep.plan import Plan
+from runner.sweep.remote import Errand, Origin, needs, seen
+from runner.sweep.server import ALLOCATOR, environment
+
+LOGS = ".submitit"  # in the sweep's folder
+LOOK = 0.5  # seconds between two looks at all jobs
+MOST = 1000  # jobs at once: what clusters allow in an array, as a rule
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """Keys: see `hydra_plugins/runner/slurm.py`. Raises `ConfigError` for values that cannot be."""
+
+    context: HydraContext
+    executor: str
+    jobs: Any
+    time: int
+    gpus: Any
+    cpus_per_task: Any
+    mem_gb: Any
+    partition: Any
+    setup: list[str]
+    parameters: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.executor not in ("slurm", "local"):
+            raise ConfigError(f"hydra.launcher.executor={self.executor}: must be slurm or local")
+        for key, least in (("jobs", 1), ("gpus", 0), ("cpus_per_task", 1)):
+            value = getattr(self, key)
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            if value != "auto" and not whole:
+                raise ConfigError(f"hydra.launcher.{key}={value}: must be auto, or a whole number of at least {least}")
+        if self.time < 1:
+            raise ConfigError(f"hydra.launcher.time={self.time}: must be minutes, at least 1")
+        memory = isinstance(self.mem_gb, int | float) and not isinstance(self.mem_gb, bool) and self.mem_gb > 0
+        if self.mem_gb is not None and not memory:
+            raise ConfigError(f"hydra.launcher.mem_gb={self.mem_gb}: must be a number above 0, or null")
+        needs("submitit", "slurm", "slurm")
+        own = [key for key in ("mem_gb", "partition", "parameters", "setup") if getattr(self, key)]
+        if self.executor == "local" and own:
+            raise ConfigError(f"hydra.launcher.{own[0]}: only Slurm knows it; leave it out with executor=local")
+        if self.executor == "slurm" and shutil.which("srun") is None:
+            raise ConfigError(
+                "hydra/launcher=slurm: there is no Slurm here (srun); type this on a machine of the cluster, or try it "
+                "out with hydra.launcher.executor=local"
+            )
+
+    def count(self, runs: int, lone: bool, device: str) -> int:
+        """How many runs are done at once, of so many on that kind of device."""
+        if ":" in device:
+            raise ConfigError(f"device={device}: Slurm says which GPU a run has; use device=cuda")
+        auto = MOST if self.executor == "slurm" else cores()
+        return max(1, min(runs, auto if self.jobs == "auto" else self.jobs))
+
+    def crew(self, plan: Plan, display: Display) -> Crew:
+        """Those who do the plan's runs."""
+        threads = max(entry.job.threads for entry in plan.todo)
+        asked = {
+            "name": f"runner {plan.folder.name}",
+            "timeout_min": self.time,
+            "gpus_per_node": (min(1, torch.cuda.device_count()) if self.gpus == "auto" else self.gpus) or None,
+            "cpus_per_task": threads if self.cpus_per_task == "auto" else self.cpus_per_task,
+            "mem_gb": self.mem_gb,
+            "slurm_partition": self.partition,
+            "slurm_array_parallelism": plan.workers,
+            "slurm_setup": self.setup or None,
+            "slurm_additional_parameters": self.parameters or None,
+        }
+        return Jobs(Origin.here(self.context, plan.folder), self.executor, plan.workers, asked)
+
+
+class Jobs(Crew):
+    """`capacity` jobs at once, in the queue or running, for each of which is `asked` so much."""
+
+    def __init__(self, origin: Origin, cluster: str, capacity: int, asked: dict[str, Any]):
+        import submitit
+
+        self.capacity, self._origin = capacity, origin
+        self._executor = submitit.AutoExecutor(origin.sweep / LOGS, cluster=cluster)
+        self._executor.update_parameters(**asked)
+        self._local = cluster == "local"
+        self._new: list[Work] = []
+        self._running: dict[Any, Work] = {}  # job -> its run
+        self._looked = 0.0
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        for job in self._running:
+            job.cancel(check=False)
+
+    def submit(self, work: Work) -> None:
+        self._new.append(work)
+
+    def wait(self, seconds: float) -> list[Ended]:
+        # Runs of an earlier command's jobs are theirs: they need no second job that would only find the lock.
+        elsewhere = [work for work in self._new if lock.holder(work.job.folder) is not None]
+        self._queue([work for work in self._new if work not in elsewhere])
+        self._new = []
+        early = self._looked + LOOK - time.monotonic()
+        if elsewhere or not self._running:
+            return [Ended(work, done=False) for work in elsewhere]
+        if early > 0:
+            time.sleep(min(early, seconds))
+            return []
+        self._looked = time.monotonic()
+        over = [job for job in self._running if job.done()]
+        return [self._outcome(job, self._running.pop(job)) for job in over]
+
+    def _queue(self, works: list[Work]) -> None:
+        """Several at a time are one array."""
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        if not works:
+            return
+        try:
+            with environment(ALLOCATOR | {"OMP_NUM_THREADS": "1"}), self._executor.batch():
+                jobs = [self._executor.submit(Errand(self._origin, work)) for work in works]
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise ConfigError(f"hydra/launcher=slurm: the cluster refused the jobs: {_last(str(error))}") from error
+        self._running |= dict(zip(jobs, works, strict=True))
+
+    def _outcome(self, job: Any, work: Work) -> Ended:
+        from submitit.core.utils import UncompletedJobError
+
+        try:
+            if self._local and not job.paths.result_pickle.exists():  # on a network file system it may come later
+                raise UncompletedJobError(job.stderr() or "")
+            found = job.result()
+        except UncompletedJobError:
+            state = job.state
+            words = f"its job ended without a result (state {state}, log {job.paths.stderr})"
+            return Ended(work, lost=words, memory=state.startswith("OUT_OF_ME"))
+        if isinstance(found, ConfigError | DiskFull):
+            raise found
+        done, said = found
+        if done:
+            seen(work, said)
+        return Ended(work, done)
+
+
+def _last(text: str) -> str:
+    """The last line that says something."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason given")

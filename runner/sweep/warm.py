@@ -1,0 +1,61 @@
+"""A worker process: what it has loaded before its first run, and what it does with one.
+
+The server that workers are forked from imports this once (`runner.sweep.processes`), so that a worker is there in a
+few milliseconds.
+"""
+
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass
+
+import torch._dynamo  # noqa: F401 - torch's optimizers import it at their first step
+from hydra.core.utils import setup_globals
+from hydra.types import HydraContext
+
+import runner.run
+import runner.task.evaluate  # noqa: F401
+from runner.build import Builder
+from runner.listener import Listener
+from runner.sweep.lock import alive
+from runner.sweep.perform import Work, perform
+
+LOOK = 1.0  # seconds between two looks at whether the sweep is still there
+
+
+@dataclass(frozen=True)
+class Post:
+    """A worker's place in a sweep."""
+
+    context: HydraContext
+    environment: dict[str, str]  # of the sweep's process; the server may be older
+    path: list[str]  # where Python looks for modules
+    parent: tuple[int, float]  # the sweep's process and when it began
+
+
+_post: Post
+_builder: Builder  # what this worker's runs share
+
+
+def begin(post: Post) -> None:
+    """Makes this process a worker."""
+    global _post, _builder
+    os.environ.clear()
+    os.environ.update(post.environment)
+    sys.path[:] = post.path
+    setup_globals()
+    _post, _builder = post, Builder()
+    threading.Thread(target=_follow, args=post.parent, daemon=True).start()
+
+
+def work(what: Work) -> bool:
+    """`perform`, with what this worker has."""
+    return perform(what, _builder, _post.context, Listener())
+
+
+def _follow(pid: int, started: float) -> None:
+    """Ends this process where the sweep's is gone: killed, it tells nobody."""
+    while alive(pid, started):
+        time.sleep(LOOK)
+    os._exit(1)

@@ -1,0 +1,178 @@
+"""`python -m runner.compare`, results.parquet, and the report of a real sweep through the command line."""
+
+import csv
+import math
+import re
+import sys
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from runner.compare.__main__ import main
+from runner.compare.paired import further, overall, paired
+from runner.report import write_report
+from tests.test_report import Page, sweep, write_run
+
+
+def table(text):
+    """First column -> the other columns, of rich's table."""
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if line.startswith("│")]
+    return {row[0]: row[1:] for row in rows}
+
+
+def both(tmp_path, one, other):
+    return [str(sweep(tmp_path / name, values)) for name, values in (("one", one), ("other", other))]
+
+
+def test_one_combination_is_a_paired_t_test(tmp_path, capfd):
+    """Difference, interval and p of a lone combination are those of scipy.stats.ttest_rel; unshared seeds stay out."""
+    one, other = [0.50, 0.61, 0.55, 0.58], [0.60, 0.69, 0.68, 0.63]
+    assert main(both(tmp_path, {"sgd": one}, {"sgd": [*other, 0.1]})) == 0
+    expected = stats.ttest_rel(other, one)
+    low, high = expected.confidence_interval(0.95)
+    out = capfd.readouterr().out
+    row = table(out)["optimizer=sgd"]
+    mean = np.mean(other) - np.mean(one)
+    assert row[:4] == ["4", f"{mean:+.4f}", f"{low:+.4f} to {high:+.4f}", f"{mean:+.4f}"]
+    assert row[4] == f"yes, p = {expected.pvalue:.2g}"
+
+
+def test_the_residual_is_pooled_and_p_corrected():
+    """Several combinations: s² is pooled over them, p is Holm's."""
+    rng = np.random.default_rng(0)
+    values = [rng.normal(mean, 1, n) for mean, n in ((0, 3), (3, 4), (0.5, 3))]
+    found, deviation, df = paired([dict(enumerate(v)) for v in values])
+    assert df == 7 and deviation == pytest.approx((sum(((v - v.mean()) ** 2).sum() for v in values) / 7) ** 0.5)
+    raw = [2 * stats.t.sf(abs(v.mean()) / (deviation / len(v) ** 0.5), 7) for v in values]
+    assert found[1].p == pytest.approx(3 * min(raw)) and np.argmin(raw) == 1
+    assert [one.mean for one in found] == pytest.approx([v.mean() for v in values])
+
+
+def test_further_seeds_have_the_power():
+    """With so many pairs a t test finds the difference in four of five simulated repetitions."""
+    rng = np.random.default_rng(1)
+    n = int(3 + further(0.5, 3, 1.0, 1))
+    found = stats.ttest_1samp(rng.normal(0.5, 1, (4000, n)), 0, axis=1).pvalue < 0.05
+    assert 0.75 < found.mean() < 0.9
+    assert further(0.0, 3, 1.0, 1) == math.inf
+
+
+def test_the_whole_is_a_paired_test_of_the_seeds_means():
+    """Over all combinations: the t test of the seeds' mean differences, of the seeds that all of them have."""
+    rng = np.random.default_rng(2)
+    y = rng.normal(0.3, 1, (3, 5))
+    pairs = [dict(enumerate(row)) for row in y.tolist()]
+    del pairs[1][4]
+    found = overall(pairs)
+    expected = stats.ttest_1samp(y[:, :4].mean(0), 0)
+    assert (found.seeds, found.mean, found.p) == (4, pytest.approx(y[:, :4].mean()), pytest.approx(expected.pvalue))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        ({"sgd": [0.5]}, {"sgd": [0.9]}, "one seed settles nothing"),
+        ({"sgd": [0.5, 0.6]}, {"sgd": [0.5, 0.6]}, "no difference in any seed"),
+        ({"sgd": [0.5, 0.625]}, {"sgd": [0.75, 0.875]}, "no residual: no verdict"),
+        ({"sgd": [0.5, 0.6, 0.7], "adam": [0.5]}, {"sgd": [0.5, 0.7, 0.6], "adam": [0.9]}, "one seed: no verdict"),
+        ({"sgd": [0.5, 0.6, 0.7]}, {"sgd": [0.51, 0.66, 0.65]}, "more seeds"),
+    ],
+)
+def test_what_cannot_be_judged_is_not(tmp_path, capfd, one, other, said):
+    """One seed, equal results, or no residual: said in words, without a p."""
+    assert main(both(tmp_path, one, other)) == 0
+    assert said in capfd.readouterr().out
+
+
+def test_combinations_are_matched_by_what_either_sweep_varies(tmp_path, capfd):
+    """What one sweep varies and the other holds fixed is looked up; what is fixed in both but differs is named."""
+    for name, rates, epochs in (("one", ("1e-3", "0.1"), 5), ("other", ("0.001",), 9)):
+        for rate in rates:
+            for seed in range(3):
+                swept = {"seed": seed} | ({"optimizer.lr": float(rate)} if len(rates) > 1 else {})
+                overrides = [f"optimizer.lr={rate}", f"epochs={epochs}", f"seed={seed}", f"name={name}"]
+                accuracy = 0.5 + seed / 10 + (epochs == 9) * (0.2 + seed / 97)
+                run = write_run(
+                    tmp_path / name / f"{rate}-{seed}", swept=swept, overrides=overrides, val_accuracy=accuracy
+                )
+                (run / "config.yaml").write_text(f"optimizer:\n  lr: {rate}\nseed: {seed}\n")
+    assert main([str(tmp_path / "one"), str(tmp_path / "other")]) == 0
+    out = capfd.readouterr().out
+    assert list(table(out)) == ["optimizer.lr=0.001"] and "epochs: 5 against 9" in out
+    assert f"Only in {tmp_path / 'one'}, or without a shared seed: 1 combination." in out
+    assert out.count("What else differs") == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([], "at least two folders"),
+        (["one"], "at least two folders"),
+        (["one", "one"], "named twice"),
+        (["one", "none"], "no such folder"),
+        (["one", "empty"], "holds no runs"),
+        (["one", "running"], "no run of it has finished"),
+        (["one", "elsewhere"], "no combination stands in both"),
+        (["one", "later"], "no seed in common"),
+    ],
+)
+def test_bad_folders_are_refused_in_a_line(tmp_path, capfd, names, said):
+    """Exit code 2, one line on standard error, nothing on standard output."""
+    sweep(tmp_path / "one", {"sgd": [0.5, 0.6], "adam": [0.5, 0.6]})
+    sweep(tmp_path / "elsewhere", {"lion": [0.5], "newton": [0.5]})
+    (tmp_path / "empty").mkdir()
+    write_run(tmp_path / "running" / "run", "running", swept={"optimizer": "sgd", "seed": 0})
+    for optimizer in ("sgd", "adam"):
+        write_run(tmp_path / "later" / optimizer, swept={"optimizer": optimizer, "seed": 7}, val_accuracy=0.5)
+    assert main([str(tmp_path / name) for name in names]) == 2
+    out, err = capfd.readouterr()
+    assert said in err and err.count("\n") == 1 and out == ""
+
+
+def test_several_folders_are_each_compared_with_the_first(tmp_path, capfd):
+    """Three folders give two tables."""
+    folders = [str(sweep(tmp_path / name, {"sgd": [0.5, 0.6]})) for name in "abc"]
+    assert main(folders) == 0
+    out = capfd.readouterr().out
+    assert [f"{folder} minus {folders[0]}" in out for folder in folders] == [False, True, True]
+
+
+def test_parquet_holds_the_csv_with_types(tmp_path):
+    """results.parquet: the same rows and columns; numbers are numbers, what is missing is null, `null` stays a word."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for i, cap in enumerate((5, None)):
+        write_run(tmp_path / f"r{i}", swept={"optimizer": "sgd", "cap": cap, "seed": i}, val_accuracy=1 / 3)
+    write_report(tmp_path)
+    rows = parquet.read_table(tmp_path / "results.parquet").to_pylist()
+    with (tmp_path / "results.csv").open() as file:
+        assert [list(row) for row in csv.DictReader(file)] == [list(row) for row in rows]
+    assert [(row["seed"], row["cap"], row["val_accuracy"], row["test_loss"]) for row in rows] == [
+        (0, "5", 1 / 3, None),
+        (1, "null", 1 / 3, None),
+    ]
+
+
+def test_without_pyarrow_the_csv_stands_alone(tmp_path, monkeypatch):
+    """No pyarrow: no parquet, and an older one that would now differ is removed."""
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    sweep(tmp_path, {"sgd": [0.5]})
+    (tmp_path / "results.parquet").write_bytes(b"old")
+    write_report(tmp_path)
+    assert not (tmp_path / "results.parquet").exists() and (tmp_path / "results.csv").exists()
+
+
+def test_a_real_sweep_reports_and_compares(cli, tmp_path, capfd):
+    """The command as typed: verdict, effects, heat map on the page; a second sweep is matched by what it fixes."""
+    more = ["seed=0,1", "model=mlp", "threads=1", "log.tensorboard=false", "data.limit=200"]
+    grid = ["optimizer=sgd,adam", "regularization=[],[dropout]"]
+    assert cli("-m", *grid, *more, "epochs=1", "name=short")[0] == 0
+    assert cli("-m", "optimizer=sgd", "regularization=[dropout]", *more, "epochs=2", "name=long")[0] == 0
+    words = Page((tmp_path / "outputs" / "short" / "report.html").read_text()).words
+    assert re.search(r"distinguishable from .* with these 2 seeds", words)
+    for term in ("Share of the variance", "optimizer × regularization", "Parallel coordinates", "Time and memory"):
+        assert term in words
+    assert main(["outputs/short", "outputs/long"]) == 0
+    out = capfd.readouterr().out
+    assert list(table(out)) == ["optimizer=sgd, regularization=[dropout]"] and "epochs: 1 against 2" in out
+    assert "Only in outputs/short, or without a shared seed: 3 combinations." in out

@@ -1,0 +1,465 @@
+"""Searches: spaces in Hydra's words, trials that are runs, pruning, stopping and going on."""
+
+import json
+import re
+import shlex
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+import runner.run
+import runner.sweep.launch
+import runner.sweep.search
+from hydra_plugins.runner.search import SearchConfig
+from runner.errors import ConfigError
+from runner.report import write_report
+from runner.sweep.prune import Pruner
+from runner.sweep.settings import settings
+from runner.sweep.space import Dimension, _distribution
+from runner.training import Training
+from tests.conftest import results_of
+
+FOLDER = Path("outputs/s")
+LR = "optimizer.lr=tag(log,interval(1e-3,1e-1))"
+SMALL = (
+    "hydra.launcher.workers=0",
+    "data.limit=200",
+    "model=mlp",
+    "epochs=2",
+    "threads=1",
+    "log.tensorboard=false",
+    "log.images=0",
+    "name=s",
+)
+
+
+@pytest.fixture
+def search(cli, monkeypatch):
+    """`search(total, words...)`: a small search in this process; with `report` also the report's page."""
+    for module in (runner.sweep.search, runner.sweep.launch):
+        monkeypatch.setattr(module, "write_report", lambda folder: folder)
+
+    def run(total: int, *words: str, report: bool = False) -> tuple[int, str, str]:
+        if report:
+            monkeypatch.setattr(runner.sweep.search, "write_report", write_report)
+        small = [word for word in SMALL if not any(w.startswith(word.split("=")[0] + "=") for w in words)]
+        return cli("-m", "hydra/sweeper=search", f"hydra.sweeper.n_trials={total}", *small, *words)
+
+    return run
+
+
+def trials(folder: Path = FOLDER) -> list[optuna.trial.FrozenTrial]:
+    """The study as Optuna itself reads it."""
+    return optuna.load_study(study_name="search", storage=f"sqlite:///{folder}/study.db").trials
+
+
+def answers(folder: Path = FOLDER) -> dict[str, tuple]:
+    """What each run came to."""
+    return {run: (r["status"], r["epochs"], r["val_accuracy"], r["val_loss"]) for run, r in results_of(folder).items()}
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, count: int, error: BaseException) -> None:
+    """The training of the run of that number ends in an error."""
+    train, calls = Training.train, []
+
+    def broken(self):
+        calls.append(self)
+        if len(calls) == count:
+            raise error
+        train(self)
+
+    monkeypatch.setattr(Training, "train", broken)
+
+
+def space(word: str):
+    return _distribution(OverridesParser.create().parse_override(word))
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("x=interval(0,1)", FloatDistribution(0, 1)),
+        ("x=tag(log,interval(1e-4,1e-1))", FloatDistribution(1e-4, 1e-1, log=True)),
+        ("x=int(interval(1,10))", IntDistribution(1, 10)),
+        ("x=tag(int,log,interval(16,256))", IntDistribution(16, 256, log=True)),
+        ("x=range(1,10)", IntDistribution(1, 9)),
+        ("x=range(10,0,-3)", IntDistribution(1, 10, step=3)),
+        ("x=range(0.1,0.45,0.1)", FloatDistribution(0.1, 0.4, step=0.1)),
+        ("x=choice(sgd,adam)", CategoricalDistribution(["sgd", "adam"])),
+        ("x=[],[dropout],[dropout,l2]", CategoricalDistribution(["[]", "[dropout]", "[dropout,l2]"])),
+        ("x=0.1,null,true", CategoricalDistribution(["0.1", "null", "true"])),
+        ("x=choice(3)", None),
+        ("x=5", None),
+    ],
+)
+def test_hydras_words_are_optunas_distributions(word, expected):
+    """Intervals, ranges and choices keep their bounds, their steps and whether they are whole."""
+    assert space(word) == expected
+
+
+def test_drawn_numbers_are_typed_as_a_person_would():
+    """Six digits, never outside the bounds; a float's step leaves no dust."""
+    interval = Dimension("x", "x", "", FloatDistribution(1.234561, 2))
+    assert interval.text(1.987654321) == "1.98765" and interval.text(1.234561) == "1.234561"
+    steps = Dimension("x", "x", "", space("x=range(0.1,0.5,0.1)"))
+    assert [steps.text(value) for value in steps.every()] == ["0.1", "0.2", "0.3", "0.4"]
+    assert steps.text(0.30000000000000004) == "0.3" and steps.locate(0.3) == 0.3 and steps.locate(0.35) is None
+
+
+BAD = [
+    (["optimizer.lr=interval(1,0)"], "optimizer.lr=interval(1,0): the lower bound comes first"),
+    (["optimizer.lr=tag(log,interval(0,1))"], "a logarithm needs bounds above 0"),
+    (["batch_size=interval(16,33)"], "must be a whole number"),
+    (["optimizer.lr=interval(-1,1)"], "optimizer.lr=-1.0: must be above 0"),
+    ([], "no key has a space"),
+    (["optimizer.lrr=interval(0,1)"], "no key 'lrr'"),
+    (["optimizer=sgd,adam", "optimizer.momentum=interval(0.5,0.9)"], "cannot run; nothing was started"),
+    (["seed=0,1", LR], "a search has one seed"),
+    (["sweep.repeat=3", LR], "sweep.repeat: is for grids"),
+    (["optimizer=sgd,adam", "hydra.sweeper.sampler=cmaes"], "needs at least two keys with interval"),
+    ([LR, "hydra.sweeper.sampler=grid"], "has no end of values"),
+    ([LR, "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0: must be at least 1"),
+    ([LR, "hydra.sweeper.metric=[val_accuracy,seconds]", "hydra.sweeper.pruner=median"], "stops runs by one metric"),
+    ([LR, "hydra.sweeper.pruner=median", "hydra.sweeper.min_epochs=2"], "nothing can be stopped early"),
+    ([LR, "data.val_fraction=0"], "there are no validation images"),
+    ([LR, "rerun=true"], "a search repeats nothing"),
+    ([LR, "task=surface"], "task=train"),
+]
+
+
+@pytest.mark.parametrize(("words", "line"), BAD)
+def test_what_cannot_be_searched_is_refused_in_a_line(search, words, line):
+    """Bad bounds, corners that cannot run, options without effect: exit code 2, and no folder."""
+    code, out, err = search(3, *words)
+    assert code == 2 and line in err and "Traceback" not in err and out == ""
+    assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("x=tag(logg,interval(1,2))", "tag 'logg' is not known"),
+        ("x=range(8,16,0)", "needs a step that is not 0"),
+        ("x=int(interval(8,9e99))", "whole numbers need whole bounds, at most"),
+        ("x=tag(int,interval(0.5,2))", "whole numbers need whole bounds"),
+        ("x=interval(0,inf)", "must be finite"),
+        ("x=tag(log,range(1,9,2))", "a step of 1"),
+        ("x=tag(log,choice(1,2))", "choices have no order"),
+    ],
+)
+def test_a_space_that_is_none_is_refused(word, line):
+    """Unknown tags, no step, bounds that no sampler can keep."""
+    with pytest.raises(ConfigError, match=re.escape(line)):
+        space(word)
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({"sampler": "tpee"}, "hydra.sweeper.sampler=tpee: must be"),
+        ({"metric": "test_accuracy"}, "the test split has no part in a decision"),
+        ({"metric": ["val_loss", "val_loss"]}, "named twice"),
+        ({"metric": ["val_loss", "seconds"], "sampler": "cmaes"}, "has one objective"),
+        ({"metric": "seconds", "pruner": "median"}, "is not known after each epoch"),
+        ({"min_epochs": 2}, "there is no pruner"),
+        ({"pruner": "median", "reduction_factor": 3}, "is for pruner=halving"),
+        ({"sampler": "random", "startup_trials": 3}, "startup_trials: is for"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(keys, line):
+    """Nothing is accepted and ignored."""
+    with pytest.raises(ConfigError, match=re.escape(line)):
+        settings(OmegaConf.create({"hydra": {"sweeper": OmegaConf.structured(SearchConfig(**keys))}}))
+
+
+def test_a_space_needs_a_sweep(cli):
+    """Without -m a space is refused with the word that is missing; the sweeper grid names the one that takes it."""
+    code, _, err = cli("hydra/sweeper=search", LR, *SMALL)
+    assert code == 2 and err.strip().endswith("add -m (a list is '[A,B]', in quotes)")
+    code, _, err = cli("-m", LR, *SMALL)
+    assert code == 2 and "hydra/sweeper=search" in err and not Path("outputs").exists()
+
+
+def test_trials_are_runs_and_the_number_is_a_total(search, cli):
+    """Two, then four in all: two are added; the best is named with a command that runs it alone."""
+    assert search(2, LR, "batch_size=16,32")[0] == 0
+    assert len(results_of(FOLDER)) == 2
+    code, out, _ = search(4, LR, "batch_size=16,32")
+    assert code == 0 and "4 trials in all, 2 known, 2 to come" in out and "4 of 4 trials: 4 done" in out
+    results = results_of(FOLDER)
+    assert len(results) == 4 and {r["status"] for r in results.values()} == {"done"}
+    values = sorted(trial.value for trial in trials())
+    assert values == sorted(result["val_accuracy"] for result in results.values())
+    number, typed = re.search(r"best: trial (\d+), .*:  python -m runner (.*)", out).groups()
+    assert trials()[int(number)].value == max(values)
+    code, out, _ = cli(*shlex.split(typed))
+    assert code == 0 and "1 of 1 runs are done already" in out and len(results_of(FOLDER)) == 4
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes"])
+def test_a_stopped_search_goes_on_as_if_it_had_not(search, monkeypatch, sampler):
+    """Interrupted in its third run and started again, it has the trials of an undisturbed one, and no more."""
+    words = (LR, "batch_size=int(interval(8,40))", f"hydra.sweeper.sampler={sampler}", "hydra.sweeper.pruner=median")
+    words += ("hydra.sweeper.startup_trials=2",)
+    search(5, *words, "name=whole")
+    interrupt_at(monkeypatch, 3, KeyboardInterrupt())
+    code, _, err = search(5, *words)
+    assert code == 130 and "the same command goes on" in err
+    assert Counter(trial.state.name for trial in trials())["RUNNING"] == 1
+    code, out, _ = search(5, *words)
+    assert code == 0 and "5 of 5 trials" in out
+    whole = Path("outputs/whole")
+    assert [trial.params for trial in trials()] == [trial.params for trial in trials(whole)]
+    assert len({json.dumps(trial.params) for trial in trials()}) == 5
+    assert [trial.intermediate_values for trial in trials()] == [t.intermediate_values for t in trials(whole)]
+    assert answers() == answers(whole)
+
+
+def test_a_trial_without_its_run_is_completed(search):
+    """A process that was killed between asking and starting leaves a trial, which is drawn to its end and run."""
+    search(2, LR, "batch_size=16,32")
+    study = optuna.load_study(study_name="search", storage=f"sqlite:///{FOLDER}/study.db")
+    study.ask({"optimizer.lr": FloatDistribution(1e-3, 1e-1, log=True)})
+    assert search(4, LR, "batch_size=16,32")[0] == 0
+    assert [trial.state.name for trial in trials()] == ["COMPLETE"] * 4
+    assert {len(trial.params) for trial in trials()} == {2} and len(results_of(FOLDER)) == 4
+
+
+def test_a_failed_run_is_tried_again_in_its_place(search, monkeypatch):
+    """It ends with 1 and all the other trials; the same command does that run alone, to exactly the total."""
+    interrupt_at(monkeypatch, 2, RuntimeError("no luck"))
+    code, out, _ = search(3, LR)
+    assert code == 1 and "RuntimeError: no luck" in out and "3 of 3 trials: 2 done, 1 failed" in out
+    code, out, _ = search(3, LR)
+    assert code == 0 and "3 of 3 trials: 3 done" in out and "1 to come" in out
+    assert len(results_of(FOLDER)) == 3 and len(trials()) == 4
+
+
+def test_a_run_that_another_process_has_ended_is_not_done_again(search, monkeypatch, cli):
+    """A search was stopped in a run, which a command of its own ended since: the trial takes that result."""
+    interrupt_at(monkeypatch, 2, KeyboardInterrupt())
+    assert search(2, LR)[0] == 130
+    (left,) = (result for result in results_of(FOLDER).values() if result["status"] == "running")
+    cli(*left["overrides"])
+    before = answers()
+    code, out, _ = search(2, LR)
+    assert code == 0 and "is done already" in out and answers() == before
+    assert [trial.value for trial in trials()] == [before[run][2] for run in _runs()]
+
+
+def _runs() -> list[str]:
+    """The run of each trial."""
+    names = {result["fingerprint"]: run for run, result in results_of(FOLDER).items()}
+    return [names[trial.user_attrs["run"]["fingerprint"]] for trial in trials()]
+
+
+def test_a_deleted_run_is_done_again(search):
+    """The folders are what counts: the trial of one that is gone is repeated."""
+    search(3, LR)
+    before = answers()
+    shutil.rmtree(next(iter(FOLDER.glob("*/result.json"))).parent)
+    code, out, _ = search(3, LR)
+    assert code == 0 and "3 of 3 trials: 3 done" in out and answers() == before
+
+
+def test_known_runs_are_counted_in_and_not_done_again(search, cli):
+    """Runs of a grid that lie in the space are trials; one that lies elsewhere is none."""
+    cli("-m", *SMALL, "optimizer.lr=0.01,0.03", "batch_size=16")
+    cli(*SMALL, "optimizer.lr=0.01", "batch_size=20")
+    before = answers()
+    code, out, _ = search(4, LR, "batch_size=16,32")
+    assert code == 0 and "4 trials in all, 2 known, 2 to come" in out and len(results_of(FOLDER)) == 5
+    assert answers().items() >= before.items()
+    known = [trial for trial in trials() if trial.number < 2]
+    assert {(trial.params["optimizer.lr"], trial.params["batch_size"]) for trial in known} == {
+        (0.01, "16"),
+        (0.03, "16"),
+    }
+    assert all(len(trial.intermediate_values) == 2 for trial in known)
+
+
+def test_a_trial_that_repeats_another_takes_its_result(search):
+    """A space of two points: two runs, and as many trials as are asked for."""
+    code, out, _ = search(6, "optimizer.lr=0.01,0.02", "hydra.sweeper.sampler=random")
+    assert code == 0 and out.count("is done already") == 4 and "6 of 6 trials: 6 done" in out
+    assert len(results_of(FOLDER)) == 2
+    values = {trial.params["optimizer.lr"]: trial.value for trial in trials()}
+    assert all(trial.value == values[trial.params["optimizer.lr"]] for trial in trials()) and len(trials()) == 6
+
+
+def test_a_grid_is_walked_once(search):
+    """The sampler grid does every point once, ends there, and stops earlier where it is told to."""
+    words = ("optimizer.lr=0.01,0.02", "batch_size=range(16,33,8)", "hydra.sweeper.sampler=grid")
+    code, out, _ = search(2, *words)
+    assert code == 0 and "2 of 2 trials" in out
+    code, out, _ = search(50, *words)
+    assert code == 0 and "6 trials in all, 2 known, 4 to come" in out
+    points = {(r["swept"]["optimizer.lr"], r["swept"]["batch_size"]) for r in results_of(FOLDER).values()}
+    assert points == {(lr, size) for lr in (0.01, 0.02) for size in (16, 24, 32)} and len(trials()) == 6
+
+
+@pytest.mark.parametrize("pruner", ["median", "halving", "hyperband"])
+def test_pruners_stop_runs_and_that_is_a_result(search, pruner):
+    """Runs that promise nothing end early as `pruned`, with the numbers of their last epoch and the reason; the exit
+    code stays 0, and nothing is done again."""
+    words = ("optimizer.lr=tag(log,interval(1e-6,1e-1))", "epochs=4", "hydra.sweeper.sampler=random")
+    words += (f"hydra.sweeper.pruner={pruner}", "log.tensorboard=true")
+    words += ("hydra.sweeper.startup_trials=2",) if pruner == "median" else ("hydra.sweeper.reduction_factor=2",)
+    code, out, _ = search(8, *words, report=pruner == "median")
+    assert code == 0
+    stopped = {run: result for run, result in results_of(FOLDER).items() if result["status"] == "pruned"}
+    assert stopped and f"{len(stopped)} pruned" in out
+    states = {trial.user_attrs["run"]["fingerprint"]: trial for trial in trials()}
+    for run, result in stopped.items():
+        epoch, trial = result["epochs"], states[result["fingerprint"]]
+        assert epoch < 4 and result["reason"].startswith(f"stopped at epoch {epoch} of 4: val_accuracy")
+        assert result["reason"] in out and result["val_loss"] > 0 and result["test_accuracy"] is None
+        assert trial.state.name == "PRUNED" and trial.intermediate_values[epoch] == result["val_accuracy"]
+        assert set(trial.intermediate_values) == set(range(1, epoch + 1))
+        assert _last_word(FOLDER / run) == "pruned"
+    for result in results_of(FOLDER).values():
+        if result["status"] == "done":  # the last epoch is told, and never a reason to stop
+            assert set(states[result["fingerprint"]].intermediate_values) == {1, 2, 3, 4}
+    if pruner == "median":
+        assert "pruned" in (FOLDER / "report.html").read_text() and "pruned" in (FOLDER / "results.csv").read_text()
+    before = answers()
+    code, out, _ = search(8, *words)
+    assert code == 0 and "8 known, 0 to come" in out and answers() == before
+
+
+def test_the_last_epoch_is_no_reason_to_stop(search, monkeypatch):
+    """A pruner that stops everything at the second epoch of two stops nothing."""
+    never = optuna.pruners.ThresholdPruner(lower=2.0, n_warmup_steps=2)
+    monkeypatch.setattr(Pruner, "build", lambda self: never)
+    code, out, _ = search(1, LR, "hydra.sweeper.pruner=median")
+    assert code == 0 and "1 of 1 trials: 1 done" in out
+    code, out, _ = search(1, LR, "hydra.sweeper.pruner=median", "epochs=3", "name=longer")
+    assert code == 0 and "1 of 1 trials: 1 pruned" in out and "stopped at epoch 2 of 3" in out
+
+
+def _last_word(folder: Path) -> str:
+    """The status in TensorBoard's row of hparams."""
+    data = EventAccumulator(str(folder)).Reload().summary_metadata["_hparams_/session_start_info"].plugin_data
+    start = HParamsPluginData.FromString(data.content).session_start_info
+    return start.hparams["status"].string_value
+
+
+def test_a_run_that_goes_on_tells_each_epoch_once(search, monkeypatch):
+    """Stopped after its second epoch and resumed from its first, a run reports the second once, and ends the same."""
+    words = (LR, "epochs=3", "hydra.sweeper.pruner=median", "checkpoint.seconds=0")
+    search(2, *words, "name=whole")
+    on_epoch, seen = runner.run.Session._epoch, []
+
+    def stop(self, row):
+        on_epoch(self, row)
+        seen.append(row)
+        if len(seen) == 5:  # the second run's second epoch: told to the study, not yet in the checkpoint
+            self.job.judge.look(row, False)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner.run.Session, "_epoch", stop)
+    assert search(2, *words)[0] == 130
+    monkeypatch.setattr(runner.run.Session, "_epoch", on_epoch)
+    assert trials()[1].intermediate_values.keys() == {1, 2}
+    assert search(2, *words)[0] == 0
+    assert answers() == answers(Path("outputs/whole"))
+    assert [t.intermediate_values for t in trials()] == [t.intermediate_values for t in trials(Path("outputs/whole"))]
+
+
+def test_a_diverged_trial_is_a_bad_one(search):
+    """It counts, tells the sampler to keep away, and ends the command with 1, as in any sweep."""
+    code, out, _ = search(2, "optimizer=sgd", "optimizer.lr=1e30,2e30", "hydra.sweeper.sampler=grid")
+    assert code == 1 and "2 diverged" in out
+    assert [trial.state.name for trial in trials()] == ["PRUNED", "PRUNED"]
+
+
+def test_several_objectives_end_in_the_pareto_front(search):
+    """Those trials are the best that no other one beats in all metrics."""
+    words = ("model.hidden=[4],[8],[16],[32],[64]", "hydra.sweeper.metric=[val_loss,parameters]")
+    code, out, _ = search(5, *words, "hydra.sweeper.sampler=grid")
+    assert code == 0
+    points = {trial.number: trial.values for trial in trials()}
+    front = {
+        number
+        for number, (loss, size) in points.items()
+        if not any((a <= loss and b < size) or (a < loss and b <= size) for a, b in points.values())
+    }
+    assert {int(number) for number in re.findall(r"best: trial (\d+),", out)} == front and len(front) < 6
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("optimizer.lr=tag(log,interval(1e-3,1e-2))",), "has another space for optimizer.lr"),
+        ((LR, "batch_size=16,32"), "does not search batch_size"),
+        ((LR, "hydra.sweeper.metric=val_loss"), "holds a search by val_accuracy"),
+        ((LR, "epochs=3"), "other settings or other data"),
+    ],
+)
+def test_another_search_in_the_folder_is_refused(search, words, line):
+    """A study of another space, metric or setting: one line, exit code 2."""
+    search(1, LR)
+    code, _, err = search(2, *words)
+    assert code == 2 and line in err and "choose another name=" in err and len(results_of(FOLDER)) == 1
+
+
+def test_a_damaged_study_is_named_and_the_runs_are_not_lost(search):
+    """A study.db that is none is refused; moved away, a new one counts the folder's runs in."""
+    search(2, LR)
+    (FOLDER / "study.db").write_text("not a database " * 100)
+    code, _, err = search(3, LR)
+    assert code == 2 and "study.db: cannot be read as a study" in err and "Traceback" not in err
+    (FOLDER / "study.db").unlink()
+    code, out, _ = search(3, LR)
+    assert code == 0 and "3 trials in all, 2 known, 1 to come" in out and len(results_of(FOLDER)) == 3
+
+
+def test_a_dry_run_shows_the_space_and_makes_nothing(search, cli):
+    """Keys with their spaces, who proposes, how many are known: also of a folder that has no study yet."""
+    code, out, _ = search(5, LR, "optimizer=sgd,adam", "hydra.sweeper.pruner=median", "dry_run=true")
+    assert code == 0 and "tag(log,interval(1e-3,1e-1))" in out and "sampler tpe, pruner median" in out
+    assert "5 trials in all, 0 known, 5 to come" in out and not Path("outputs").exists()
+    cli(*SMALL, "optimizer.lr=0.01")
+    _, out, _ = search(5, LR, "dry_run=true")
+    assert "1 known, 4 to come" in out and not (FOLDER / "study.db").exists()
+    search(2, LR)
+    _, out, _ = search(5, LR, "dry_run=true")
+    assert "2 known, 3 to come" in out
+
+
+def test_an_experiment_may_bring_the_space(search, cli):
+    """Its file names number and space; typed keys win; the best command runs beside it without -m."""
+    Path("mine/experiment").mkdir(parents=True)
+    Path("mine/experiment/found.yaml").write_text(
+        "# @package _global_\nhydra:\n  sweeper:\n    n_trials: 2\n"
+        "    params:\n      optimizer.lr: tag(log,interval(1e-3,1e-1))\n      batch_size: 16,32\n"
+    )
+    words = ("--config-dir", "mine", "experiment=found", "hydra/sweeper=search", *SMALL)
+    code, out, _ = cli("-m", *words, "batch_size=24")
+    assert code == 0 and "2 of 2 trials" in out
+    assert {result["choices"]["experiment"] for result in results_of(FOLDER).values()} == {"found"}
+    assert json.loads((next(FOLDER.glob("*/result.json"))).read_text())["swept"].keys() == {"optimizer.lr"}
+    typed = re.search(r"best: .*:  python -m runner (.*)", out)[1]
+    code, out, _ = cli("--config-dir", "mine", *shlex.split(typed))
+    assert code == 0 and "1 of 1 runs are done already" in out
+    code, _, err = cli("--config-dir", "mine", "experiment=found", "hydra/sweeper=search", *SMALL)
+    assert code == 2 and "brings a sweep of its own: add -m" in err
+
+
+def test_worker_processes_report_to_the_pruner_themselves(search):
+    """Two at once: every trial is told of, the stopped ones by the process that did them."""
+    words = ("optimizer.lr=tag(log,interval(1e-6,1e-1))", "epochs=4", "hydra.sweeper.sampler=random")
+    words += ("hydra.sweeper.pruner=halving", "hydra.sweeper.reduction_factor=2", "hydra.launcher.workers=2")
+    code, out, _ = search(6, *words)
+    assert code == 0 and "6 of 6 trials" in out
+    statuses = Counter(result["status"] for result in results_of(FOLDER).values())
+    assert statuses["pruned"] > 0 and statuses["done"] > 0 and sum(statuses.values()) == 6
+    assert all(trial.intermediate_values for trial in trials())
