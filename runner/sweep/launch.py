@@ -1,6 +1,8 @@
 """Executes a plan: its runs on a crew, then the report."""
 
 import shutil
+import threading
+from importlib import import_module
 from typing import Protocol
 
 from runner.errors import ConfigError, DiskFull
@@ -49,6 +51,8 @@ def launch(plan: Plan, launcher: Launcher) -> None:
         try:
             if plan.todo:
                 with launcher.crew(plan, display) as crew:
+                    if plan.workers:  # this process waits anyway
+                        threading.Thread(target=import_module, args=["runner.report.page"], daemon=True).start()
                     for entry in Drive(plan, crew, display).all(plan.todo):
                         display.end(entry)
         except DiskFull as full:
