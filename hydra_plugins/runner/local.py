@@ -40,7 +40,7 @@ class LocalLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from runner.errors import ConfigError
 
-        raise ConfigError("hydra/launcher=local takes plans: use it with hydra/sweeper=grid")
+        raise ConfigError("hydra/launcher=local takes plans: use it with hydra/sweeper=grid or search")
 
     def open(self) -> "Local":
         """What executes plans. Raises `ConfigError` for values that cannot be."""

@@ -36,7 +36,7 @@ class RayLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from runner.errors import ConfigError
 
-        raise ConfigError("hydra/launcher=ray takes plans: use it with hydra/sweeper=grid")
+        raise ConfigError("hydra/launcher=ray takes plans: use it with hydra/sweeper=grid or search")
 
     def open(self) -> "Ray":
         """What executes plans. Raises `ConfigError` for values that cannot be, and where Ray is missing."""

@@ -43,7 +43,7 @@ class SlurmLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from runner.errors import ConfigError
 
-        raise ConfigError("hydra/launcher=slurm takes plans: use it with hydra/sweeper=grid")
+        raise ConfigError("hydra/launcher=slurm takes plans: use it with hydra/sweeper=grid or search")
 
     def open(self) -> "Slurm":
         """What executes plans. Raises `ConfigError` for values that cannot be, and where submitit is missing."""
