@@ -28,7 +28,7 @@ COMMANDS = (
 
 # In a sweep, a key of an option (`optimizer.momentum=0.8`) may fit only what is swept, not the defaults, with which
 # Hydra composes the sweep's own config first. As a choice of one it is left to the combinations.
-CONSTANT = re.compile(r"^((?!hydra\.)\w+\.[\w.]+)=(?!\w+\()(.+)$")
+CONSTANT = re.compile(r"^((?!hydra\.|sweep\.)\w+\.[\w.]+)=(?!\w+\()(.+)$")
 
 
 VALUED = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")

@@ -186,7 +186,7 @@ def test_repetitions_are_seeds(cli):
         (["sweep.repeat=3", "seed=abc"], "seed=abc: must be a whole number"),
         (["sweep.repeat=0", "seed=0,1"], "sweep.repeat=0: must be at least 1"),
         (["sweep.repeat=1,2"], "sweep.repeat=[1,2]: must be a whole number"),
-        (["sweep.repat=3"], "sweep.repat: no such key; did you mean 'repeat'?"),
+        (["sweep.repat=3"], "no key 'repat' in sweep; it has exclude, probe, repeat, zip; did you mean 'repeat'?"),
         (["sweep={repeat:2}"], "type the keys of sweep one by one"),
         (["~sweep.repeat", "seed=0,1"], "type the keys of sweep one by one"),
         (["sweep.repeat=1"], "-m without a key of several values"),

@@ -338,6 +338,31 @@ def test_a_plan_of_another_program_is_left_alone(cli):
     assert (folder / "plan.json").read_text() == '{"trip": "to the sea"}' and len(list(folder.iterdir())) == 1
 
 
+@pytest.mark.parametrize(
+    "name, content",
+    [("report.html", "<title>Holidays</title>"), ("results.csv", "km,h\n"), ("plan.json", "to the sea")],
+)
+def test_files_of_another_program_are_not_replaced(cli, name, content):
+    """A folder that holds what we would write over is refused in one line, and stays as it was."""
+    folder = Path("outputs/foreign")
+    folder.mkdir(parents=True)
+    (folder / name).write_text(content)
+    code, _, err = cli(*SWEEP, "name=foreign")
+    assert code == 2 and name in err and "choose another folder" in err and len(err.splitlines()) == 1
+    assert (folder / name).read_text() == content and len(list(folder.iterdir())) == 1
+
+
+def test_a_result_with_a_word_for_a_number_is_done_again(cli, caplog):
+    """It is named as damaged, by sweep and status alike."""
+    words = ("-m", "model=mlp", "seed=0,1", "epochs=1", "log.images=0", "name=w", "hydra.launcher.workers=0")
+    assert cli(*words)[0] == 0
+    path = next(Path("outputs/w").glob("*/result.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"val_accuracy": "high"}))
+    assert command.main(["status", "outputs/w"]) == 0
+    assert cli(*words)[0] == 0 and "val_accuracy is no number" in caplog.text
+    assert json.loads(path.read_text())["val_accuracy"] > 0
+
+
 def test_two_plans_share_a_folder(cli):
     """Another sweep under the same name: the folder is a ledger, what both want is done once."""
     assert cli(*SWEEP, "name=both")[0] == 0

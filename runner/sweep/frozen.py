@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FILE = "plan.json"
+ELSEWHERE = ": choose another folder (name=, or hydra.sweep.dir=)"
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -32,10 +33,12 @@ def read(folder: Path) -> list[dict[str, Any]]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, ValueError) as error:
+        if not any(folder.glob("*/result.json")):  # nothing of ours is there: hardly our file
+            raise ConfigError(f"{path}: no plan of the runner{ELSEWHERE}") from error
         log.warning("%s is damaged (%s): it is written anew", path, error)
         return []
     if not isinstance(content, dict) or not isinstance(content.get("plans"), list):
-        raise ConfigError(f"{path}: no plan of the runner: choose another folder (name=, or hydra.sweep.dir=)")
+        raise ConfigError(f"{path}: no plan of the runner{ELSEWHERE}")
     return content["plans"]
 
 

@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 
 FINISHED = frozenset({"done", "pruned", "diverged"})  # results; other statuses are tried again
 GOOD = frozenset({"done", "pruned"})
+NUMBERS = ("val_accuracy", "val_loss", "test_accuracy", "test_loss", "epochs", "seconds")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ def read(folder: Path) -> Record | None:
         result = json.loads(path.read_text())
         if not isinstance(result, dict) or not {"status", "fingerprint", "training"} <= set(result):
             raise ValueError("keys are missing")
+        if wrong := [key for key in NUMBERS if not isinstance(result.get(key), int | float | None)]:
+            raise ValueError(f"{wrong[0]} is no number")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, OSError) as error:

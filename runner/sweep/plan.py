@@ -24,6 +24,8 @@ from runner.sweep.product import part, several
 from runner.sweep.typed import parse, refuse_slips, retype, value
 from runner.task.base import Job, Task
 
+REPORT_MARK = "· report</title>".encode()  # in the head of a page of the runner
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -270,3 +272,7 @@ def check_writable(folder: Path) -> None:
         raise ConfigError(
             f"{folder}: cannot write there ({there} is not a writable folder); set name= or hydra.sweep.dir="
         )
+    for name, mark in (("results.csv", b"run,status"), ("report.html", REPORT_MARK)):
+        path = folder / name
+        if path.is_file() and mark not in path.read_bytes()[:2000]:
+            raise ConfigError(f"{path} is another program's: choose another folder (name=, or hydra.sweep.dir=)")

@@ -24,6 +24,7 @@ from runner.sweep.typed import name, value, values
 
 DIGITS = 6  # of a number that is drawn: as many as a person reads
 LARGEST = 2**53  # whole number that a sampler can tell from its neighbours
+INNER = 0.382  # where between its bounds a key is tried before a search starts
 WHOLE_CHECKED = 64  # combinations of choices that are checked before a search starts
 
 Params = dict[str, Any]  # key -> what Optuna draws
@@ -75,7 +76,8 @@ class Dimension:
         if every := self.every():
             return every[0], every[len(every) // 2], every[-1]
         one = self.distribution
-        middle = math.sqrt(one.low * one.high) if one.log else (one.low + one.high) / 2
+        # Not the very middle: that of 16 and 32 is whole, though most between are not.
+        middle = one.low * (one.high / one.low) ** INNER if one.log else one.low + INNER * (one.high - one.low)
         return one.low, middle, one.high
 
     def locate(self, found: Any) -> Any:
