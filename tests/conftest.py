@@ -30,6 +30,8 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     monkeypatch.chdir(tmp_path)
 
     def run(*argv: str) -> tuple[int, str, str]:
+        if "-m" in argv and not any(word.startswith(("hydra", "dry_run=true")) for word in argv):
+            argv = (*argv, "hydra.launcher.workers=0")  # saves seconds a test; test_workers has processes
         handlers = list(logging.getLogger().handlers)
         try:
             code = main(list(argv))
