@@ -1,1 +1,1 @@
-"""Hydra's doors to `runner.sweep`: sweeper `grid`, launcher `local`. Light: Hydra imports it at every start."""
+"""Hydra's doors to `runner.sweep`: its sweepers and launchers. Light: Hydra imports it at every start."""

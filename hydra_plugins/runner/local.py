@@ -1,14 +1,13 @@
 """`hydra/launcher=local`: a sweep's runs in worker processes of this machine, a lone run in this process."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.utils import JobReturn
-from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+from hydra_plugins.runner.launcher import PlanLauncher
 
 if TYPE_CHECKING:
     from runner.sweep.local import Local
@@ -25,22 +24,16 @@ class LocalConfig:
 ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalConfig, provider="runner")
 
 
-class LocalLauncher(Launcher):
+class LocalLauncher(PlanLauncher):
     def __init__(self, workers: Any, runs_per_gpu: Any, timeout: Any):
         self.workers, self.runs_per_gpu, self.timeout = workers, runs_per_gpu, timeout
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context = hydra_context
-        self.task_function = task_function
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         if config.hydra.sweeper.get("multirun", True) and self.workers != 0 and not config.dry_run:
             from runner.sweep.server import prepare
 
             prepare()  # what workers need is loaded while the sweep is planned
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from runner.errors import ConfigError
-
-        raise ConfigError("hydra/launcher=local takes plans: use it with hydra/sweeper=grid or search")
 
     def open(self) -> "Local":
         """What executes plans. Raises `ConfigError` for values that cannot be."""

@@ -1,14 +1,11 @@
 """`hydra/launcher=ray`: the runs of a plan on a Ray cluster, or on one that is started here."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.utils import JobReturn
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+
+from hydra_plugins.runner.launcher import PlanLauncher
 
 if TYPE_CHECKING:
     from runner.sweep.ray import Ray
@@ -26,17 +23,9 @@ class RayConfig:
 ConfigStore.instance().store(group="hydra/launcher", name="ray", node=RayConfig, provider="runner")
 
 
-class RayLauncher(Launcher):
+class RayLauncher(PlanLauncher):
     def __init__(self, **values: Any):
         self.values = values
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context = hydra_context
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from runner.errors import ConfigError
-
-        raise ConfigError("hydra/launcher=ray takes plans: use it with hydra/sweeper=grid or search")
 
     def open(self) -> "Ray":
         """What executes plans. Raises `ConfigError` for values that cannot be, and where Ray is missing."""

@@ -4,10 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.plugins import Plugins
-from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+
+from hydra_plugins.runner.grid import GridSweeper
 
 
 @dataclass
@@ -29,25 +27,15 @@ class SearchConfig:
 ConfigStore.instance().store(group="hydra/sweeper", name="search", node=SearchConfig, provider="runner")
 
 
-class SearchSweeper(Sweeper):
+class SearchSweeper(GridSweeper):
     def __init__(self, multirun: bool, **_: Any):
         self.multirun = multirun  # the rest is read from the config
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.config = config
-        self.hydra_context = hydra_context
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
 
     def sweep(self, arguments: list[str]) -> None:
         from runner.errors import ConfigError
 
-        loader = self.hydra_context.config_loader
         if not self.multirun:
-            from runner.sweep.grid import grid
-
-            grid(self.config, loader, self.launcher, arguments, multirun=False)
+            super().sweep(arguments)
             return
         try:
             import cmaes  # noqa: F401
@@ -58,4 +46,4 @@ class SearchSweeper(Sweeper):
             ) from error
         from runner.sweep.search import search
 
-        search(self.config, loader, self.launcher, arguments)
+        search(self.config, self.hydra_context.config_loader, self.launcher, arguments)

@@ -1,14 +1,12 @@
 """`hydra/launcher=slurm`: each run of a plan a job of a Slurm cluster (by submitit)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.utils import JobReturn
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
+
+from hydra_plugins.runner.launcher import PlanLauncher
 
 if TYPE_CHECKING:
     from runner.sweep.slurm import Slurm
@@ -31,19 +29,11 @@ class SlurmConfig:
 ConfigStore.instance().store(group="hydra/launcher", name="slurm", node=SlurmConfig, provider="runner")
 
 
-class SlurmLauncher(Launcher):
+class SlurmLauncher(PlanLauncher):
     def __init__(self, **values: Any):
         self.values = {
             key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for key, value in values.items()
         }
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context = hydra_context
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from runner.errors import ConfigError
-
-        raise ConfigError("hydra/launcher=slurm takes plans: use it with hydra/sweeper=grid or search")
 
     def open(self) -> "Slurm":
         """What executes plans. Raises `ConfigError` for values that cannot be, and where submitit is missing."""

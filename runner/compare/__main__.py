@@ -10,6 +10,7 @@ from rich.table import Table
 
 from runner.compare.match import Sweep, differing, read, shared_names
 from runner.compare.paired import Difference, overall, paired
+from runner.console import console
 from runner.errors import ConfigError
 from runner.report.wording import count, further, probability
 
@@ -35,8 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     # Like the sweep's own display, without its torch: as wide as it takes where it is no terminal.
-    out = Console(highlight=False, markup=False)
-    out = out if out.is_terminal else Console(highlight=False, markup=False, width=200)
+    out = console()
     for other, names, pairs in compared:
         _show(out, sweeps[0], other, names, pairs)
     return 0

@@ -5,10 +5,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from runner.console import console
 from runner.errors import ConfigError
 from runner.sweep import frozen, ledger, lock
 
@@ -61,8 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    out = Console(highlight=False, markup=False)
-    out = out if out.is_terminal else Console(highlight=False, markup=False, width=200)
+    out = console()
     counts = Counter(status for _, status, _ in found)
     out.print(f"{len(found)} runs in {asked.folder}: " + ", ".join(f"{n} {status}" for status, n in counts.items()))
     shown = [row for row in found if row[1] != "done"]

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from runner.console import console
 from runner.listener import Listener
 from runner.sweep import lock
 from runner.sweep.plan import Entry, Plan
@@ -19,13 +20,6 @@ from runner.sweep.plan import Entry, Plan
 MOST_ROWS = 40  # of the table at the end; results.csv has them all
 COLOURS = {"done": "green", "pruned": "blue", "diverged": "yellow", "running": "cyan"}
 COLOURS |= dict.fromkeys(("failed", "out_of_memory"), "red")
-
-
-def console() -> Console:
-    """Standard output; as wide as it takes where it is no terminal, so that no line is cut or folded."""
-    # What a user typed may hold brackets: it is never read as rich's markup.
-    out = Console(highlight=False, markup=False)
-    return out if out.is_terminal else Console(highlight=False, markup=False, width=200)
 
 
 @contextlib.contextmanager
@@ -68,7 +62,6 @@ class Display(Listener):
         self.columns = plan.builder.task(plan.entries[0].job.config).columns
         self.report: Path | None = None
         self.best: tuple[float, str] | None = None
-        self.failures = 0
         self.started = time.monotonic()
         self._shown = Progress(
             TextColumn("{task.description}", markup=False),

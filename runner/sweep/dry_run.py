@@ -4,8 +4,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from runner.console import console
 from runner.sweep.cost import Cost, Costs, costs
-from runner.sweep.display import COLOURS, MOST_ROWS, console, twice
+from runner.sweep.display import COLOURS, MOST_ROWS, twice
 from runner.sweep.plan import Entry, Plan
 
 COLUMNS = ("parameters", "steps", "FLOPs\na step", "time", "memory", "disk")

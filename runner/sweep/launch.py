@@ -58,7 +58,7 @@ def launch(plan: Plan, launcher: Launcher) -> None:
         except DiskFull as full:
             raise DiskFull(f"{full}; {missing(plan)}") from full
         finally:
-            if any(plan.results()):
+            if any(map(plan.result, plan.entries)):
                 display.report = write_report(plan.folder)
 
 

@@ -9,7 +9,8 @@ from optuna.trial import FrozenTrial
 from rich.table import Table
 from rich.text import Text
 
-from runner.sweep.display import COLOURS, MOST_ROWS, Display, console, number
+from runner.console import console
+from runner.sweep.display import COLOURS, MOST_ROWS, Display, number
 from runner.sweep.plan import Entry
 from runner.sweep.scope import Scope
 from runner.sweep.space import Params

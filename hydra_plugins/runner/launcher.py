@@ -1,0 +1,30 @@
+"""What the launchers share: they take whole plans from our sweepers, never single jobs from Hydra's."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from runner.sweep import launch
+
+
+class PlanLauncher(Launcher):
+    """The base of `hydra/launcher=...`; the name of its option is that of its module."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context = hydra_context
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from runner.errors import ConfigError
+
+        option = type(self).__module__.rpartition(".")[2]
+        raise ConfigError(f"hydra/launcher={option} takes plans: use it with hydra/sweeper=grid or search")
+
+    @abstractmethod
+    def open(self) -> "launch.Launcher":
+        """What executes plans. Raises `ConfigError` for values that cannot be, and where a package is missing."""
