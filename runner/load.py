@@ -17,6 +17,7 @@ from runner.check import locate
 from runner.errors import ConfigError
 from runner.evaluate import Average, ensembles
 from runner.inputs import Normalize
+from runner.model.own_noise import own
 
 BUILT = ("model", "regularization", "augmentation")  # groups of a checkpoint's config that objects are made of
 
@@ -143,6 +144,7 @@ def _network(
     )
     builder = Builder()
     model = builder.model(config, inputs)
+    own(model, torch.Generator())
     for item in builder.stack(config, "regularization").values():
         item.modify(model, torch.Generator())
     try:

@@ -25,6 +25,7 @@ from runner.evaluation.views import Views
 from runner.inputs import Normalize
 from runner.model.convnet import ConvNet
 from runner.model.mlp import MLP
+from runner.model.own_noise import own
 from runner.model.resnet import ResNet
 from runner.noise import Noise, noisy, sampled
 from runner.regularization.dropout import Dropout, DropoutLayer
@@ -69,12 +70,11 @@ class Library(nn.Module):
         super().__init__()
         torch.manual_seed(2)
         self.conv, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.depth = torchvision.ops.StochasticDepth(0.5, "row")
         self.slope, self.spatial, self.pool = nn.RReLU(), nn.Dropout2d(0.3), nn.FractionalMaxPool2d(2, 5)
         self.drop, self.head = nn.Dropout(0.5), nn.Linear(100, 5)
 
     def forward(self, x):
-        x = self.spatial(self.slope(self.depth(self.norm(self.conv(x)))))
+        x = self.spatial(self.slope(self.norm(self.conv(x))))
         return self.head(self.drop(self.pool(x).flatten(1)))
 
 
@@ -99,8 +99,8 @@ def test_sampled_noise_is_that_of_training(p):
     layer, x = nn.Sequential(DropoutLayer(p, True, seeded(5))).eval(), torch.ones(40, 50)
     with sampled(layer, seeded(7)):
         found = layer(x)
-    expected = torch.empty(40, 50).bernoulli_(1 - p, generator=seeded(7)) / (1 - p)
-    assert torch.equal(found, expected) and torch.equal(layer(x), x)
+    expected = DropoutLayer(p, True, seeded(7)).train()(x)
+    assert torch.equal(found, expected) and len(found.unique()) == 2 and torch.equal(layer(x), x)
 
 
 def test_norms_stay_as_in_any_test():
@@ -109,7 +109,7 @@ def test_norms_stay_as_in_any_test():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with sampled(model, seeded()), torch.no_grad():
         assert {type(m) for m in model.modules() if m.training} == {
-            *(nn.RReLU, nn.Dropout, nn.Dropout2d, nn.FractionalMaxPool2d, torchvision.ops.StochasticDepth)
+            *(nn.RReLU, nn.Dropout, nn.Dropout2d, nn.FractionalMaxPool2d)
         }
         single = model(x)
     assert not any(module.training for module in model.modules())
@@ -169,6 +169,7 @@ def test_noise_of_library_models(name, kinds):
     """Layers of torchvision's models count where their probability is above zero."""
     with torch.device("meta"):
         model = torchvision.models.get_model(name, weights=None)
+        own(model, None)
     found = noisy(model)
     assert {type(layer).__name__ for layer in found} == kinds and all(layer.p > 0 for layer in found)
 
@@ -277,6 +278,7 @@ def test_monte_carlo_of_a_photo_model():
     """efficientnet's passes differ by its dropout and stochastic depth; its norms' statistics stay."""
     torch.manual_seed(0)
     model = torchvision.models.efficientnet_b0(num_classes=5)
+    own(model, seeded())
     model(normalizer(32)(photos(4, 32)))  # once in training, that the norms' statistics fit its activations
     model.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}

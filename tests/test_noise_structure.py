@@ -457,8 +457,8 @@ def test_places():
 def test_the_models_with_pools(option_models):
     """Exactly the models that the refusal names have max pools."""
     large = {name for name, model in option_models.items() if fmp.places(model)}
-    assert large == {"convnet", "squeezenet1_1", "resnet18", "resnet50"}
-    assert {name for name in large if fmp.places(built(NODES[name], 32))} == {"convnet", "squeezenet1_1"}
+    assert large == {"airbench", "convnet", "squeezenet1_1", "resnet18", "resnet50"}
+    assert {name for name in large if fmp.places(built(NODES[name], 32))} == {"airbench", "convnet", "squeezenet1_1"}
 
 
 @pytest.mark.parametrize("ratio", ["auto", 0.71])
@@ -613,8 +613,8 @@ def test_trains_two_steps(model, item):
         ),
         (
             ("model=resnet20", "regularization=[fractional_max_pool]"),
-            "regularization=[fractional_max_pool]: ResNet has no max pool to replace; models that have: convnet, "
-            "squeezenet1_1 and, for images above 64 pixels, resnet18 and resnet50",
+            "regularization=[fractional_max_pool]: ResNet has no max pool to replace; models that have: airbench, "
+            "convnet, squeezenet1_1 and, for images above 64 pixels, resnet18 and resnet50",
         ),
         (
             ("model=convnet", "regularization=[fractional_max_pool]", "regularization.fractional_max_pool.ratio=0.7"),

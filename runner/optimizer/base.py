@@ -9,7 +9,7 @@ from torch import Tensor
 
 from runner.context import Context
 from runner.errors import ConfigError
-from runner.noise import noisy
+from runner.noise import Noise, noisy
 from runner.optimizer.flat import Flat, Objective
 from runner.option import Option
 
@@ -39,9 +39,8 @@ class FullBatch(Option):
             if mixer.overrides("mix") and draws(mixer, context):
                 return f"regularization=[{item}]: mixes images at random, and {name} needs a loss that stays the same"
         if layers := noisy(context.model):
-            home, _, item = type(layers[0]).__module__.rpartition(".")
-            ours = home == "runner.regularization"
-            who = f"regularization=[{item}]" if ours else f"the model's own {type(layers[0]).__name__}"
+            item = layers[0].item if isinstance(layers[0], Noise) else ""
+            who = f"regularization=[{item}]" if item else f"the model's own {type(layers[0]).__name__}"
             return (
                 f"{who}: draws new noise at each look, and optimizer={name} needs a loss that stays the same; leave it "
                 "out, or use a mini-batch optimizer"

@@ -16,7 +16,7 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from runner.context import Context
 from runner.errors import ConfigError
-from runner.noise import Noise
+from runner.noise import Noise, mask
 from runner.regularization.base import Item
 from runner.regularization.places import no_place, places
 
@@ -34,6 +34,8 @@ class WeightMask(Noise):
     of a forward pass share one mask, where the paper draws one for each.
     """
 
+    item = "dropconnect"
+
     def __init__(self, p: float, noise: torch.Generator | None):
         super().__init__(noise)
         self.p = p
@@ -41,8 +43,7 @@ class WeightMask(Noise):
     def forward(self, weight: Tensor) -> Tensor:
         if not self.active:
             return weight
-        keep = 1 - self.p
-        return weight * torch.empty_like(weight).bernoulli_(keep, generator=self.noise).div_(keep)
+        return weight * mask(weight, self.p, self.noise)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
@@ -91,11 +92,11 @@ class DropConnect(Item):
 
     def modify(self, model: nn.Module, noise: torch.Generator | None) -> None:
         for name in places(model, self.where):
-            layer, mask = model.get_submodule(name), WeightMask(self.p, noise)
+            layer, masks = model.get_submodule(name), WeightMask(self.p, noise)
             # Not tried out here (`unsafe`), nor by items that come later (`eval`, until training begins): the network
             # may not yet be on the generator's device.
-            register_parametrization(layer, "weight", mask, unsafe=True)
-            mask.eval()
+            register_parametrization(layer, "weight", masks, unsafe=True)
+            masks.eval()
             if self.inference == "gaussian":
                 layer.register_forward_hook(_leave_variance, prepend=True)  # before a norm that hangs on the layer
         if self.inference == "gaussian":

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from runner.context import Context
 from runner.errors import ConfigError
-from runner.noise import Noise
+from runner.noise import Noise, drop
 from runner.regularization.base import Item
 from runner.regularization.places import no_place, places
 
@@ -19,16 +19,16 @@ class DropoutLayer(Noise):
     by `1 - p`. Both make the mean of the training passes the test pass.
     """
 
+    item = "dropout"
+
     def __init__(self, p: float, inverted: bool, noise: torch.Generator | None):
         super().__init__(noise)
         self.p, self.inverted = p, inverted
 
     def forward(self, x: Tensor) -> Tensor:
-        keep = 1 - self.p
         if not self.active:
-            return x if self.inverted else x * keep
-        mask = torch.empty_like(x).bernoulli_(keep, generator=self.noise)
-        return x * (mask / keep if self.inverted else mask)
+            return x if self.inverted else x * (1 - self.p)
+        return drop(x, self.p, self.noise, scaled=self.inverted)
 
     def extra_repr(self) -> str:
         return f"p={self.p}, inverted={self.inverted}"

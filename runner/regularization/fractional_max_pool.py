@@ -27,6 +27,8 @@ class FractionalPooling(Noise):
     pool: the max pool that is replaced. h and w are what it gives (ratio `auto`), or `floor(ratio * H)`.
     """
 
+    item = "fractional_max_pool"
+
     def __init__(self, pool: nn.MaxPool2d, ratio: Ratio, samples: int, noise: torch.Generator | None):
         super().__init__(noise)
         self.pool, self.ratio = pool, ratio  # as a child: stages see by it where the resolution falls
@@ -71,8 +73,8 @@ class FractionalMaxPool(Item):
         name, size = type(context.model).__name__, context.image_size
         if not places(context.model):
             return (
-                f"regularization=[fractional_max_pool]: {name} has no max pool to replace; models that have: convnet, "
-                "squeezenet1_1 and, for images above 64 pixels, resnet18 and resnet50"
+                f"regularization=[fractional_max_pool]: {name} has no max pool to replace; models that have: airbench, "
+                "convnet, squeezenet1_1 and, for images above 64 pixels, resnet18 and resnet50"
             )
         moves: list[bool] = []
         with torch.device("meta"), torch.no_grad():

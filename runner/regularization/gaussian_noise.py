@@ -19,6 +19,8 @@ class GaussianNoiseLayer(Noise):
     The mean of both is x, so testing changes nothing.
     """
 
+    item = "gaussian_noise"
+
     def __init__(self, std: float, multiplicative: bool, noise: torch.Generator | None):
         super().__init__(noise)
         self.std, self.multiplicative = std, multiplicative

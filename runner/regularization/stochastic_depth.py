@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import (
     convnext,
     efficientnet,
@@ -19,8 +19,8 @@ from torchvision.models import (
 )
 
 from runner.context import Context
-from runner.noise import Noise
 from runner.regularization.base import Item
+from runner.regularization.drop_path import DropPath
 from runner.schema import Below1
 
 # The modules of torchvision's blocks whose outputs are what is added to the shortcut. Where a block has a
@@ -49,34 +49,6 @@ MODELS = (
     "resnet20, resnet56, wide_resnet, resnet18, resnet50, convnext_tiny, efficientnet_b0, mobilenet_v2, "
     "mobilenet_v3_small, vit_b_16"
 )
-
-
-class DropPath(Noise):
-    """Zeros a residual branch `[B, ...]` with probability p while training, and divides it by `1 - p` where it is kept.
-
-    So the mean over draws is the branch itself, and testing changes nothing (the paper, section 3, trains without the
-    division and multiplies by `1 - p` at test time). per: each sample of a batch draws for itself, or one draw is for
-    all of them.
-    """
-
-    def __init__(self, p: float, per: Literal["sample", "batch"], noise: torch.Generator | None):
-        super().__init__(noise)
-        self.p, self.per = p, per
-
-    def forward(self, branch: Tensor) -> Tensor:
-        if not self.active or self.p == 0:
-            return branch
-        rows = len(branch) if self.per == "sample" else 1
-        keep = 1 - self.p
-        mask = branch.new_empty((rows,) + (1,) * (branch.ndim - 1)).bernoulli_(keep, generator=self.noise)
-        return branch * (mask / keep)
-
-    def hook(self, module: nn.Module, inputs: tuple[Tensor, ...], branch: Tensor) -> Tensor:
-        """As a forward hook of the module that gives the branch; bound, so that a deep copy has hooks of its own."""
-        return self(branch)
-
-    def extra_repr(self) -> str:
-        return f"p={self.p:.4g}, per={self.per}"
 
 
 class StochasticDepth(Item):
@@ -109,7 +81,7 @@ class StochasticDepth(Item):
             p = self.p * number / len(found) if self.decay == "linear" else self.p
             for path in paths:
                 drop, branch = DropPath(p, self.per, noise), block.get_submodule(path)
-                if isinstance(branch, torchvision.ops.StochasticDepth | nn.Identity):
+                if isinstance(branch, torchvision.ops.StochasticDepth | DropPath | nn.Identity):
                     block.set_submodule(path, drop)
                 else:
                     block.add_module(f"{path}_drop", drop)

@@ -12,10 +12,10 @@ import math
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from runner.data.cache import open_folder
@@ -203,7 +203,7 @@ class Features:
         """Of all that the activations depend on; of the weights the frozen ones alone, by their contents."""
         run, data = self.run, self.data
         about = {
-            "program": [FORMAT, CHUNK, torch.__version__, torchvision.__version__],
+            "program": [FORMAT, CHUNK, torch.__version__, version("torchvision")],
             "device": [str(run.device), torch.get_num_threads() if run.device.type == "cpu" else 0],
             "numbers": [str(run.precision), str(run.memory_format)],
             "network": [type(run.model).__qualname__, repr(self.cut), self._frozen],

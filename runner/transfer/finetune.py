@@ -76,6 +76,7 @@ class Finetune(Option):
         self.audit: Audit | None = None
         self._rest: Weights | None = None  # until the stack has changed the network
         self._fixed: set[str] = set()  # parameters that the network itself keeps from training
+        self._still: tuple[nn.Module | None, int, list[nn.Module]] = None, 0, []  # frozen stages' norms: whose, since
         if self.every and freeze_depth == 0:
             raise ConfigError(
                 f"transfer.unfreeze.every={self.every}: nothing is frozen; set transfer.freeze_depth (all, or a number "
@@ -138,6 +139,8 @@ class Finetune(Option):
     def thaw(self, model: nn.Module, epoch: int) -> None:
         """Sets which parameters train in this epoch; those that do not have no gradient, so that optimizers leave
         them, their decay and their state alone."""
+        if epoch and not self.every:
+            return  # as in the first
         frozen = self.frozen(model, epoch)
         for number, (_, named) in enumerate(stage_parameters(model)):
             for name, parameter in named:
@@ -147,7 +150,10 @@ class Finetune(Option):
         """`model.train()`, but for the norms of frozen stages."""
         model.train()
         if self.frozen_norm == "eval":
-            for norm in self._norms(model, self.frozen(model, epoch)):
+            thawed = epoch // self.every if self.every else 0
+            if self._still[0] is not model or self._still[1] != thawed:  # finding them takes longer than a small step
+                self._still = model, thawed, self._norms(model, self.frozen(model, epoch))
+            for norm in self._still[2]:
                 norm.eval()
 
     def _new_and_frozen(self, model: nn.Module) -> list[str]:
