@@ -11,48 +11,7 @@ from pathlib import Path
 
 from runner import __version__
 from runner.errors import ConfigError, DiskFull
-
-# Hydra's own commands, which look at the config and run nothing.
-COMMANDS = (
-    "--help",
-    "-h",
-    "--hydra-help",
-    "--version",
-    "--cfg",
-    "-c",
-    "--info",
-    "-i",
-    "--shell-completion",
-    "-sc",
-)
-
-# In a sweep, a key of an option (`optimizer.momentum=0.8`) may fit only what is swept, not the defaults, with which
-# Hydra composes the sweep's own config first. As a choice of one it is left to the combinations.
-CONSTANT = re.compile(r"^((?!hydra\.|sweep\.)\w+\.[\w.]+)=(?!\w+\()(.+)$")
-
-
-VALUED = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
-
-
-def options_first(argv: list[str]) -> list[str]:
-    """Hydra's options before the overrides, wherever they were typed: its parser takes them nowhere else."""
-    options, overrides, words = [], [], iter(argv)
-    for word in words:
-        if not word.startswith("-"):
-            overrides.append(word)
-        else:
-            options += [word, next(words, "")] if word in VALUED else [word]
-    return options + overrides
-
-
-def planned(argv: list[str]) -> list[str]:
-    """The arguments with every run sent through the sweeper, which is told whether `-m` was typed."""
-    argv = options_first(argv)
-    if any(word.split("=")[0] in COMMANDS for word in argv):
-        return argv
-    if {"-m", "--multirun"} & set(argv):
-        return [CONSTANT.sub(r"\1=choice(\2)", word) for word in argv]
-    return options_first(["--multirun", *argv, "hydra.sweeper.multirun=false"])
+from runner.words import looks, planned
 
 
 def say(line: str) -> None:
@@ -65,8 +24,9 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command line; the exit code: 0 all done, 1 some run failed or diverged, 2 refused."""
     import hydra
     from hydra.errors import HydraException
+    from omegaconf.errors import InterpolationResolutionError
 
-    from runner.explain import CONF, explain
+    from runner.explain import CONF, explain, refuse_typed
 
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv == ["--version"]:
@@ -80,9 +40,11 @@ def main(argv: list[str] | None = None) -> int:
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def app(config):
-        raise AssertionError("runs are started by the launcher")
+        raise ConfigError("hydra/sweeper and hydra/launcher: these run single jobs and take no plans; leave them out")
 
     try:
+        if not looks(argv):
+            refuse_typed(argv)
         app()
     except ConfigError as error:
         say(str(error))
@@ -90,13 +52,15 @@ def main(argv: list[str] | None = None) -> int:
     except DiskFull as error:
         say(str(error))
         return 1
-    except HydraException as error:
+    except (HydraException, InterpolationResolutionError) as error:
         say(explain(error, argv))
         return 2
     except ValueError as error:
         if "Config group override must be" not in str(error):  # what Hydra makes of optimizer=null
             raise
-        words = [word for word in argv if (CONF / word.partition("=")[0]).is_dir()]
+        groups = [word for word in argv if (CONF / word.partition("=")[0]).is_dir() or word.startswith("hydra/")]
+        words = [word for word in groups if not re.fullmatch(r"[A-Za-z]\w*|\[.*", word.partition("=")[2])]
+        words += [word for word in groups if word.endswith(("=null", "=true", "=false"))]
         say(f"{', '.join(words)}: a group takes the name of one of its options")
         return 2
     except SystemExit as end:

@@ -81,7 +81,7 @@ CASES = [
     (["-m", "optimizer.lr=interval(0.1,1)"], "an interval has no list of values", ""),
     (["-m", "seed=0,1", "threads=1,2"], "'threads' cannot change a result", ""),
     (["optimizer"], "cannot read 'optimizer'", "KEY=VALUE"),
-    (["optimizer=[sgd"], "cannot read what was typed", ""),
+    (["optimizer=[sgd"], "cannot read 'optimizer=[sgd'", "brackets are not closed"),
 ]
 
 

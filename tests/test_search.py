@@ -117,11 +117,11 @@ def test_drawn_numbers_are_typed_as_a_person_would():
 BAD = [
     (["optimizer.lr=interval(1,0)"], "optimizer.lr=interval(1,0): the lower bound comes first"),
     (["optimizer.lr=tag(log,interval(0,1))"], "a logarithm needs bounds above 0"),
-    (["batch_size=interval(16,33)"], "must be a whole number"),
+    (["batch_size=interval(16,33)"], "must be whole numbers; type batch_size=int(interval(16,33))"),
     (["optimizer.lr=interval(-1,1)"], "optimizer.lr=-1.0: must be above 0"),
     ([], "no key has a space"),
     (["optimizer.lrr=interval(0,1)"], "no key 'lrr'"),
-    (["optimizer=sgd,adam", "optimizer.momentum=interval(0.5,0.9)"], "cannot run; nothing was started"),
+    (["optimizer=sgd,adam", "optimizer.momentum=interval(0.5,0.9)"], "the chosen optimizer has no key 'momentum'; "),
     (["seed=0,1", LR], "a search has one seed"),
     (["sweep.repeat=3", LR], "sweep.repeat: is for grids"),
     (["optimizer=sgd,adam", "hydra.sweeper.sampler=cmaes"], "needs at least two keys with interval"),

@@ -19,14 +19,17 @@ class LocalConfig:
     workers: Any = "auto"  # auto | N | 0 (in this process); auto: one a GPU, or one a core
     runs_per_gpu: Any = "auto"  # auto | N; auto: by the memory that the first run took
     timeout: Any = None  # seconds that a run may take; null: any
+    fuse: Any = "auto"  # auto | true | false: runs of one network train as one program; auto: if that is faster
+    fuse_max: Any = "auto"  # auto | N: runs of such a group
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalConfig, provider="runner")
 
 
 class LocalLauncher(PlanLauncher):
-    def __init__(self, workers: Any, runs_per_gpu: Any, timeout: Any):
+    def __init__(self, workers: Any, runs_per_gpu: Any, timeout: Any, fuse: Any, fuse_max: Any):
         self.workers, self.runs_per_gpu, self.timeout = workers, runs_per_gpu, timeout
+        self.fuse, self.fuse_max = fuse, fuse_max
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
@@ -39,4 +42,4 @@ class LocalLauncher(PlanLauncher):
         """What executes plans. Raises `ConfigError` for values that cannot be."""
         from runner.sweep.local import Local
 
-        return Local(self.hydra_context, self.workers, self.runs_per_gpu, self.timeout)
+        return Local(self.hydra_context, self.workers, self.runs_per_gpu, self.timeout, self.fuse, self.fuse_max)

@@ -23,7 +23,7 @@ class SlurmConfig:
     mem_gb: Any = None  # null: the cluster's own default
     partition: Any = None
     setup: list[str] = field(default_factory=list)  # shell commands before each job: [module load cuda]
-    parameters: dict[str, Any] = field(default_factory=dict)  # of sbatch: +hydra.launcher.parameters.account=lab
+    parameters: dict[str, Any] = field(default_factory=dict)  # of sbatch: hydra.launcher.parameters.account=lab
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="slurm", node=SlurmConfig, provider="runner")

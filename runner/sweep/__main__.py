@@ -23,10 +23,11 @@ def where(folder: Path) -> list[tuple[str, str, str]]:
     found, names = [], set()
     for record in ledger.records(folder):
         names.add(record.result["fingerprint"])
-        status, words = record.status, record.result.get("reason") or ""
-        if status == "running":
-            said = lock.holder(record.folder)
-            status, words = ("running", _doing(said)) if said else ("interrupted", "the same command goes on with it")
+        status, words = record.standing, record.result.get("reason") or ""
+        if status == "interrupted":
+            words = "the same command goes on with it"
+        elif status == "running":
+            words = _doing(lock.read(record.folder) or {})
         elif record.result.get("val_accuracy") is not None:
             words = words or f"val accuracy {record.result['val_accuracy']:.4f}"
         found.append((record.folder.name, status, words))
@@ -41,6 +42,8 @@ def where(folder: Path) -> list[tuple[str, str, str]]:
 
 
 def _doing(said: dict) -> str:
+    if not said:  # it has ended meanwhile
+        return ""
     who = f"process {said['pid']} on {said['host'].split()[0]}"
     if not said.get("steps"):
         return f"begins, {who}"

@@ -1,5 +1,6 @@
 """What a command asks for: its products, those that its experiments bring, and what is taken out of them."""
 
+import itertools
 from dataclasses import dataclass
 
 from hydra.core.config_loader import ConfigLoader
@@ -8,7 +9,7 @@ from omegaconf import DictConfig
 
 from runner.check import shown
 from runner.errors import ConfigError
-from runner.sweep.exclude import Condition, condition
+from runner.sweep.exclude import Condition, alternatives, condition
 from runner.sweep.product import check_zip, combine, is_part, part
 from runner.sweep.typed import Pairs, name, parse, values
 
@@ -69,6 +70,7 @@ def combinations(
         sweep = part(product.config, typed)
         beside = [o for other, theirs in zip(brought, products) if other.fixed == product.fixed for o in theirs]
         check_zip(sweep, list(dict.fromkeys(name(o) for o in beside if len(values(o)) > 1)))
-        theirs = [conditions.setdefault(text, condition(text)) for text in sweep.exclude]
+        texts = itertools.chain(*map(alternatives, sweep.exclude))
+        theirs = [conditions.setdefault(text, condition(text)) for text in texts]
         asked += [(product.fixed + pairs, theirs) for pairs in combine(overrides, sweep, product.config.seed)]
     return asked

@@ -15,6 +15,7 @@ from rich.text import Text
 from runner.console import console
 from runner.listener import Listener
 from runner.sweep import lock
+from runner.sweep.ledger import Record
 from runner.sweep.plan import Entry, Plan
 
 MOST_ROWS = 40  # of the table at the end; results.csv has them all
@@ -80,7 +81,8 @@ class Display(Listener):
         if plan.done:
             self.out.print(f"{len(plan.done)} of {len(plan.entries)} runs are done already" + twice(plan))
         elif plan.duplicates:
-            self.out.print(f"{plan.duplicates} combinations are typed twice and run once")
+            several = "combination is" if plan.duplicates == 1 else "combinations are"
+            self.out.print(f"{plan.duplicates} {several} typed twice and run once")
         self._begin()
         return self
 
@@ -180,7 +182,11 @@ class Display(Listener):
     def summary(self) -> None:
         """The table at the end, and where to look next."""
         plan, out = self.plan, self.out
-        results = [result for result in plan.results() if result is not None]
+        found = [(entry.job.folder, result) for entry, result in zip(plan.entries, plan.results())]
+        # A run that was stopped with this command still says `running` in its folder.
+        results = [
+            result | {"status": Record(folder, result).standing} for folder, result in found if result is not None
+        ]
         if not results:
             return
         if plan.lone:
@@ -234,6 +240,6 @@ def _words(numbers: dict[str, float]) -> str:
 def outcome(result: dict[str, Any], columns: Mapping[str, str]) -> str:
     """A run's end in a line: what its task shows, or why it ended."""
     if result["status"] != "done":
-        return result["reason"] or "interrupted"
+        return result["reason"] or "the same command goes on with it"
     told = [f"{title} {number(result[key])}" for title, key in columns.items() if result.get(key) is not None]
     return ", ".join([*told, f"{result['seconds']:.1f} s"])

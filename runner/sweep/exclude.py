@@ -1,4 +1,4 @@
-"""Conditions that take combinations out of a sweep: `optimizer=sgd & optimizer.lr>0.5`."""
+"""Conditions that take combinations out of a sweep: `optimizer=sgd & optimizer.lr>0.5 | model=mlp`."""
 
 import functools
 import operator
@@ -9,14 +9,17 @@ from typing import Any
 
 import yaml
 
+from runner.check import shown
 from runner.errors import ConfigError, did_you_mean
 from runner.schema import STACKS
 from runner.sweep.compose import Composer
 from runner.sweep.typed import Pairs
 
-COMPARISON = re.compile(r"\s*([\w@/.-]+)\s*(!=|<=|>=|==?|<|>)\s*(.+?)\s*")
+COMPARISON = re.compile(r"\s*([\w@/.-]+)\s*(!=|<=|>=|==?|<|>)\s*([^=<>!|]+?)\s*")
+OR, AND = re.compile(r"\|\|?"), re.compile("&&?")
 ORDERS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
+FEW = 5  # values that are named
 MISSING = object()  # what a combination has under a key that it does not have
 
 
@@ -57,14 +60,20 @@ class Condition:
         return all(one.holds(composed().get(one.key, MISSING)) for one in waiting)
 
 
+def alternatives(text: str) -> list[str]:
+    """The conditions that a `|` joins: each is to take something out."""
+    return [part.strip() for part in OR.split(text)]
+
+
 def condition(text: str) -> Condition:
-    """A condition as it is typed. Raises `ConfigError`."""
+    """A condition as it is typed, without alternatives. Raises `ConfigError`."""
     comparisons = []
-    for part in text.split("&"):
+    for part in AND.split(text):
         match = COMPARISON.fullmatch(part)
         if match is None:
             raise ConfigError(
-                f"sweep.exclude: '{text}' is no condition; type KEY=VALUE (or != < <= > >=), several joined by &"
+                f"sweep.exclude: '{text}' is no condition; type KEY=VALUE (or != < <= > >=), "
+                "several joined by & (and) or | (or)"
             )
         key, sign, value = match[1], match[2], plain(match[3])
         if sign in ORDERS and not _is_number(value):
@@ -108,11 +117,15 @@ def take_out(asked: list[tuple[Pairs, list[Condition]]], composer: Composer) -> 
 
 def _useless(condition: Condition, asked: list[Pairs], composer: Composer) -> str:
     told = f"sweep.exclude: '{condition.text}' takes out none of the {len(asked)} combinations"
-    keys = {key.lstrip("+") for pairs in asked for key, _ in pairs}
-    keys = keys.union(*(_composed(composer, pairs) for pairs in asked))
-    for comparison in condition.comparisons:
-        if comparison.key not in keys:
-            return f"{told}: none has a key '{comparison.key}'{did_you_mean(comparison.key, keys)}"
+    rows = [_composed(composer, pairs) | {key.lstrip("+"): plain(text) for key, text in pairs} for pairs in asked]
+    keys = set().union(*rows)
+    for one in condition.comparisons:
+        if one.key not in keys:
+            return f"{told}: none has a key '{one.key}'{did_you_mean(one.key, keys)}"
+        found = list(dict.fromkeys(shown(row[one.key]) for row in rows if one.key in row))
+        if one.sign in ("=", "==") and shown(one.value) not in found:
+            few = ", ".join(found[:FEW]) + (", ..." if len(found) > FEW else "")
+            return f"{told}: {one.key} is {few}{did_you_mean(shown(one.value), found)}"
     return f"{told}; correct it or leave it out"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.files import RESULT
+from runner.sweep import lock
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,12 @@ class Record:
     @property
     def status(self) -> str:
         return self.result["status"]
+
+    @property
+    def standing(self) -> str:
+        """The status as a person is told: `interrupted` for a run that was begun and that nobody does now."""
+        left = self.status == "running" and lock.holder(self.folder) is None
+        return "interrupted" if left else self.status
 
 
 def read(folder: Path) -> Record | None:

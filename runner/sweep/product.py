@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.check import Refused, complaints, shown
 from runner.errors import ConfigError, did_you_mean
+from runner.grammar import OWN
 from runner.schema import Sweep
 from runner.sweep.typed import Pairs, name, values
 
@@ -22,14 +23,16 @@ def is_part(override: Override) -> bool:
 
 def part(config: DictConfig, typed: Iterable[Override]) -> Sweep:
     """How the combinations of a config are made; typed keys win over an experiment's. Raises `Refused`."""
-    found: dict[str, Any] = OmegaConf.to_container(config[PART], resolve=True)
+    whole = config[PART]  # no keys where `sweep=3` is typed
+    found: dict[str, Any] = OmegaConf.to_container(whole, resolve=True) if OmegaConf.is_config(whole) else {}
     for override in filter(is_part, typed):
         _, _, key = name(override).partition(".")
         if not key or override.is_delete():
             raise ConfigError(f"{override.input_line}: type the keys of {PART} one by one, {PART}.KEY=VALUE")
         found[key] = _value(override)
     if lines := complaints(Sweep, found, f"{PART}."):
-        raise Refused(lines)
+        zipped = f"{PART}.zip={shown(found['zip'])}: {OWN[f'{PART}.zip']}"
+        raise Refused([zipped if line.startswith(f"{PART}.zip=") else line for line in lines])
     return Sweep.model_validate(found)
 
 
@@ -73,7 +76,9 @@ def check_zip(sweep: Sweep, swept: Sequence[str]) -> None:
             raise ConfigError(f"{_words(sweep.zip)}: '{key}' is named twice; a key varies in one group")
         if key not in swept:
             told = f"swept are {', '.join(swept)}" if swept else "no key is"
-            raise ConfigError(f"{_words(sweep.zip)}: '{key}' is not swept ({told}){did_you_mean(key, swept)}")
+            near = [] if "." in key else swept  # `optimizer` is no slip for `optimizer.lr`
+            way = did_you_mean(key, near) or f"; give it several values, {key}=A,B, or leave it out"
+            raise ConfigError(f"{_words(sweep.zip)}: '{key}' is not swept ({told}){way}")
     if short := next((group for group in sweep.zip if len(group) < 2), None):
         raise ConfigError(f"{_words(sweep.zip)}: {shown(short)} is no group; name the keys that vary together")
 

@@ -1,5 +1,6 @@
 """What a search is about, read from the command and checked before anything starts."""
 
+import re
 from dataclasses import dataclass
 
 from hydra.core.config_loader import ConfigLoader
@@ -100,11 +101,12 @@ def _corners(planner: Planner, space: Space, command: str) -> list[Entry]:
         label = " ".join(words[: len(space.dimensions)])
         try:
             entries.append(planner.entry(words, space.swept(params), command))
-        except Refused as error:
-            for line in dict.fromkeys(error.lines):
-                refused.setdefault(line, []).append(label)
         except ConfigError as error:
-            refused.setdefault(str(error), []).append(label)
+            lines = error.lines if isinstance(error, Refused) else [str(error)]
+            for line in dict.fromkeys(_whole(line, space) for line in lines):
+                refused.setdefault(line, []).append(label)
+    if len(refused) == 1:
+        raise ConfigError(_one(*next(iter(refused.items())), len(corners)))
     if refused:
         raise ConfigError(refusal(refused, len(corners)))
     folders = {entry.job.folder for entry in entries}
@@ -113,6 +115,21 @@ def _corners(planner: Planner, space: Space, command: str) -> list[Entry]:
             f"{entries[0].job.folder}: several runs would share this folder; hydra.sweep.subdir must tell them apart"
         )
     return entries
+
+
+def _whole(line: str, space: Space) -> str:
+    """A complaint about a number between two bounds that is to be whole, about the bounds."""
+    for one in space.dimensions:
+        if line.startswith(f"{one.key}=") and line.endswith("must be a whole number") and one.every() is None:
+            typed = re.sub(r"interval\([^)]*\)", r"int(\g<0>)", one.typed)
+            return f"{one.key}={one.typed}: must be whole numbers; type {one.key}={typed}"
+    return line
+
+
+def _one(line: str, labels: list[str], count: int) -> str:
+    """The only complaint, with a corner that it is about, unless it names one of its keys."""
+    named = any(word.partition("=")[0] in line for word in labels[0].split())
+    return line if named or len(labels) == count else f"{line}  [{labels[0]}, in this space]"
 
 
 def _check_runs(asked: Settings, corners: list[Entry], builder: Builder) -> None:

@@ -2,9 +2,12 @@
 and the same command finds them."""
 
 import shutil
+import subprocess
 import time
+from contextlib import redirect_stderr
 from dataclasses import dataclass
-from typing import Any
+from io import StringIO
+from typing import Any, ClassVar
 
 import torch
 from hydra.types import HydraContext
@@ -20,6 +23,7 @@ from runner.sweep.remote import Errand, Origin, needs, seen
 from runner.sweep.server import ALLOCATOR, environment
 
 LOGS = ".submitit"  # in the sweep's folder
+WAY_OUT = "with hydra.launcher.executor=local, or do without: hydra/launcher=local"
 LOOK = 0.5  # seconds between two looks at all jobs
 MOST = 1000  # jobs at once: what clusters allow in an array, as a rule
 
@@ -27,6 +31,9 @@ MOST = 1000  # jobs at once: what clusters allow in an array, as a rule
 @dataclass(frozen=True)
 class Slurm:
     """Keys: see `hydra_plugins/runner/slurm.py`. Raises `ConfigError` for values that cannot be."""
+
+    fuse: ClassVar[bool] = False  # each run is a job of its own there
+    fuse_max: ClassVar[int] = 1
 
     context: HydraContext
     executor: str
@@ -56,10 +63,10 @@ class Slurm:
         own = [key for key in ("mem_gb", "partition", "parameters", "setup") if getattr(self, key)]
         if self.executor == "local" and own:
             raise ConfigError(f"hydra.launcher.{own[0]}: only Slurm knows it; leave it out with executor=local")
-        if self.executor == "slurm" and shutil.which("srun") is None:
+        if self.executor == "slurm" and (why := _absent()):
             raise ConfigError(
-                "hydra/launcher=slurm: there is no Slurm here (srun); type this on a machine of the cluster, or try it "
-                "out with hydra.launcher.executor=local"
+                f"hydra/launcher=slurm: there is no Slurm here ({why}); type this on a machine of the cluster, or try "
+                f"it out {WAY_OUT}"
             )
 
     def count(self, runs: int, lone: bool, device: str) -> int:
@@ -129,10 +136,14 @@ class Jobs(Crew):
         if not works:
             return
         try:
-            with environment(ALLOCATOR | {"OMP_NUM_THREADS": "1"}), self._executor.batch():
+            # submitit prints what sbatch says, and raises it.
+            with environment(ALLOCATOR | {"OMP_NUM_THREADS": "1"}), redirect_stderr(StringIO()), self._executor.batch():
                 jobs = [self._executor.submit(Errand(self._origin, work)) for work in works]
         except (FailedJobError, FailedSubmissionError) as error:
-            raise ConfigError(f"hydra/launcher=slurm: the cluster refused the jobs: {_last(str(error))}") from error
+            raise ConfigError(
+                f"hydra/launcher=slurm: the cluster refused the jobs ({_last(str(error))}); correct hydra.launcher. "
+                f"(partition, time, parameters, ...), or try the command out {WAY_OUT}"
+            ) from error
         self._running |= dict(zip(jobs, works, strict=True))
 
     def _outcome(self, job: Any, work: Work) -> Ended:
@@ -152,6 +163,14 @@ class Jobs(Crew):
         if done:
             seen(work, said)
         return Ended(work, done)
+
+
+def _absent() -> str | None:
+    """Why there is no cluster to ask, if there is none."""
+    if shutil.which("srun") is None:
+        return "no srun"
+    asked = subprocess.run(["sinfo", "--noheader"], capture_output=True, text=True)
+    return _last(asked.stderr) if asked.returncode else None
 
 
 def _last(text: str) -> str:

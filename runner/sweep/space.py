@@ -208,7 +208,11 @@ def _interval(line: str, sweep: IntervalSweep, log: bool) -> BaseDistribution:
     whole = (isinstance(low, int) and isinstance(high, int)) or "int" in sweep.tags
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ConfigError(f"{line}: the bounds must be finite numbers")
-    if low >= high:
+    if low == high:
+        raise ConfigError(
+            f"{line}: both bounds are {low:g}; type {line.partition('=')[0]}={low:g}, or raise the upper one"
+        )
+    if low > high:
         raise ConfigError(f"{line}: the lower bound comes first and is smaller, as in interval({high:g},{low:g})")
     if log and low <= 0:
         raise ConfigError(f"{line}: a logarithm needs bounds above 0; raise the lower one, or leave tag(log,...) out")

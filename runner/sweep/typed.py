@@ -1,7 +1,6 @@
 """What was typed, read as Hydra reads it."""
 
 import functools
-import re
 import shlex
 from typing import Any
 
@@ -12,6 +11,7 @@ from omegaconf import DictConfig
 
 from runner.errors import ConfigError
 from runner.schema import NOT_IDENTITY, STACKS
+from runner.words import as_typed
 
 Pairs = list[tuple[str, str]]  # keys and their values as typed, of one combination
 
@@ -57,6 +57,11 @@ def refuse_slips(overrides: list[Override], loader: ConfigLoader) -> None:
             raise ConfigError(
                 f"{override.input_line}: '{key}' cannot change a result, so all its values are one run; type one value"
             )
+        if key not in STACKS and loader.get_group_options(key) and isinstance(override.value(), list):
+            several = override.get_value_element_as_str().strip("[]")
+            raise ConfigError(
+                f"{override.input_line}: takes options without brackets, {key}={several}; several are a sweep"
+            )
         if key in STACKS:
             for text in values(override):
                 names = [name.strip() for name in text.strip("[]").split(",")]
@@ -87,5 +92,5 @@ def retype(master: DictConfig, arguments: list[str], multirun: bool) -> str:
     """The command, as it can be typed again."""
     ours = ("hydra.mode=", "hydra.sweeper.multirun=")
     of_hydra = [word for word in master.hydra.overrides.hydra if not word.startswith(ours)]
-    plain = [re.sub(r"^([^=]+)=choice\((.*)\)$", r"\1=\2", word) for word in arguments]
-    return shlex.join(["python", "-m", "runner", *(["-m"] if multirun else []), *plain, *of_hydra])
+    words = [*map(as_typed, arguments), *of_hydra]
+    return shlex.join(["python", "-m", "runner", *(["-m"] if multirun else []), *words])
