@@ -1,9 +1,13 @@
 """The last thing that happens to images before the network."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from runner.data.splits import Splits
+
+CHUNK = 64  # images
 
 
 class Normalize:
@@ -31,3 +35,13 @@ class Normalize:
     def undo(self, images: Tensor) -> Tensor:
         """Network inputs as images in [0, 1], to look at."""
         return (images * self.std + self.mean).clamp(0, 1)
+
+
+def sample(splits: Splits, count: int) -> Iterator[Tensor]:
+    """Batches of so many training images, or all of fewer, as the network gets them: from all over the split, which may
+    be sorted by class."""
+    images, device = len(splits.train), splits.train.labels.device
+    count = min(count, images)
+    rows = torch.arange(count, device=device) * images // count
+    normalize = Normalize(splits, device, torch.contiguous_format)
+    return (normalize(batch) for batch, _ in splits.train.batches(rows.split(CHUNK)))

@@ -160,9 +160,10 @@ class Data(Option):
 
 
 class Optimizer(Option):
-    """`no_decay` is the runner's; the others are arguments of torch's classes, ranged here once for all of them."""
+    """The first three are the runner's; the others, ranged here once for all, are arguments of torch's classes."""
 
     no_decay: bool = True  # no weight decay on biases, norms and other vectors
+    norm_bias_lr_scale: Rate = 1.0  # multiplies the rate of norms' biases, not their decay
     full_batch: bool = False  # each step sees the whole training split, in chunks; an epoch is one step
     lr: Rate = Field(default=None, validate_default=False)  # may be missing, not null
     momentum: Below1 | None = None
@@ -184,7 +185,10 @@ class Optimizer(Option):
 
 GROUPS: dict[str, type[Option]] = {"data": Data, "optimizer": Optimizer}
 STACKS = ("regularization", "augmentation")  # mappings name -> item, in order
-OWN_KEYS = {"data": frozenset(Data.model_fields), "optimizer": frozenset({"no_decay", "full_batch"})}
+OWN_KEYS = {
+    "data": frozenset(Data.model_fields),
+    "optimizer": frozenset({"no_decay", "norm_bias_lr_scale", "full_batch"}),
+}
 
 # What cannot change a result but for rounding, or only says where things are: no part of a run's identity.
 # The contents of data and weight files are, in place of their paths.

@@ -160,6 +160,29 @@ def test_crop_pads_and_cuts(fill, kind):
         assert torch.equal(found[i], functional.crop(padded, int(top[i]), int(left[i]), 8, 8))
 
 
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
+def test_crop_reflects(kind):
+    """padding_mode=reflect equals torchvision's reflecting pad and crop at the corner that each image got."""
+    images = numbered(200) if kind == torch.uint8 else numbered(200) / 255
+    found = fitted(padding=2, padding_mode="reflect")(images, seeded(5))
+    assert found.dtype == kind and not (found == 0).any()
+    padded = functional.pad(images[:1].float(), 2, padding_mode="reflect").to(kind)
+    cuts = [functional.crop(padded, row, column, 8, 8)[0] for row in range(5) for column in range(5)]
+    places = [next(place for place, cut in enumerate(cuts) if torch.equal(cut, one)) for one in found]
+    assert set(places) == set(range(25))
+
+
+def test_crop_reflects_no_more_than_there_is():
+    """As many pixels as the image has cannot be reflected, and a fill would fill nothing: one line each."""
+    with pytest.raises(ConfigError, match="augmentation.crop.fill=9: padding_mode=reflect fills nothing; use fill=0"):
+        Crop(fill=9, padding_mode="reflect")
+    config = check(composed("augmentation=[crop]", "augmentation.crop.padding=8"))
+    Builder().rehearse(config)
+    config["augmentation"]["crop"]["padding_mode"] = "reflect"
+    with pytest.raises(Refused, match="augmentation.crop.padding=8: an image of 8 pixels .* use 7 or less"):
+        Builder().rehearse(config)
+
+
 def test_crop_corners_are_uniform():
     """All 25 corners of a crop padded by 2 are equally likely (chi-square, 5,000 images)."""
     top, left = corners(fitted(padding=2)(numbered(5000), seeded(6)), 8, padding=2)

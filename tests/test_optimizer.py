@@ -6,8 +6,10 @@ import io
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torch import nn
 
 from runner.explain import CONF
+from runner.optimizer.groups import parameter_groups, scaled
 from tests.optimizer_problems import build, problem
 
 NAMES = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
@@ -139,3 +141,51 @@ def test_weight_decay_is_coupled_or_not_and_spares_vectors(name, key):
     nothing()
     optimizer.step(nothing)
     assert not torch.equal(bias, spared)
+
+
+# -- the rate of norms' biases ----------------------------------------------------------------------------------------
+
+
+def normed():
+    """Layers with a bias and norms of three kinds, one of which has no bias that trains."""
+    norms = (nn.BatchNorm1d(4), nn.LayerNorm(4), nn.GroupNorm(2, 4))
+    norms[2].bias.requires_grad_(False)
+    return nn.Sequential(*(part for norm in norms for part in (nn.Linear(4, 4), norm))).double()
+
+
+@pytest.mark.parametrize("no_decay", [False, True])
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_norm_biases_have_a_rate_of_their_own(kind, no_decay):
+    """With a multiplier of 64 the biases of norms move 64 times as far and decay as far as before; all else stays."""
+    moved, decayed = [], []
+    for factor in (1.0, 64.0):
+        for gradient, into in ((1.0, moved), (0.0, decayed)):
+            model = normed()
+            for parameter in model.parameters():
+                nn.init.constant_(parameter, 1.0)
+            keys = {"lr": 1e-3, "weight_decay": 0.0 if gradient else 0.1}
+            groups = parameter_groups(model, dict.fromkeys([str(i) for i in range(6)], 1.0), no_decay, factor)
+            optimizer = kind([scaled(group, keys) for group in groups], **keys)
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, gradient)
+            optimizer.step()
+            into.append(
+                {name: 1 - parameter.detach().flatten()[0].item() for name, parameter in model.named_parameters()}
+            )
+    fast = {"1.bias", "3.bias"}
+    assert {name: moved[1][name] / moved[0][name] for name in moved[0] if name != "5.bias"} == pytest.approx(
+        {name: 64.0 if name in fast else 1.0 for name in moved[0] if name != "5.bias"}
+    )
+    assert moved[0]["5.bias"] == moved[1]["5.bias"] == 0
+    assert decayed[1] == pytest.approx(decayed[0], rel=1e-9)
+    assert all((decayed[1][name] == 0) == (no_decay and name.startswith(("1", "3"))) for name in fast | {"1.weight"})
+
+
+def test_norm_biases_need_a_norm_and_a_decay_in_reach(cli):
+    """A network without norms, or a decay that lies elsewhere, is refused in a line."""
+    code, _, err = cli("model=mlp", "optimizer.norm_bias_lr_scale=2")
+    assert code == 2 and "norm_bias_lr_scale=2: no norm of this network has a bias that trains; add" in err
+    words = ("optimizer=sam", "optimizer.norm_bias_lr_scale=2", "regularization=[batchnorm]", "dry_run=true")
+    assert cli("model=mlp", *words)[0] == 0
+    code, _, err = cli("model=mlp", *words, "optimizer.no_decay=false")
+    assert code == 2 and "norm_bias_lr_scale: this optimizer has no weight_decay of its own" in err

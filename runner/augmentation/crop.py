@@ -24,16 +24,33 @@ def crop(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
     return taken.gather(3, columns.expand(batch, channels, size, size))
 
 
+def reflect(images: Tensor, padding: int) -> Tensor:
+    """`images [B, C, H, W]`, of any type, with `padding` more pixels on each side: what lies inside, mirrored."""
+    for axis in (-2, -1):
+        last = images.shape[axis] - 1
+        places = last - (last - torch.arange(-padding, last + 1 + padding, device=images.device).abs()).abs()
+        images = images.index_select(axis, places)
+    return images
+
+
 class Crop(Transform):
     """padding: pixels on each side; `auto`: an eighth of the side, none where photos are kept larger than what
-    enters the network (there the crop moves over the photo)."""
+    enters the network (there the crop moves over the photo). padding_mode: `constant` is `fill`; `reflect` mirrors the
+    image at its edges."""
 
-    def __init__(self, padding: int | Literal["auto"] = "auto", fill: float = 0):
+    def __init__(
+        self,
+        padding: int | Literal["auto"] = "auto",
+        fill: float = 0,
+        padding_mode: Literal["constant", "reflect"] = "constant",
+    ):
         if padding != "auto" and padding < 0:
             raise ConfigError(f"augmentation.crop.padding={padding}: must be auto, or pixels, not below 0")
         if not 0 <= fill <= 255:
             raise ConfigError(f"augmentation.crop.fill={fill}: must be between 0 and 255")
-        self.padding, self.fill = padding, fill
+        if fill and padding_mode == "reflect":
+            raise ConfigError(f"augmentation.crop.fill={fill}: padding_mode=reflect fills nothing; use fill=0")
+        self.padding, self.fill, self.mode = padding, fill, padding_mode
         self.size = 0
 
     def check(self, context: Context) -> str | None:
@@ -41,6 +58,11 @@ class Crop(Transform):
             return (
                 f"augmentation.crop.padding={self.padding}: more than the image's {context.stored_size} pixels; "
                 "some crops would see padding alone"
+            )
+        if self.mode == "reflect" and self.padding == context.stored_size:
+            return (
+                f"augmentation.crop.padding={self.padding}: an image of {context.stored_size} pixels has not so many "
+                f"behind its edge to reflect; use {context.stored_size - 1} or less"
             )
         return None
 
@@ -50,8 +72,11 @@ class Crop(Transform):
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         side, size = images.shape[-1], self.size
         padding = (side // 8 if side == size else 0) if self.padding == "auto" else self.padding
-        fill = self.fill if images.dtype == torch.uint8 else self.fill / 255
-        images = pad(images, (padding,) * 4, value=fill)
+        if self.mode == "reflect":
+            images = reflect(images, padding)
+        else:
+            fill = self.fill if images.dtype == torch.uint8 else self.fill / 255
+            images = pad(images, (padding,) * 4, value=fill)
         room = images.shape[-1] - size + 1
         corner = torch.randint(room, (2, len(images)), generator=generator, device=images.device)
         return crop(images, corner[0], corner[1], size)

@@ -56,6 +56,7 @@ class SurfaceTask(Task):
             "early_stopping",
             "checkpoint",
             "optimizer.no_decay",
+            "optimizer.norm_bias_lr_scale",
             "optimizer.full_batch",
         ]
     )
