@@ -1,30 +1,39 @@
 """From a checked config to objects: the only caller of `instantiate()`, and the rehearsal."""
 
 import contextlib
+import copy
+import functools
 import inspect
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from hydra.utils import instantiate
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from runner.check import Refused, arguments, locate, shown
 from runner.context import Context
 from runner.data.prepare import prepare
 from runner.data.splits import Source, Splits
 from runner.errors import ConfigError
+from runner.fuse.alike import apart, structure
+from runner.inputs import sample
+from runner.model.fitted import Fitted
+from runner.model.own_noise import own
 from runner.model.presets import preset
-from runner.optimizer.groups import parameter_groups
+from runner.optimizer.groups import parameter_groups, scaled
 from runner.option import Option
 from runner.schedule.base import Timeline
 from runner.schema import GROUPS
 from runner.steps import timeline
 from runner.transfer.cache import Store
 from runner.transfer.servable import refusal
+
+if TYPE_CHECKING:
+    from runner.fuse.group import Group
 
 SMALL_STEP = 2e8  # operations of a batch's forward pass, below which one thread serves best (docs/benchmarks.md)
 PHOTO_SIZES = (72, 64)  # resize, size: where the architecture has no preset
@@ -45,6 +54,9 @@ class Facts:
     skipped: int = 0  # images that could not be read
     stages: tuple[Any, ...] = ()  # what training will do to each (`runner.transfer.finetune.Row`)
     weights: str = ""  # where they came from, and which did not fit
+    network: str = ""  # a hash of its structure
+    members: int = 1  # runs of an ensemble, side by side
+    apart: str = ""  # why it can share a program with no other run, where it cannot
 
 
 @dataclass
@@ -71,6 +83,7 @@ class Builder:
         self._splits: dict[tuple[str, str], Splits] = {}
         self._rehearsed: dict[str, Facts] = {}
         self.features = Store()
+        self.group: Group | None = None  # jobs that this process trains side by side, as long as it does
 
     # -- data ---------------------------------------------------------------------------------------------------
 
@@ -126,8 +139,8 @@ class Builder:
         takes = inspect.signature(locate("model", node["_target_"], config["trust"])).parameters
         if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
             given = {key: value for key, value in given.items() if key in takes}
-        with torch.random.fork_rng():  # torch draws initial weights from its global generator
-            torch.manual_seed(config["seed"])
+        with torch.random.fork_rng(devices=[]):  # torch draws initial weights from its global generator, on the CPU
+            torch.default_generator.manual_seed(config["seed"])
             model = _make(node, **given)
         if not isinstance(model, nn.Module):
             raise ConfigError(f"model: {node['_target_']} gives a {type(model).__name__}, not a torch.nn.Module")
@@ -165,11 +178,7 @@ class Builder:
         """The optimizer over parameter groups, whose rates are its own times `lr_scale` times the group's."""
         node = {"_target_": config["optimizer"]["_target_"]} | arguments("optimizer", config["optimizer"])
         node["lr"] = node["lr"] * config["lr_scale"]
-        scaled = [
-            {key: value for key, value in group.items() if key != "lr_scale"} | {"lr": node["lr"] * group["lr_scale"]}
-            for group in groups
-        ]
-        return _make(node, params=scaled)
+        return _make(node, params=[scaled(group, node) for group in groups])
 
     def parts(
         self,
@@ -181,10 +190,13 @@ class Builder:
     ) -> Parts:
         """Everything that a run owns. With `checks` also every item's word on the combination."""
         model = self.model(config, splits)
+        if isinstance(model, Fitted) and device.type != "meta":
+            model.fit(sample(splits, model.look_at))
         stack, pipeline = self.stack(config, "regularization"), self.stack(config, "augmentation")
         transfer = self.transfer(config)
         ensemble, evaluation = self.ensemble(config), self.evaluation(config)
         transfer.load(model, config["model"], splits.classes)
+        own(model, noise)
         length = timeline(config, len(splits.train))
         schedule = self.schedule(config, length)
         with torch.device(splits.train.labels.device):  # not the meta device of a rehearsal
@@ -220,7 +232,7 @@ class Builder:
         model.to(device)
         # Without any decay there is nothing to spare vectors from, and a second group would cost time each step.
         spare = config["optimizer"]["no_decay"] and config["optimizer"].get("weight_decay") != 0
-        groups = parameter_groups(model, transfer.rates(model), spare)
+        groups = parameter_groups(model, transfer.rates(model), spare, config["optimizer"]["norm_bias_lr_scale"])
         optimizer = self.optimizer(config, groups)
         if checks and isinstance(optimizer, Option) and (line := optimizer.check(context)):
             raise Refused([line])
@@ -307,11 +319,16 @@ class Builder:
             steps=parts.timeline.steps,
             flops=flops,
             skipped=len(splits.skipped),
+            network=structure(parts.model),
+            members=parts.ensemble.count,
+            apart=apart(parts, config),
         )
 
 
 def _forward(model: nn.Module, splits: Splits) -> tuple[torch.Tensor, int]:
     """Logits of two images, and the floating-point operations for one."""
+    from torch.utils.flop_counter import FlopCounterMode  # loads triton: half a second that workers need not pay
+
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         logits = model.eval()(torch.zeros(2, splits.channels, splits.size, splits.size))
     return logits, counter.get_total_flops() // 2
@@ -340,8 +357,24 @@ def _short(target: str) -> str:
 
 
 def _make(node: dict[str, Any], **given: Any) -> Any:
-    """The node's target, called. What is given does not pass through Hydra, which would copy or convert it."""
-    return instantiate(node | {"_partial_": True}, _convert_="all")(**given)
+    """The node's target, called. Hydra finds it and makes what is nested in its arguments; plain values and what is
+    given do not pass through Hydra, which would convert and copy them for milliseconds."""
+    keys = {key: value for key, value in node.items() if key != "_target_"}
+    keys = instantiate(keys, _convert_="all") if _nested(keys) else copy.deepcopy(keys)
+    return _callable(node["_target_"])(**keys | given)
+
+
+@functools.cache
+def _callable(target: str) -> Callable[..., Any]:
+    """Hydra's word on a target, and on every call of it."""
+    return instantiate({"_target_": target, "_partial_": True})
+
+
+def _nested(value: Any) -> bool:
+    """Whether a `_target_` lies in it."""
+    if isinstance(value, dict):
+        return "_target_" in value or any(map(_nested, value.values()))
+    return isinstance(value, list) and any(map(_nested, value))
 
 
 def check_device(config: dict[str, Any]) -> torch.device:

@@ -33,10 +33,10 @@ from runner.optimizer.base import FullBatch
 from runner.seeds import generator
 from runner.sweep.ledger import read
 from runner.task.base import RESULT, Job, failure
+from runner.train import Batch, Program, Run
 
 if TYPE_CHECKING:
     from runner.sweep.plan import Plan
-    from runner.train import Batch, Run
 
 log = logging.getLogger(__name__)
 
@@ -150,13 +150,13 @@ class Team:
             time.sleep(GRACE)
             raise
 
-    def join(self, run: "Run") -> "Gradients":
+    def join(self, run: Run) -> "Shared":
         """Makes a run, as it begins or goes on, this process's part of one that all train."""
         run.team = self
         self._tell_apart(run)
-        return Gradients(self, run)
+        return Shared(self, run)
 
-    def _tell_apart(self, run: "Run") -> None:
+    def _tell_apart(self, run: Run) -> None:
         """What each process has of its own: noise, and batch norm."""
         stream = f"noise of process {self.rank} after step {run.progress.step}"
         if not self.leads:  # each draws noise of its own for its own images
@@ -171,14 +171,14 @@ class Team:
             log.info("dropout and other noise: each process draws its own")
 
 
-class Gradients:
-    """`runner.train.Gradients` of a team: this process's part of the batch, gradients of the whole."""
+class Shared(Program):
+    """A team's: this process's part of the batch, gradients of the whole."""
 
-    def __init__(self, team: Team, run: "Run"):
+    def __init__(self, team: Team, run: Run):
         self.team, self.network = team, run.forward
         self._trained: list[bool] | None = None  # which parameters DistributedDataParallel knows to train
 
-    def __call__(self, runs: list["Run"], batches: list["Batch"]) -> list[Tensor]:
+    def gradients(self, runs: list[Run], batches: list[Batch]) -> list[Tensor]:
         (run,), (batch,) = runs, batches
         run.optimizer.zero_grad()
         self._wrap(run)
@@ -193,7 +193,7 @@ class Gradients:
             total += loss.detach()
         return [self.team.total(total)]
 
-    def _wrap(self, run: "Run") -> None:
+    def _wrap(self, run: Run) -> None:
         """Again where stages were thawed or frozen."""
         trained = [p.requires_grad for p in run.model.parameters()]
         if trained != self._trained:

@@ -4,7 +4,9 @@ import csv
 import io
 import json
 import os
+import struct
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -52,12 +54,23 @@ def yaml_text(value: Mapping[str, Any] | Sequence[Any]) -> str:
 
 
 def png(image: "np.ndarray") -> bytes:
-    """`image` uint8 [H, W, 3] as a PNG file."""
-    from PIL import Image  # only what draws pays for it
+    """`image` uint8 [H, W, 3] as a PNG file (W3C, Portable Network Graphics, sections 5 and 9).
 
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=1)  # half the time of the default, a tenth more bytes
-    return buffer.getvalue()
+    Each row is stored as its difference to the one above (filter 2) in Deflate's quickest level: for drawings and
+    enlarged images as small as what Pillow makes of all five filters, in half its time.
+    """
+    import numpy as np  # only what draws pays for it
+
+    height, width, _ = image.shape
+    rows = np.empty((height, 1 + 3 * width), np.uint8)
+    rows[:, 0] = 2
+    rows[0, 1:] = image[0].reshape(-1)
+    np.subtract(image[1:], image[:-1], out=rows[1:, 1:].reshape(height - 1, width, 3))
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits a channel, RGB
+    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
 
 
 def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:

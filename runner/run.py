@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -42,6 +43,7 @@ class Train(Task):
     """`task=train`: trains, validates, tests once."""
 
     together: ClassVar[bool] = True
+    fuses: ClassVar[bool] = True
     ignores: ClassVar[frozenset[str]] = frozenset({"surface"})
     refuses: ClassVar[frozenset[str]] = frozenset({"surface"})
     columns: ClassVar[Mapping[str, str]] = {
@@ -124,7 +126,7 @@ class Session(Training):
         for run in self.runs:
             run.on_log, run.on_epoch, run.on_pause = self._ignore, self._on_epoch, self._on_pause
         self.run.on_log = self._on_log
-        self._saved = self.run.seconds()
+        self._saved = time.perf_counter()
 
     def __enter__(self) -> "Session":
         return self
@@ -194,7 +196,7 @@ class Session(Training):
 
     def _on_pause(self, run: Run) -> None:
         together = len({run.progress.step for run in self.runs if not run.ended}) <= 1
-        if together and run.seconds() - self._saved >= self.config["checkpoint"]["seconds"]:
+        if together and time.perf_counter() - self._saved >= self.config["checkpoint"]["seconds"]:
             self.save()
 
     def save(self, members: list[torch.nn.Module] | None = None) -> None:
@@ -209,7 +211,7 @@ class Session(Training):
             "members": None if members is None else [member.state_dict() for member in members],
         }
         checkpoint.save(self.path, state)
-        self._saved = self.run.seconds()
+        self._saved = time.perf_counter()
 
     def _about(self) -> dict[str, Any]:
         """What another program must know to use the weights."""
@@ -258,7 +260,8 @@ class Session(Training):
         """How far training came."""
         progress = self.run.progress
         best = None if progress.best is None else progress.best["epoch"]
-        return {"epochs": len(self._rows), "seconds": round(self.run.seconds(), 3), "best_epoch": best}
+        told = {"epochs": len(self._rows), "seconds": round(self.run.seconds(), 3), "best_epoch": best}
+        return told | ({"fused": self.run.fused} if self.run.fused else {})
 
     def outcome(self) -> dict[str, Any]:
         """Trains to the end, whichever it is, and says which."""

@@ -1,7 +1,7 @@
 """The loop. It trains a list of runs; one run is the list of length one.
 
 What a step does stands in `Run`: draw, augment, mix (`next_batch`); forward, loss, penalties (`loss`); clip, rate,
-optimizer, constraints, log (`step`). Only `gradients` differs between a lone run and runs that share a program.
+optimizer, constraints, log (`step`). Only the `Program` differs between a lone run and runs that share one.
 """
 
 import contextlib
@@ -62,18 +62,18 @@ class Batch:
 class Objective:
     """The loss of one step, as its optimizer sees it; called, it is torch's closure.
 
-    `gradients` was asked already when the step began: the first call returns what it found.
+    The program was asked already when the step began: the first call returns what it found.
     """
 
-    def __init__(self, run: "Run", batch: Batch, loss: Tensor, gradients: "Gradients"):
-        self._run, self._batch, self._ready, self._gradients = run, batch, [loss], gradients
+    def __init__(self, run: "Run", batch: Batch, loss: Tensor, program: "Program"):
+        self._run, self._batch, self._ready, self._program = run, batch, [loss], program
 
     def __call__(self) -> Tensor:
         """The loss; the parameters' `grad` is set, and clipped where the run clips."""
         if self._ready:
             loss = self._ready.pop()
         else:
-            (loss,) = self._gradients([self._run], [replace(self._batch, again=True)])
+            (loss,) = self._program.gradients([self._run], [replace(self._batch, again=True)])
         self._run.clip_gradients()
         return loss
 
@@ -166,8 +166,13 @@ class Run:
         self._penalties: dict[str, Tensor] = {}  # the last step's, by item
         self._logged = 0  # the step up to which losses were read
         self._batches: Iterator[tuple[Tensor, Tensor]] | None = None
+        self._rows: Iterator[Tensor] | None = None
         self.features: Features | None = None
         self.team: Team | None = None  # processes that train this run together
+        self.left = False  # by an error, or a judge
+        self.fused: int | None = None  # runs of the program that it began in, where several share one
+        self.seat: tuple[int, int] | None = None  # its place in that program, of how many
+        self._sharing = 1  # runs that this process trains side by side
         self._started = time.perf_counter()
         self.ensemble.begin(self)
 
@@ -184,7 +189,7 @@ class Run:
     @property
     def ended(self) -> bool:
         """Whether there is no further step to do."""
-        return self.progress.stopped or self.progress.step >= self.steps
+        return self.left or self.progress.stopped or self.progress.step >= self.steps
 
     def next_batch(self) -> Batch:
         """Draws, augments and mixes the step's batch."""
@@ -196,6 +201,19 @@ class Run:
             self._batches = self.train_split.batches(self._order())
         images, labels = next(self._batches)
         return self.augment(images, labels, self.augmenting)
+
+    def next_rows(self) -> Tensor:
+        """The numbers of the step's images `[B]`, for who fetches them in place of `next_batch`."""
+        if self._rows is None:
+            self._rows = iter(self._order())
+        return next(self._rows)
+
+    def rewind(self, losses: bool = True) -> None:
+        """Forgets the batches that were begun and, unless told not to, the losses that nobody has looked at."""
+        self._batches = self._rows = None
+        if losses:
+            for kept in (self._losses, self._guesses, self._labels):
+                kept.clear()
 
     def augment(self, images: Tensor, labels: Tensor, draws: torch.Generator) -> Batch:
         """The pipeline, normalisation, and what mixes images and targets."""
@@ -221,16 +239,25 @@ class Run:
         with self.autocast():
             logits = self.forward(batch.images)
             loss = cross_entropy(logits, batch.targets)
+        if self.penalties or self.output_penalties:
+            loss = loss + self.penalty(logits, batch)
+        if not batch.again:
+            self.count(logits.detach().argmax(1), batch.labels)
+        return loss if batch.share == 1.0 else loss * batch.share
+
+    def penalty(self, logits: Tensor, batch: Batch) -> Tensor:
+        """What the stack adds to the data loss; `logits` [B, K] of the (micro-)batch."""
         terms = {name: item.penalty(self.model) for name, item in self.penalties.items()}
         terms |= {name: item.output_penalty(logits.float()) for name, item in self.output_penalties.items()}
         for name, term in terms.items():
             part = term.detach() * batch.share
             self._penalties[name] = part if batch.first else self._penalties[name] + part
-            loss = loss + term
-        if not batch.again:
-            self._guesses.append(logits.detach().argmax(1))
-            self._labels.append(batch.labels)
-        return loss if batch.share == 1.0 else loss * batch.share
+        return sum(terms.values())
+
+    def count(self, guesses: Tensor, labels: Tensor) -> None:
+        """Takes answers [B] and labels [B] into the epoch's accuracy."""
+        self._guesses.append(guesses)
+        self._labels.append(labels)
 
     def backward(self, loss: Tensor) -> None:
         """Adds to the gradients."""
@@ -238,21 +265,32 @@ class Run:
 
     def step(self, loss: Tensor, objective: Objective) -> None:
         """The update, from gradients that stand; optimizers that look more than once a step ask the objective."""
-        progress = self.progress
+        self.before_update(loss)
+        self.update(objective)
+        self.after_update()
+
+    def before_update(self, loss: Tensor) -> None:
+        """The step's rates; what is measured before the optimizer moves."""
         self._losses.append(loss)
         self._set_rates()
-        probed = self.probe.due(progress.step)
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
             self.clip_gradients()
-        if probed:
+        if self.probe.due(self.progress.step):
             self.probe.before()
+
+    def update(self, objective: Objective) -> None:
+        """The optimizer's step."""
         if self.scaler is not None:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
             self.optimizer.step(objective)
-        if probed:
+
+    def after_update(self) -> None:
+        """What follows the optimizer: constraints, averages, logs, at an epoch's end its validation."""
+        progress = self.progress
+        if self.probe.due(progress.step):
             self.probe.after(progress.step)
         for item in self.constraints:
             item.after_step(self.model)
@@ -333,7 +371,7 @@ class Run:
             "lr": self.optimizer.param_groups[0]["lr"],
         }
         progress.loss_sum = progress.hits = 0.0
-        self._batches = None
+        self._batches = self._rows = None
         if self.val_split is not None:
             measured = self.measure()
             row |= {"val_loss": measured.loss, "val_accuracy": measured.accuracy}
@@ -400,8 +438,16 @@ class Run:
         progress.stopped = progress.waited >= stop["patience"]
 
     def seconds(self) -> float:
-        """Of training, earlier processes included."""
-        return self.progress.seconds + time.perf_counter() - self._started
+        """Of training, earlier processes included; of time shared with other runs, this one's share."""
+        return self.progress.seconds + (time.perf_counter() - self._started) / self._sharing
+
+    def share_time(self, runs: int) -> None:
+        """From now on so many runs are trained side by side."""
+        self.progress.seconds, self._started, self._sharing = self.seconds(), time.perf_counter(), runs
+
+    def wait(self) -> None:
+        """What passed since the last look at the clock was not this run's."""
+        self._started = time.perf_counter()
 
     # -- what a checkpoint keeps --------------------------------------------------------------------------------
 
@@ -416,6 +462,7 @@ class Run:
             "generators": {"augmentation": self.augmenting.get_state(), "noise": self.noise.get_state()},
             "global_noise": torch.get_rng_state(),
             "device_noise": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "seat": self.seat,
             "progress": vars(replace(self.progress, seconds=self.seconds())),
         }
 
@@ -432,39 +479,85 @@ class Run:
         torch.set_rng_state(state["global_noise"].cpu())
         if state["device_noise"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["device_noise"].cpu(), self.device)
+        self.seat = state["seat"]
         self.progress = Progress(**state["progress"])
-        self._logged = self.progress.step
-        self._batches = None
+        self._logged, self._started = self.progress.step, time.perf_counter()
+        self.rewind()
         self.transfer.thaw(self.model, self.progress.step // self.steps_per_epoch)
 
 
-Gradients = Callable[[list[Run], list[Batch]], list[Tensor]]
+class Program:
+    """How the runs of a loop get their batches and gradients, and take their steps."""
+
+    def batches(self, runs: list[Run]) -> list[Batch]:
+        """A batch of each run."""
+        return [run.next_batch() for run in runs]
+
+    def gradients(self, runs: list[Run], batches: list[Batch]) -> list[Tensor]:
+        """The loss of each run on its batch; its gradients stand."""
+        raise NotImplementedError
+
+    def update(self, runs: list[Run], objectives: list[Objective]) -> None:
+        """The optimizers' steps, from gradients that stand."""
+        for run, objective in zip(runs, objectives):
+            run.update(objective)
 
 
-def train(runs: list[Run], gradients: Gradients | None = None) -> None:
-    """Trains all runs to their ends, side by side. Raises `Diverged`."""
-    gradients = gradients or alone
+class Alone(Program):
+    """Each run by a program of its own, micro-batch by micro-batch."""
+
+    def gradients(self, runs: list[Run], batches: list[Batch]) -> list[Tensor]:
+        losses = []
+        for run, batch in zip(runs, batches):
+            run.optimizer.zero_grad()
+            total = None
+            for part in batch.split(run.accumulate):
+                loss = run.loss(part)
+                run.backward(loss)
+                total = loss.detach() if total is None else total + loss.detach()
+            losses.append(total)
+        return losses
+
+
+Leave = Callable[[Run, Exception], None]
+
+
+def train(runs: list[Run], program: Program | None = None, leave: Leave | None = None) -> None:
+    """Trains all runs to their ends, side by side.
+
+    Raises `Diverged`, and what listeners raise: unless there is somebody to `leave` to, who is told of the run and the
+    error, and the others go on.
+    """
+    program = program or Alone()
     for run in runs:
         run.train_mode()
-    while active := [run for run in runs if not run.ended]:
-        batches = [run.next_batch() for run in active]
-        losses = gradients(active, batches)
-        for run, batch, loss in zip(active, batches, losses):
-            run.step(loss, Objective(run, batch, loss, gradients))
+    active: list[Run] = []
+    while True:
+        going = [run for run in runs if not run.ended]
+        if len(going) != len(active):
+            for run in (*active, *going):
+                run.share_time(max(1, len(going)))
+            active = going
+        if not active:
+            return
+        step(active, program, leave)
 
 
-def alone(runs: list[Run], batches: list[Batch]) -> list[Tensor]:
-    """Each run's loss and gradients by a program of its own, micro-batch by micro-batch."""
-    losses = []
-    for run, batch in zip(runs, batches):
-        run.optimizer.zero_grad()
-        total = None
-        for part in batch.split(run.accumulate):
-            loss = run.loss(part)
-            run.backward(loss)
-            total = loss.detach() if total is None else total + loss.detach()
-        losses.append(total)
-    return losses
+def step(runs: list[Run], program: Program, leave: Leave | None = None) -> None:
+    """A step of each run."""
+    batches = program.batches(runs)
+    losses = program.gradients(runs, batches)
+    objectives = [Objective(run, batch, loss, program) for run, batch, loss in zip(runs, batches, losses)]
+    for run, loss in zip(runs, losses):
+        run.before_update(loss)
+    program.update(runs, objectives)
+    for run in runs:
+        try:
+            run.after_update()
+        except Exception as error:
+            if leave is None:
+                raise
+            leave(run, error)
 
 
 def better(row: Row, best: Row, metric: str) -> bool:

@@ -24,18 +24,24 @@ class Training:
         self.run = self._build(builder, device, 0)  # the only one, but for ensembles of several
         self.runs = [self.run, *(self._build(builder, device, i) for i in range(1, self.run.ensemble.count))]
         self.sealed = [run.transfer.seal(run.model, self.config["epochs"]) for run in self.runs]
+        if (group := builder.group) is not None:  # a checkpoint has its own
+            for row, run in enumerate(self.runs, group.seat[0] * len(self.runs)):
+                run.seat = row, group.seat[1] * len(self.runs)
         self.path = job.folder / checkpoint.FILE
         self.resumed = self._resume(device)
-        self.gradients, team = None, distributed.team()
+        self.program, self.group, team = None, builder.group, distributed.team()
         if team is not None:
-            self.gradients = team.join(self.run)
+            self.program = team.join(self.run)
             self.cached = ["declined: several processes keep no features"]
             return
         self.cached = [builder.features.serve(run, self.splits) for run in self.runs]
 
     def train(self) -> None:
         """To the end. Raises `Diverged`."""
-        train(self.runs, self.gradients)
+        if self.group is not None:
+            self.group.train(self)
+        else:
+            train(self.runs, self.program)
 
     def _build(self, builder: Builder, device: torch.device, number: int) -> Run:
         """The run, or one member of an ensemble of several: a run with a seed of its own."""

@@ -17,7 +17,7 @@ from runner.evaluate import Measured
 from runner.model.convnet import ConvNet
 from runner.model.mlp import MLP
 from runner.seeds import generator
-from runner.train import Batch, Diverged, Objective, Run, alone, train
+from runner.train import Alone, Batch, Diverged, Objective, Run, train
 from tests.test_config import composed
 
 CPU = torch.device("cpu")
@@ -64,7 +64,7 @@ def first_look(run):
     """The first batch, its loss and, in `grad`, its gradients."""
     run.model.train()
     batch = run.next_batch()
-    (loss,) = alone([run], [batch])
+    (loss,) = Alone().gradients([run], [batch])
     return batch, loss
 
 
@@ -181,7 +181,7 @@ def test_accumulation_is_the_mean_over_the_batch(extra):
         batch = run.next_batch()
         targets = batch.targets.double() if batch.targets.ndim == 2 else batch.targets
         batch = Batch(batch.images.double(), targets, batch.labels)
-        (loss,) = alone([run], [batch])
+        (loss,) = Alone().gradients([run], [batch])
         found.append((loss, gradient(run), [len(part.images) for part in batch.split(run.accumulate)]))
     (whole, whole_gradient, _), (pieces, pieces_gradient, sizes) = found
     assert sizes == [3, 3, 2, 2]
@@ -204,7 +204,7 @@ def test_clipping_bounds_the_norm(parts):
     before, wanted = weights(clipped), gradient(plain)
     lines, _ = told(clipped)
     batch, loss = first_look(clipped)
-    clipped.step(loss, Objective(clipped, batch, loss, alone))
+    clipped.step(loss, Objective(clipped, batch, loss, Alone()))
     moved = before - weights(clipped)
     assert wanted.norm() > 0.1
     torch.testing.assert_close(moved, 0.1 * 0.01 * wanted / wanted.norm(), rtol=1e-3, atol=1e-7)
@@ -226,7 +226,7 @@ def test_penalty_enters_loss_gradient_and_log():
     for p, q in zip(plain.model.parameters(), with_l2.model.parameters(), strict=True):
         torch.testing.assert_close(q.grad, p.grad + (0.3 * p.detach() if p.ndim == 2 else 0))
     lines, _ = told(with_l2)
-    with_l2.step(penalised, Objective(with_l2, batch, penalised, alone))
+    with_l2.step(penalised, Objective(with_l2, batch, penalised, Alone()))
     assert lines[0][1]["train/penalty/l2"] == pytest.approx(0.15 * squares.item(), rel=1e-6)
 
 
@@ -263,7 +263,7 @@ def test_the_rate_in_force_is_the_schedules():
     run = make("schedule=cosine", "schedule.warmup=1")
     before = weights(run)
     batch, loss = first_look(run)
-    run.step(loss, Objective(run, batch, loss, alone))
+    run.step(loss, Objective(run, batch, loss, Alone()))
     torch.testing.assert_close(before - weights(run), 0.1 / 4 * gradient(run), rtol=1e-3, atol=1e-7)
 
 
@@ -459,14 +459,15 @@ def test_objective_computes_again_only_when_asked_again():
     run = make()
     calls = []
 
-    def gradients(runs, batches):
-        calls.append(batches[0].again)
-        return alone(runs, batches)
+    class Counted(Alone):
+        def gradients(self, runs, batches):
+            calls.append(batches[0].again)
+            return super().gradients(runs, batches)
 
     run.model.train()
     batch = run.next_batch()
-    (ready,) = gradients([run], [batch])
-    objective = Objective(run, batch, ready, gradients)
+    (ready,) = Counted().gradients([run], [batch])
+    objective = Objective(run, batch, ready, Counted())
     assert objective() is ready and calls == [False]
     old = gradient(run)
     with torch.no_grad():
@@ -485,7 +486,7 @@ def test_objective_clips_every_look():
     """Each call leaves gradients within clip_grad_norm."""
     run = make("clip_grad_norm=0.01")
     batch, loss = first_look(run)
-    objective = Objective(run, batch, loss, alone)
+    objective = Objective(run, batch, loss, Alone())
     for _ in range(2):
         objective()
         assert gradient(run).norm().item() == pytest.approx(0.01, rel=1e-3)
@@ -496,7 +497,7 @@ def test_objective_value_and_pieces(extra):
     """`value()` has no graph and leaves gradients alone; the pieces, one a micro-batch, add up to the loss."""
     run = make("accumulate=3", *extra)
     batch, loss = first_look(run)
-    objective = Objective(run, batch, loss, alone)
+    objective = Objective(run, batch, loss, Alone())
     before = gradient(run)
     value = objective.value()
     assert not value.requires_grad and torch.equal(gradient(run), before)

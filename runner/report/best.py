@@ -113,7 +113,10 @@ def _tukey_p(t: np.ndarray, k: int, df: float) -> np.ndarray:
 
 @functools.cache
 def _tukey_quantile(k: int, df: float) -> float:
-    return stats.studentized_range.isf(ALPHA, k, df) / np.sqrt(2)
+    """Between that of a single comparison and Bonferroni's of all: SciPy's own search looks twice as often at an
+    integral that takes 5 ms."""
+    low, high = stats.t.isf([ALPHA / 2, ALPHA / (k * (k - 1))], df) * (0.999, 1.001)  # k = 2: they are the same
+    return optimize.brentq(lambda t: float(_tukey_p(t, k, df)) - ALPHA, low, high, xtol=1e-7)
 
 
 def _hsu_p(t: np.ndarray, k: int, df: float) -> np.ndarray:

@@ -1,6 +1,7 @@
 """One self-contained page: the verdict, the tables, the effects of the factors, the details, how to repeat it."""
 
 import base64
+import functools
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -45,7 +46,7 @@ def render(records: list[RunRecord], name: str, surfaces: Sequence[Overlay] = ()
     times = [taken for row in rows if (taken := seconds(row)) is not None]
     peaks = [memory(row) for row in rows]
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             name=name,
@@ -89,15 +90,17 @@ def render(records: list[RunRecord], name: str, surfaces: Sequence[Overlay] = ()
     )
 
 
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+@functools.cache
+def environment() -> jinja2.Environment:
+    """The page's templates; what was compiled once stays so."""
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {
+    made.filters |= {
         "number": number,
         "spread": spread,
         "duration": duration,
@@ -111,7 +114,7 @@ def _environment() -> jinja2.Environment:
         "embedded": lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}",
         "word": lambda status: status.replace("_", " "),
     }
-    return environment
+    return made
 
 
 def _marked(pictures: Iterable[tuple[str, str]]) -> list[tuple[str, Markup]]:

@@ -8,6 +8,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from runner.errors import ConfigError
 from runner.files import RESULT, write_json
@@ -15,7 +16,7 @@ from runner.sweep import lock
 from runner.sweep.crew import Crew, Ended
 from runner.sweep.display import Display
 from runner.sweep.ledger import read
-from runner.sweep.perform import Work
+from runner.sweep.perform import Sharing, Work, done_meanwhile
 from runner.sweep.plan import Entry, Plan, moved
 from runner.task.base import started
 
@@ -35,6 +36,8 @@ class Drive:
         self._held: dict[str, Entry] = {}  # that another process is doing
         self._poor: list[Entry] = []  # that had too little memory beside others
         self._alone: set[str] = set()  # those that have been tried alone
+        self._mates: dict[str, list[Entry]] = {}  # fingerprint -> the runs that its process does at the same time
+        self._apart: set[str] = set()  # those that lost a process together with others
         self._ended: deque[Entry] = deque()
         self._number, self._looked = 0, 0.0
 
@@ -46,7 +49,8 @@ class Drive:
     @property
     def idle(self) -> int:
         """Runs that the crew could begin beside those that it has been given."""
-        return self.crew.capacity - len(self._active) - len(self._waiting)
+        most = self.plan.fuse_max if self.plan.fusing == "true" else 1
+        return self.crew.capacity * most - len(self._active) - len(self._waiting)
 
     def submit(self, entry: Entry) -> None:
         """Does not wait."""
@@ -73,15 +77,15 @@ class Drive:
     # -- what happens in between --------------------------------------------------------------------------------
 
     def _hand_over(self) -> None:
-        while self._waiting and len(self._active) < self.crew.capacity:
+        while self._waiting and len(self._mates) < self.crew.capacity:
             entry = self._ready()
             if entry is None:
                 break
-            self._begin(entry)
+            self._begin(entry, self._company(entry))
         if not self._active and not self._waiting and self._poor:
             entry = self._poor.pop(0)
             self._alone.add(entry.job.fingerprint)
-            self._begin(entry)
+            self._begin(entry, [])
 
     def _ready(self) -> Entry | None:
         """The first that does not wait for another's training: runs that differ in how they are tested train once."""
@@ -92,7 +96,37 @@ class Drive:
                 return entry
         return None
 
-    def _begin(self, entry: Entry) -> None:
+    def _company(self, entry: Entry) -> list[Entry]:
+        """Those that wait and are to be trained with this one; of a search, whose plan is open, those that may be."""
+        plan, job = self.plan, entry.job
+        if job.fingerprint in self._apart or plan.fusing == "false" or not entry.program:
+            return []
+        group, *_ = plan.seats.get(job.fingerprint, (None,))
+        if group is None and plan.fusing != "true":
+            return []
+        trainings = {other.job.training for other in (entry, *self._active.values(), *self._held.values())}
+        found = []
+        for other in self._waiting:
+            same = plan.seats.get(other.job.fingerprint, (None,))[0] == group
+            alike = other.program == entry.program and other.job.threads == job.threads
+            if same and alike and other.job.training not in trainings and other.job.fingerprint not in self._apart:
+                trainings.add(other.job.training)
+                found.append(other)
+        free = self.crew.capacity - len(self._mates)
+        found = found if group is not None else found[: min(plan.fuse_max, -(-(1 + len(found)) // free)) - 1]
+        for row, other in enumerate((entry, *found)):
+            plan.seats.setdefault(other.job.fingerprint, ("", row, 1 + len(found)))
+        for other in found:
+            self._waiting.remove(other)
+        return found
+
+    def _begin(self, entry: Entry, company: list[Entry]) -> None:
+        """`company`: runs that the same process does at the same time."""
+        mates = tuple(map(self._work, company))
+        self._mates[entry.job.fingerprint] = company
+        self.crew.submit(replace(self._work(entry), mates=mates))
+
+    def _work(self, entry: Entry) -> Work:
         plan, job = self.plan, entry.job
         trained = None if plan.rerun else plan.trained.get(job.training)
         seen = plan.left.get(job.fingerprint) or plan.done.get(job.fingerprint)
@@ -103,9 +137,38 @@ class Drive:
         self._number += 1
         self._active[job.fingerprint] = entry
         self.display.begin(entry)
-        self.crew.submit(Work(job, entry.hydra, self._number - 1, plan.rerun, began))
+        sharing = None
+        if seat := plan.seats.get(job.fingerprint):
+            sharing = Sharing(entry.program, plan.folder, plan.fusing == "true", seat[1:])
+        return Work(job, entry.hydra, self._number - 1, plan.rerun, began, sharing)
 
     def _settle(self, ended: Ended) -> None:
+        """What a crew gave back: a run, with its mates."""
+        company = self._mates.pop(ended.work.job.fingerprint)
+        if ended.lost and company:
+            log.warning("%d runs lost their process (%s): each goes on by itself", 1 + len(company), ended.lost)
+            ended = replace(ended, lost="")
+            self._again(self._active[ended.work.job.fingerprint], ended.work)
+        else:
+            self._settle_one(ended)
+        for entry, work in zip(company, ended.work.mates):
+            if done_meanwhile(work):
+                self._settle_one(Ended(work))
+            elif lock.holder(work.job.folder) is not None:
+                self._settle_one(Ended(work, done=False))
+            else:
+                self._again(entry, work)
+
+    def _again(self, entry: Entry, work: Work) -> None:
+        """Does a run without company, unless it has ended in spite of all."""
+        if done_meanwhile(work):
+            self._settle_one(Ended(work))
+            return
+        del self._active[work.job.fingerprint]
+        self._apart.add(work.job.fingerprint)
+        self._waiting.appendleft(entry)
+
+    def _settle_one(self, ended: Ended) -> None:
         entry = self._active.pop(ended.work.job.fingerprint)
         job = entry.job
         if not ended.done and not ended.lost:

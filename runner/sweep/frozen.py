@@ -1,7 +1,8 @@
 """`plan.json`: what a sweep's commands planned, frozen before their first step.
 
 It says of each run what it is called and its whole config (the first run's, and what each of the others changes), and
-how many threads it has: a run that is resumed keeps them, whatever the second command's workers.
+how many threads it has, and its place among the runs that are trained with it: a run that is resumed keeps them,
+whatever the second command's workers.
 """
 
 import json
@@ -17,6 +18,7 @@ from runner.files import write_json
 from runner.sweep import lock
 
 if TYPE_CHECKING:
+    from runner.sweep.fuse import Seat
     from runner.sweep.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -44,8 +46,16 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 def threads(folder: Path) -> dict[str, int]:
     """Fingerprint -> threads, of all runs that were ever planned in a folder; the first plan counts."""
-    runs = [run for plan in reversed(read(folder)) for run in plan["runs"]]
-    return {run["fingerprint"]: run["threads"] for run in runs}
+    return {run["fingerprint"]: run["threads"] for run in _runs(folder)}
+
+
+def seats(folder: Path) -> "dict[str, Seat]":
+    """Fingerprint -> its place among the runs that it is trained with, likewise."""
+    return {run["fingerprint"]: tuple(run["seat"]) for run in _runs(folder) if run.get("seat")}
+
+
+def _runs(folder: Path) -> list[dict[str, Any]]:
+    return [run for plan in reversed(read(folder)) for run in plan["runs"]]
 
 
 def write(plan: "Plan") -> None:
@@ -61,6 +71,7 @@ def write(plan: "Plan") -> None:
                 "run": job.folder.name,
                 "fingerprint": job.fingerprint,
                 "threads": job.threads,
+                "seat": plan.seats.get(job.fingerprint),
                 "swept": job.swept,
                 "changes": changes(base, flat(job.config)),
             }

@@ -3,11 +3,11 @@
 import shutil
 import threading
 from importlib import import_module
-from typing import Protocol
+from typing import Any, Protocol
 
 from runner.errors import ConfigError, DiskFull
 from runner.report import write_report
-from runner.sweep import frozen
+from runner.sweep import frozen, fuse
 from runner.sweep.crew import Crew
 from runner.sweep.display import Display
 from runner.sweep.drive import Drive
@@ -15,7 +15,13 @@ from runner.sweep.plan import Plan
 
 
 class Launcher(Protocol):
-    """What `hydra/launcher=...` stands for."""
+    """What `hydra/launcher=...` stands for.
+
+    fuse: auto | True | False, whether runs of one program are trained as one; fuse_max: auto, or runs of such a group.
+    """
+
+    fuse: Any
+    fuse_max: Any
 
     def count(self, runs: int, lone: bool, device: str) -> int:
         """How many of so many runs are done at once, on that kind of device; 0: in this process."""
@@ -35,6 +41,7 @@ def settle(plan: Plan, launcher: Launcher) -> None:
     """Fixes how many runs are done at once, and each one's threads."""
     earlier = {} if plan.lone else frozen.threads(plan.folder)
     plan.settle(launcher.count(len(plan.todo), plan.lone, plan.device), earlier)
+    fuse.settle(plan, launcher, {} if plan.lone else frozen.seats(plan.folder))
 
 
 def launch(plan: Plan, launcher: Launcher) -> None:

@@ -17,21 +17,27 @@ from runner.sweep.plan import Plan
 @dataclass(frozen=True)
 class Local:
     """`workers`: `auto`, a number, or 0 for this process; `runs_per_gpu`: `auto` or a number; `timeout`: seconds that a
-    run may take, or None. Raises `ConfigError` for other values."""
+    run may take, or None; `fuse`: `auto`, true or false; `fuse_max`: `auto` or a number. Raises `ConfigError` for other
+    values."""
 
     context: HydraContext
     workers: Any
     runs_per_gpu: Any
     timeout: Any
+    fuse: Any = "auto"
+    fuse_max: Any = "auto"
 
     def __post_init__(self) -> None:
-        for key, value, least in (("workers", self.workers, 0), ("runs_per_gpu", self.runs_per_gpu, 1)):
+        numbers = ("workers", self.workers, 0), ("runs_per_gpu", self.runs_per_gpu, 1), ("fuse_max", self.fuse_max, 1)
+        for key, value, least in numbers:
             whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
             if value != "auto" and not whole:
                 raise ConfigError(f"hydra.launcher.{key}={value}: must be auto, or a whole number of at least {least}")
         seconds = isinstance(self.timeout, int | float) and not isinstance(self.timeout, bool) and self.timeout > 0
         if self.timeout is not None and not seconds:
             raise ConfigError(f"hydra.launcher.timeout={self.timeout}: must be seconds above 0, or null")
+        if self.fuse not in ("auto", True, False):
+            raise ConfigError(f"hydra.launcher.fuse={self.fuse}: must be auto, true or false")
         if self.timeout is not None and self.workers == 0:
             raise ConfigError("hydra.launcher.timeout needs worker processes: leave hydra.launcher.workers=0 out")
 

@@ -1,23 +1,23 @@
 """One run of a plan, wherever it is done: under its lock, in a Hydra job of its own."""
 
-import copy
-import logging
 import shutil
+import sys
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from hydra.core.utils import run_job
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from runner.build import Builder
 from runner.errors import DiskFull, disk_full
-from runner.files import write_atomic, yaml_text
+from runner.fuse.group import Group
 from runner.listener import Listener
 from runner.sweep import lock
+from runner.sweep.hydra_job import Part, run_job
 from runner.sweep.ledger import FINISHED, read
 from runner.task.base import Job
+
+FRAMES = 60  # that a run which waits inside another one puts on Python's stack, and more
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,66 @@ class Work:
     """A run and all that another process needs to do it."""
 
     job: Job
-    hydra: DictConfig  # Hydra's own part of its config
+    hydra: Part  # Hydra's own part of its config
     number: int  # in the order in which the runs begin
     rerun: bool
     seen: str | None  # when the attempt began that stood in the folder as the command was planned
+    sharing: "Sharing | None" = None  # where it may share a program with others
+    mates: tuple["Work", ...] = ()  # that are done at the same time by the same process
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """What runs that may share a program know of it."""
+
+    key: str  # of the program
+    folder: Path  # of the sweep, where it stands whether that pays
+    must: bool  # whether it pays or not
+    seat: tuple[int, int]  # the run's place in that program, of how many
 
 
 def perform(work: Work, builder: Builder, context: HydraContext, listener: Listener) -> bool:
-    """Does a run; its end stands in its folder. False where another process is doing it right now.
+    """Does a run, and its mates; each one's end stands in its folder. False where another process is doing it right
+    now.
 
     What another process has ended since the plan was made is not done again. Raises `DiskFull`, and what is a bug of
     ours.
     """
+    if work.sharing is None:
+        return _guarded(work, builder, context, listener)
+    coming: deque[Work] = deque([work, *work.mates])
+    done: dict[str, bool] = {}
+    errors: list[Exception] = []
+
+    def one_more() -> bool:
+        """Also called by a run that is ready to train, inside of which the next one then is prepared."""
+        if not coming:
+            return False
+        one = coming.popleft()
+        builder.group.seat = one.sharing.seat
+        try:
+            done[one.job.fingerprint] = _guarded(one, builder, context, listener)
+        except Exception as error:  # not the business of the run that waits
+            errors.append(error)
+            coming.clear()
+        return True
+
+    sharing = work.sharing
+    builder.group = Group(sharing.key, sharing.folder, sharing.must, one_more)
+    deep, each = sys.getrecursionlimit(), FRAMES * (1 + len(work.mates))
+    sys.setrecursionlimit(deep + each)
+    try:
+        while one_more():
+            pass
+    finally:
+        builder.group = None
+        sys.setrecursionlimit(deep)
+    if errors:
+        raise errors[0]
+    return done[work.job.fingerprint]
+
+
+def _guarded(work: Work, builder: Builder, context: HydraContext, listener: Listener) -> bool:
     try:
         return _perform(work, builder, context, listener)
     except OSError as error:
@@ -50,45 +98,16 @@ def _perform(work: Work, builder: Builder, context: HydraContext, listener: List
     with lock.Lock(job.folder, listener) as held:
         if not held:
             return False
-        if _done_meanwhile(work):
+        if done_meanwhile(work):
             return True
         if work.rerun:
             _empty(job)
-        # Hydra copies and writes its config several times: it gets the run's own part only where somebody looks at it.
-        config = OmegaConf.merge(work.hydra, job.config) if work.hydra.hydra.callbacks else copy.deepcopy(work.hydra)
-        with read_write(config.hydra), open_dict(config.hydra):
-            config.hydra.job.num = work.number
-            config.hydra.run.dir = str(job.folder)
-            subdir, config.hydra.output_subdir = config.hydra.output_subdir, None
-
-        def task(_: DictConfig) -> dict[str, Any]:
-            if subdir is not None:
-                _write_hydra(job, config, job.folder / subdir)
-            return builder.task(job.config).execute(job, builder, held)
-
-        try:
-            done = run_job(
-                task_function=task,
-                config=config,
-                job_dir_key="hydra.run.dir",
-                job_subdir_key=None,
-                hydra_context=context,
-            )
-        finally:
-            _forget_log()
-        done.return_value  # noqa: B018 - raises what escaped the run
+        run_job(lambda: builder.task(job.config).execute(job, builder, held), work.hydra, job, work.number, context)
         return True
 
 
-def _write_hydra(job: Job, config: DictConfig, folder: Path) -> None:
-    """The three files that Hydra leaves of a job."""
-    folder.mkdir(exist_ok=True)
-    hydra = OmegaConf.to_container(config.hydra, resolve=False, enum_to_str=True)
-    for name, content in (("config", job.config), ("hydra", {"hydra": hydra}), ("overrides", job.overrides)):
-        write_atomic(folder / f"{name}.yaml", yaml_text(content), durable=False)
-
-
-def _done_meanwhile(work: Work) -> bool:
+def done_meanwhile(work: Work) -> bool:
+    """Whether a run has ended, by whomever, since its attempt that the plan saw."""
     record = read(work.job.folder)
     if record is None or record.result.get("started") == work.seen:
         return False
@@ -102,11 +121,3 @@ def _empty(job: Job) -> None:
             shutil.rmtree(path)
         elif path.name not in (lock.FILE, lock.GUARD):
             path.unlink()
-
-
-def _forget_log() -> None:
-    """Closes the run's log file, so that what comes after is not written to it."""
-    root = logging.getLogger()
-    for handler in [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]:
-        root.removeHandler(handler)
-        handler.close()

@@ -14,7 +14,7 @@ from runner.build import Builder, Facts, check_device, threads
 from runner.check import Refused, check
 from runner.errors import ConfigError
 from runner.schema import STACKS
-from runner.sweep import lock
+from runner.sweep import fuse, lock
 from runner.sweep.asked import bring, combinations, refuse_sweeps
 from runner.sweep.compose import Composed, Composer
 from runner.sweep.exclude import take_out
@@ -35,6 +35,7 @@ class Entry:
     facts: Facts
     composed: Composed
     name: str  # of its folder, as planned
+    program: str = ""  # the key of the one that it may share with other runs; empty where it can share none
 
     @property
     def hydra(self) -> DictConfig:
@@ -65,6 +66,9 @@ class Plan:
     asked: int = 0  # combinations, those included
     probe: bool = True  # a dry run measures
     workers: int = 0  # runs done at once; 0: in this process, one after the other
+    fusing: str = "false"  # auto | true | false: whether runs of one program are trained as one
+    fuse_max: int = 1  # runs of a group
+    seats: dict[str, fuse.Seat] = field(default_factory=dict)  # fingerprint -> its place among those it trains with
 
     @property
     def todo(self) -> list[Entry]:
@@ -149,7 +153,7 @@ class Planner:
             threads=threads(config, facts, 1),
             columns=task.columns,
         )
-        return Entry(job, facts, composed, called)
+        return Entry(job, facts, composed, called, fuse.program(config, facts) if task.fuses else "")
 
 
 def _part(word: str, parts: frozenset[str]) -> bool:

@@ -19,7 +19,8 @@ from runner.evaluate import examine
 from runner.schedule.base import Timeline
 from runner.seeds import generator
 from runner.task.base import process_settings
-from runner.train import Objective, Run, alone
+from runner.timing import timed, wait
+from runner.train import Alone, Run, step
 from runner.transfer.cache import Features, Store
 from runner.transfer.kept import Activations, count_variants, rows
 from runner.transfer.servable import Declined
@@ -96,17 +97,17 @@ def _probe(builder: Builder, config: dict[str, Any], facts: Facts, device: torch
     frozen = _serve(run)
     run.train_mode()
     _step(run)
-    _wait(device)
+    wait(device)
     built = time.perf_counter() - began
     flops = _flops(run)
     step = _mean_seconds(functools.partial(_step, run), device, WARM + STEPS - run.progress.step)
-    _, first = _timed(run.measure, device)
-    validated = first if first > SECONDS else _timed(run.measure, device)[1]
+    _, first = timed(run.measure, device)
+    validated = first if first > SECONDS else timed(run.measure, device)[1]
     evaluation = parts.evaluation
     evaluation.begin(run.pipeline, generator(config["seed"], "evaluation", device))
     members = [run.ensemble.watched(run).eval()]
     asked = (judged, run.normalize, run.autocast, run.batch_size, run.num_classes, evaluation, run.ensemble.average)
-    _, tested = _timed(lambda: examine(members, *asked), device)
+    _, tested = timed(lambda: examine(members, *asked), device)
     peak = memory.peak(device)
     return Measured(
         step=step / part,
@@ -148,14 +149,12 @@ def _serve(run: Run) -> float:
     except Declined:
         return 0.0
     run.use(features)
-    _, seconds = _timed(lambda: next(run.features.batches([torch.arange(1)], run.augmenting)), run.device)
+    _, seconds = timed(lambda: next(run.features.batches([torch.arange(1)], run.augmenting)), run.device)
     return seconds / (len(splits.train) * count_variants(run.pipeline))
 
 
 def _step(run: Run) -> None:
-    batch = run.next_batch()
-    (loss,) = alone([run], [batch])
-    run.step(loss, Objective(run, batch, loss, alone))
+    step([run], Alone())
 
 
 def _flops(run: Run) -> float:
@@ -164,26 +163,11 @@ def _flops(run: Run) -> float:
     return float(counter.get_total_flops())
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
-def _timed(work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
-    _wait(device)
-    began = time.perf_counter()
-    found = work()
-    _wait(device)
-    return found, time.perf_counter() - began
-
-
 def _mean_seconds(work: Callable[[], None], device: torch.device, most: int) -> float:
     """Of a call, over as many as fit."""
     taken: list[float] = []
     while len(taken) < most and sum(taken) < SECONDS:
-        taken.append(_timed(work, device)[1])
+        taken.append(timed(work, device)[1])
     return sum(taken) / len(taken)
 
 

@@ -88,14 +88,15 @@ class Processes(Crew):
     def _schedule(self, work: Work, slot: int) -> Future:
         """Each worker has a pool of its own: a pool's workers share locks, which one that is killed would keep."""
         pool = self._pools[slot]
+        limit = None if self.limit is None else self.limit * (1 + len(work.mates))  # they share the process's time
         try:
             if pool is not None:
-                return pool.schedule(_work, args=[work], timeout=self.limit)
+                return pool.schedule(_work, args=[work], timeout=limit)
         except RuntimeError:  # its worker was killed while it waited
             pool.stop()
             pool.join()
         pool = self._pools[slot] = self._pool(slot)
-        return pool.schedule(_work, args=[work], timeout=self.limit)
+        return pool.schedule(_work, args=[work], timeout=limit)
 
     def _pool(self, slot: int) -> ProcessPool:
         own = {} if self._devices[slot] is None else {"CUDA_VISIBLE_DEVICES": self._devices[slot]}

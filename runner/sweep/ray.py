@@ -4,7 +4,7 @@ import logging
 import socket
 import textwrap
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from hydra.types import HydraContext
@@ -27,6 +27,9 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "
 class Ray:
     """`address`: of a cluster, `auto`, or None for one of this machine alone; `workers`: `auto` or a number; `gpus` of
     each run: `auto` or a number; `timeout`: seconds that a run may take, or None. Raises `ConfigError` for others."""
+
+    fuse: ClassVar[bool] = False  # each run is a job of its own there
+    fuse_max: ClassVar[int] = 1
 
     context: HydraContext
     address: Any

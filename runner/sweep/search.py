@@ -18,7 +18,7 @@ from runner.build import threads
 from runner.errors import ConfigError, DiskFull
 from runner.report import write_report
 from runner.run import METRICS
-from runner.sweep import lock
+from runner.sweep import fuse, lock
 from runner.sweep.drive import Drive
 from runner.sweep.launch import opened
 from runner.sweep.ledger import FINISHED, GOOD, Record, by_fingerprint, read
@@ -82,6 +82,7 @@ class Search:
         ended = sum(trial.state.is_finished() for trial in trials)
         left = max(self.scope.total, len(trials)) - ended
         self.plan.settle(launcher.count(max(1, left), False, self.plan.device), {})
+        fuse.settle(self.plan, launcher, {})
         with Trials(self.scope, self.memory, ended, left) as self.display:
             try:
                 if left:

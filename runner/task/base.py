@@ -57,6 +57,7 @@ class Task:
     refuses: ClassVar[frozenset[str]] = frozenset()  # those of them that nobody types but by a slip
     columns: ClassVar[Mapping[str, str]] = {}  # title -> key of the result: what the table at the end shows
     together: ClassVar[bool] = False  # whether several processes can do it, each a part of every step
+    fuses: ClassVar[bool] = False  # whether several jobs can share a program, each its own part of every step
 
     def complete(self, config: dict[str, Any], typed: list[str]) -> dict[str, Any]:
         """The checked config with what this task brings itself; `typed` are the user's words."""

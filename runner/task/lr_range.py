@@ -17,7 +17,7 @@ from runner.schedule.base import Schedule, Timeline
 from runner.schema import Below1, Positive, Rate
 from runner.seeds import generator
 from runner.task.base import Job, Task, tracking
-from runner.train import Objective, Run, alone
+from runner.train import Alone, Objective, Run
 
 log = logging.getLogger(__name__)
 
@@ -129,10 +129,11 @@ class LrRange(Task):
         lrs: list[float] = []
         losses: list[float] = []
         base = run.schedule.base
+        program = Alone()
         run.train_mode()
         while not run.ended:
             step, batch = run.progress.step, run.next_batch()
-            (loss,) = alone([run], [batch])
+            (loss,) = program.gradients([run], [batch])
             value = float(loss)
             if not math.isfinite(value):
                 break
@@ -141,7 +142,7 @@ class LrRange(Task):
             smoothed = smooth(losses, self.smoothing)
             if smoothed[-1] > EXPLODED * min(smoothed):
                 break
-            run.step(loss, Objective(run, batch, loss, alone))
+            run.step(loss, Objective(run, batch, loss, program))
             listener.progress(step + 1, run.steps, {"train_loss": value})
         if len(losses) < 2:
             raise RuntimeError("the loss was not finite from the first steps on: choose a lower task.min")

@@ -24,7 +24,7 @@ from runner.schema import Factor, Positive
 from runner.seeds import generator
 from runner.task.base import Job, Task, tracking
 from runner.task.random_functions import Field, critical_points, curvature
-from runner.train import Objective, Run, alone
+from runner.train import Alone, Run, step
 
 BOX = 10.0  # length scales: the side of the cube in which searches start
 LARGEST = 2000  # parameters of a network: all eigenvalues of a larger Hessian take minutes at each look
@@ -139,15 +139,13 @@ class Saddles(Task):
         due = {round(step) for step in np.geomspace(1, run.steps + 1, self.looks) - 1} | {run.steps}
         rows = []
         while True:
-            step = run.progress.step
-            if step in due:
-                rows.append({"step": step} | look(run, self.flat))
-                listener.progress(step, run.steps, {"train_loss": rows[-1]["value"]})
+            done = run.progress.step
+            if done in due:
+                rows.append({"step": done} | look(run, self.flat))
+                listener.progress(done, run.steps, {"train_loss": rows[-1]["value"]})
             if run.ended:
                 return rows
-            batch = run.next_batch()
-            (loss,) = alone([run], [batch])
-            run.step(loss, Objective(run, batch, loss, alone))
+            step([run], Alone())
 
 
 class Whole:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 Stages = list[tuple[str, list[Tensor]]]
@@ -114,6 +113,8 @@ def hessian_ends(
     if count <= 16:
         values = np.linalg.eigvalsh(np.stack([product(row) for row in np.eye(count)]))
         return float(values[0]), float(values[-1])
+    from scipy.sparse.linalg import LinearOperator, eigsh  # 0.3 s that few runs need pay
+
     start = np.random.default_rng(seed).standard_normal(count)
     operator = LinearOperator((count, count), matvec=product, dtype=np.float64)
     values = eigsh(operator, k=2, which="BE", v0=start, tol=1e-3, return_eigenvectors=False)

@@ -1,0 +1,1 @@
+"""Several runs trained by one program: their networks stacked, their optimizers' steps taken together."""

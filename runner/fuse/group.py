@@ -1,0 +1,128 @@
+"""Several jobs of one process, trained side by side.
+
+Each job is done as if it were alone, up to the moment in which it would train: there it waits inside for the next one
+to come as far. The last one trains all; then each goes on to its own end.
+"""
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.fuse.program import Fused, Unlike
+from runner.fuse.trial import Verdict, judge, keep, known
+from runner.train import Run, train
+
+if TYPE_CHECKING:
+    from runner.training import Training
+
+log = logging.getLogger(__name__)
+
+TOLD = ("on_log", "on_epoch", "on_pause")
+
+
+class Group:
+    """`key`: of the program that its runs may share; `folder`: of the sweep, where it stands whether that pays; `must`:
+    whether it pays or not; `coming`: brings the next job here, and says whether there was one.
+
+    `seat`: of the job that comes next, its place in the program, of how many.
+    """
+
+    def __init__(self, key: str, folder: Path, must: bool, coming: Callable[[], bool]):
+        self._key, self._folder, self._must, self._coming = key, folder, must, coming
+        self.seat: tuple[int, int] = (0, 1)  # of the job that comes next
+        self._waiting: list[Training] = []
+        self._errors: dict[int, Exception] = {}  # by id of the run that it ended
+
+    def train(self, training: "Training") -> None:
+        """Trains a job's runs, with those of the jobs that are still to come. Raises what the job's own part raised."""
+        self._waiting.append(training)
+        with _own_log(training.runs):
+            while training in self._waiting and self._coming():
+                pass
+            if training in self._waiting:
+                waiting, self._waiting = self._waiting, []
+                self._all(waiting)
+        for run in training.runs:
+            run.wait()
+            if (error := self._errors.pop(id(run), None)) is not None:
+                raise error
+
+    def _all(self, waiting: list["Training"]) -> None:
+        mates = {id(run): one.runs for one in waiting for run in one.runs}
+
+        def leave(run: Run, error: Exception) -> None:
+            self._errors[id(run)] = error
+            for mate in mates[id(run)]:
+                mate.left = True
+
+        runs = [run for one in waiting for run in one.runs if not run.ended]
+        for run in runs:
+            run.wait()  # the time in which others were built
+        if (program := self._program(runs)) is not None:
+            self._together(runs, program, leave)
+        for one in waiting:  # those that share no program, or no longer
+            try:
+                for run in one.runs:
+                    run.wait()
+                train(one.runs, None, leave)
+            except Exception as error:
+                leave(one.runs[0], error)
+
+    def _program(self, runs: list[Run]) -> Fused | None:
+        """The one that these runs share; None where each has its own."""
+        if not runs:
+            return None
+        verdict = known(self._folder, self._key)
+        if verdict is None and len(runs) == 1 and not self._must:
+            return None
+        program = None
+        if verdict is None:
+            found, program = judge(runs, self._must)
+            verdict = keep(self._folder, self._key, found)
+            if program is not None and not verdict.fused:
+                program.part()
+                program = None
+        if verdict.fused and program is None:
+            try:
+                program = Fused(runs)
+            except Unlike as error:
+                verdict = Verdict(False, str(error))
+        said = "%d runs train as one program: %s" if verdict.fused else "%d runs train one by one: %s"
+        log.info(said, len(runs), verdict.reason)
+        return program
+
+    def _together(self, runs: list[Run], program: Fused, leave: Callable[[Run, Exception], None]) -> None:
+        for run in runs:
+            run.fused = len(runs)
+        try:
+            train(runs, program, leave)
+        except Exception as error:  # of nobody's own part: each that goes on alone will show whose it was
+            log.warning("the runs of this program go on one by one: %s: %s", type(error).__name__, error)
+            program.undo()
+        finally:
+            program.part()
+
+
+@contextlib.contextmanager
+def _own_log(runs: list[Run]) -> Iterator[None]:
+    """What a job's listeners are told while another one trains it is written to the job's own log."""
+    root = logging.getLogger()
+    mine = list(root.handlers)
+
+    def routed(tell: Callable[..., None], *what: Any) -> None:
+        before, root.handlers = root.handlers, mine
+        try:
+            tell(*what)
+        finally:
+            root.handlers = before
+
+    for run in runs:
+        for name in TOLD:
+            setattr(run, name, functools.partial(routed, getattr(run, name)))
+    try:
+        yield
+    finally:
+        root.handlers = mine

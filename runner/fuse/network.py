@@ -1,0 +1,264 @@
+"""Networks of one structure as one, whose layers have the weights of all.
+
+Activations lie side by side in the channels: `[B, N * C, H, W]`, or `[B, N * F]`, the first network's first.
+Containers, pools and nonlinearities work on that as they are; layers with weights have a form of their own here
+(`FORMS`); whatever else is asked network by network. Weights are stacked `[N, ...]`, and each network's own parameters
+are rows of these.
+"""
+
+import copy
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from runner.noise import Noise
+
+Form = Callable[[Tensor], Tensor]
+
+# Layers that treat every channel alike, and hold nothing.
+ALIKE = (
+    *(nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus),
+    *(nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid, nn.Softsign, nn.Flatten),
+    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.LPPool2d, nn.Upsample),
+    *(nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d, nn.ConstantPad2d),
+    nn.utils.parametrize.ParametrizationList,  # a container, though it holds the weight
+)
+
+
+class Network(nn.Module):
+    """Networks of one structure as one: images `[B, N * C, H, W]` to logits `[B, N, K]`.
+
+    From then on parameters and buffers of each are views of `stacks`: whoever changes one changes the other. None is
+    the place of a network that is not there any more.
+    """
+
+    def __init__(self, models: list[nn.Module | None]):
+        super().__init__()
+        self.count = len(models)
+        models = _filled(models)
+        self.stacks: list[tuple[Tensor, list[Tensor]]] = []  # of parameters [N, ...], and each network's own
+        self.statistics: list[tuple[Tensor, list[Tensor]]] = []
+        self._known: dict[int, Tensor] = {}  # by the first network's tensor, for weights that layers share
+        own = [*models[0].parameters(), *models[0].buffers()]
+        own += [module.noise for module in models[0].modules() if isinstance(module, Noise)]
+        self.body = copy.deepcopy(models[0], {id(thing): thing for thing in own})
+        inside: list[str] = []  # paths of what is asked network by network
+        for path, module in list(self.body.named_modules()):
+            members = [model.get_submodule(path) for model in models]
+            self._stack(module, members)
+            if any(path.startswith(f"{outer}.") or outer == "" for outer in inside):
+                continue
+            if self._give_form(path, module, members):
+                inside.append(path)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.body(images).unflatten(1, (self.count, -1))
+
+    @torch.no_grad()
+    def part(self) -> None:
+        """Gives each network weights of its own again."""
+        for _, own in (*self.stacks, *self.statistics):
+            for tensor in own:
+                tensor.data = tensor.data.clone()
+
+    def _give_form(self, path: str, module: nn.Module, members: list[nn.Module]) -> bool:
+        """Makes a layer of the body the layer of all; True where that is to ask each."""
+        form = FORMS.get(_kind(module))
+        if form is not None and (found := form(module, members)) is not None:
+            module.forward = found
+            return False
+        if type(module) in ALIKE or _container(module):
+            return False
+        module._forward_hooks.clear()  # each network's own are called
+        module._forward_pre_hooks.clear()
+        axis = 0 if ".parametrizations." in f".{path}" else 1
+        module.forward = functools.partial(_each, members, self._held(module), axis)
+        return True
+
+    def _stack(self, module: nn.Module, members: list[nn.Module]) -> None:
+        for kind in ("_parameters", "_buffers"):
+            for name, first in vars(module)[kind].items():
+                if first is not None:
+                    vars(module)[kind][name] = self._rows(first, [vars(member)[kind][name] for member in members])
+
+    def _rows(self, first: Tensor, own: list[Tensor]) -> Tensor:
+        if id(first) in self._known:
+            return self._known[id(first)]
+        with torch.no_grad():
+            stack = torch.stack([tensor.detach() for tensor in own]).contiguous()
+        for tensor, row in zip(own, stack.unbind(0)):
+            tensor.data = row
+        if isinstance(first, nn.Parameter):
+            stack = nn.Parameter(stack, first.requires_grad)
+            self.stacks.append((stack, own))
+        else:
+            self.statistics.append((stack, own))
+        self._known[id(first)] = self._known[id(stack)] = stack
+        return stack
+
+    def _held(self, module: nn.Module) -> Callable[[], list[dict[str, Tensor]]]:
+        """Each network's weights of a layer, as rows that pass their gradients on to the stack."""
+
+        def rows() -> list[dict[str, Tensor]]:
+            apart = {name: stack.unbind(0) for name, stack in module.named_parameters()}
+            return [{name: parts[i] for name, parts in apart.items()} for i in range(self.count)]
+
+        return rows
+
+
+def places_matter(model: nn.Module) -> bool:
+    """Whether a network's last digits depend on its place among how many: convolutions take other kernels for other
+    numbers of groups, and threads share out products of matrices by their number."""
+    return torch.get_num_threads() > 1 or any(_kind(module) in FORMS.keys() - {nn.Linear} for module in model.modules())
+
+
+def _filled(models: list[nn.Module | None]) -> list[nn.Module]:
+    """With copies in the places of those that are missing."""
+    like = next(model for model in models if model is not None)
+    layers = [module for module in like.modules() if isinstance(module, Noise)]
+    others = {id(layer.noise): torch.Generator(layer.noise.device) for layer in layers}
+    return [copy.deepcopy(like, dict(others)) if model is None else model for model in models]
+
+
+def _each(members: list[nn.Module], held: Callable[[], list[dict[str, Tensor]]], axis: int, x: Tensor) -> Tensor:
+    """Each network's own layer on its own part."""
+    if axis == 0:  # of weights, as a parametrization sees them
+        parts = x.unbind(0)
+    else:  # not `chunk`, whose parts no layer may change in place
+        width = x.shape[1] // len(members)
+        parts = [x.narrow(1, number * width, width) for number in range(len(members))]
+    found = [
+        functional_call(member, weights, (part,)) if weights else member(part)
+        for member, weights, part in zip(members, held(), parts)
+    ]
+    return torch.stack(found) if axis == 0 else torch.cat(found, 1)
+
+
+def _kind(module: nn.Module) -> type[nn.Module]:
+    """The class of a layer, before a parametrization made one of its own below it."""
+    kind = type(module)
+    return kind.__mro__[1] if nn.utils.parametrize.is_parametrized(module) else kind
+
+
+def _container(module: nn.Module) -> bool:
+    """Whether a module only passes on what its parts give: it has parts, and no weights of its own."""
+    return bool(module._modules) and not module._parameters and not module._buffers
+
+
+def _same(members: Iterable[nn.Module], *names: str) -> bool:
+    """Whether layers agree in all these attributes."""
+    found = [tuple(getattr(member, name) for name in names) for member in members]
+    return all(values == found[0] for values in found)
+
+
+# -- layers with weights, of N networks at once ---------------------------------------------------------------------
+
+
+def _linear(module: nn.Linear, members: list[nn.Module]) -> Form:
+    count = len(members)
+
+    def forward(x: Tensor) -> Tensor:
+        parts = x.unflatten(1, (count, -1))  # [B, N, F]
+        if torch.is_autocast_enabled(x.device.type):
+            found = parts.transpose(0, 1) @ module.weight.mT
+            found = (found if module.bias is None else found + module.bias.unsqueeze(1)).transpose(0, 1)
+        else:
+            found = _Linear.apply(parts, module.weight, module.bias)
+        return found.flatten(1)
+
+    return forward
+
+
+class _Linear(torch.autograd.Function):
+    """`x @ W^T + b` of N layers: x [B, N, F], W [N, K, F], b [N, K] or None, giving [B, N, K].
+
+    What torch's own batched products give lies in memory network by network, and would be copied; so would the
+    gradient of the weights.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _side_by_side(x, weight.mT, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        to_x, to_weight, to_bias = ctx.needs_input_grad
+        back = gradient.transpose(0, 1)  # [N, B, K]
+        return (
+            _side_by_side(gradient, weight, None) if to_x else None,
+            torch.bmm(back.mT, x.transpose(0, 1)) if to_weight else None,
+            # A product, for a sum's order would depend on the number of networks.
+            torch.bmm(back.new_ones(1, 1, len(x)).expand(len(back), -1, -1), back).squeeze(1) if to_bias else None,
+        )
+
+
+def _side_by_side(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
+    """`left[:, n] @ right[n] + bias[n]`, `[B, N, K]`."""
+    found = left.new_empty(*left.shape[:2], right.shape[2])
+    parts, out = left.transpose(0, 1), found.transpose(0, 1)
+    if bias is None:
+        torch.bmm(parts, right, out=out)
+    else:
+        torch.baddbmm(bias.unsqueeze(1), parts, right, out=out)
+    return found
+
+
+def _conv(module: nn.Conv2d, members: list[nn.Module]) -> Form | None:
+    if module.padding_mode != "zeros" or not _same(members, "stride", "padding", "dilation", "groups"):
+        return None
+    count = len(members)
+
+    def forward(x: Tensor) -> Tensor:
+        weight, bias = module.weight.flatten(0, 1), None if module.bias is None else module.bias.flatten()
+        options = module.stride, module.padding, module.dilation
+        if count > 1 or module.groups > 1:
+            return F.conv2d(x, weight, bias, *options, count * module.groups)
+        # The last one of several, beside itself: in no group it would have another kernel, and other last digits.
+        twice = [None if one is None else torch.cat((one, one)) for one in (weight, bias)]
+        found = F.conv2d(torch.cat((x, x), 1), *twice, *options, 2)
+        return found.narrow(1, 0, found.shape[1] // 2)
+
+    return forward
+
+
+def _batch_norm(module: nn.modules.batchnorm._BatchNorm, members: list[nn.Module]) -> Form | None:
+    if module.momentum is None or not module.track_running_stats or not _same(members, "momentum", "eps", "affine"):
+        return None
+
+    def forward(x: Tensor) -> Tensor:
+        training = members[0].training  # theirs changes from epoch to epoch, and for all alike
+        if training:
+            module.num_batches_tracked.add_(1)
+        weight, bias = (None if one is None else one.flatten() for one in (module.weight, module.bias))
+        mean, variance = module.running_mean.view(-1), module.running_var.view(-1)
+        return F.batch_norm(x, mean, variance, weight, bias, training, module.momentum, module.eps)
+
+    return forward
+
+
+def _group_norm(module: nn.GroupNorm, members: list[nn.Module]) -> Form | None:
+    if not _same(members, "num_groups", "eps", "affine"):
+        return None
+    groups = len(members) * module.num_groups
+
+    def forward(x: Tensor) -> Tensor:
+        weight, bias = (None if one is None else one.flatten() for one in (module.weight, module.bias))
+        return F.group_norm(x, groups, weight, bias, module.eps)
+
+    return forward
+
+
+FORMS: dict[type[nn.Module], Callable[[Any, list[nn.Module]], Form | None]] = {
+    nn.Linear: _linear,
+    nn.Conv2d: _conv,
+    nn.BatchNorm1d: _batch_norm,
+    nn.BatchNorm2d: _batch_norm,
+    nn.GroupNorm: _group_norm,
+}

@@ -1,0 +1,77 @@
+"""Which runs of a plan may be trained as one program, and the refusal of those that were told to and cannot."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from runner.build import Facts
+from runner.errors import ConfigError
+from runner.fuse.trial import LEAST
+
+if TYPE_CHECKING:
+    from runner.sweep.launch import Launcher
+    from runner.sweep.plan import Entry, Plan
+
+# What a program is made of beside the network: the rest (optimizer, rates, schedule, penalties, seeds, augmentation,
+# probabilities) may differ from run to run.
+SHARED = ("batch_size", "accumulate", "precision", "channels_last", "deterministic", "device")
+AUTO_MOST = 32  # runs of a group: more gain little
+Seat = tuple[str, int, int]  # the group, the place in it, of how many
+
+
+def program(config: dict[str, Any], facts: Facts) -> str:
+    """The key of a run's program; empty where it can share none."""
+    if facts.apart:
+        return ""
+    parts = [facts.network, facts.identity, facts.members, *(config[key] for key in SHARED)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def settle(plan: "Plan", launcher: "Launcher", earlier: dict[str, Seat]) -> None:
+    """Fixes which runs are trained as one; `earlier`: by fingerprint, what the folder's plans have fixed.
+
+    Raises `ConfigError` where runs are told to and cannot, each reason once.
+    """
+    plan.fusing = str(launcher.fuse).lower()
+    plan.fuse_max = AUTO_MOST if launcher.fuse_max == "auto" else launcher.fuse_max
+    if plan.fusing == "true":
+        lines = {entry.facts.apart or "task: only task=train trains" for entry in plan.entries if not entry.program}
+        if lines:
+            raise ConfigError(f"hydra.launcher.fuse=true: {'; '.join(sorted(lines))}; use hydra.launcher.fuse=auto")
+    plan.seats = {}
+    groups: dict[str, list[Entry]] = {}
+    for entry in plan.entries:
+        if not _shares(plan, entry):
+            continue
+        if entry.job.fingerprint in earlier:
+            plan.seats[entry.job.fingerprint] = earlier[entry.job.fingerprint]
+        else:
+            groups.setdefault(f"{entry.program}-{entry.job.threads}", []).append(entry)
+    taken = {group for group, _, _ in earlier.values()}
+    for key, entries in groups.items():
+        if len(entries) > 1 or plan.fusing == "true" or entries[0].facts.members > 1:
+            for number, some in enumerate(_shared_out(entries, plan)):
+                name = next(name for i in itertools.count(number) if (name := f"{key}-{i}") not in taken)
+                taken.add(name)
+                plan.seats |= {entry.job.fingerprint: (name, row, len(some)) for row, entry in enumerate(some)}
+
+
+def _shares(plan: "Plan", entry: "Entry") -> bool:
+    if plan.fusing == "true":
+        return bool(entry.program)
+    return plan.fusing == "auto" and bool(entry.program) and entry.facts.steps >= LEAST
+
+
+def _shared_out(entries: list["Entry"], plan: "Plan") -> Iterator[list["Entry"]]:
+    """Groups of nearly equal size, as many as there are workers; those of one optimizer side by side."""
+    order = sorted(entries, key=lambda entry: json.dumps(_kind(entry.job.config["optimizer"]), sort_keys=True))
+    groups = max(-(-len(order) // plan.fuse_max), min(max(1, plan.workers), len(order) // 2), 1)
+    sizes = [len(order) // groups + (number < len(order) % groups) for number in range(groups)]
+    for size in sizes:
+        yield [order.pop(0) for _ in range(size)]
+
+
+def _kind(optimizer: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in optimizer.items() if key not in ("lr", "weight_decay")}

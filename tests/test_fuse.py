@@ -1,0 +1,257 @@
+"""Runs that share a program: their numbers are those that each has alone."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from runner.fuse.network import Network
+from runner.fuse.program import Bundle, Fused, Unlike
+from runner.train import Alone, step
+from tests.test_train import make, splits
+
+ELEMENTWISE = ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"]
+ELEMENTWISE += ["adamw", "nadam", "radam", "adamax", "adadelta", "lion"]
+OTHERS = ["adafactor", "muon"]
+SMALL_CONV = ("model=convnet", "model.channels=[3,4]", "model.hidden=8")
+
+
+def doubled(*overrides, **options):
+    """A run in float64, without validation."""
+    run = make(*overrides, **options)
+    run.val_split = None
+    run.model.double()
+    plain = run.mix
+
+    def mix(*given):
+        batch = plain(*given)
+        targets = batch.targets.double() if batch.targets.is_floating_point() else batch.targets
+        return replace(batch, images=batch.images.double(), targets=targets)
+
+    run.mix = mix
+    run.precision = torch.float64
+    run.autocast = lambda: torch.autocast("cpu", enabled=False)
+    return run
+
+
+def states(runs):
+    return [
+        {name: value.clone() for name, value in run.model.state_dict().items()}
+        | {
+            f"state {i} {key}": torch.as_tensor(value).clone()
+            for i, state in run.optimizer.state_dict()["state"].items()
+            for key, value in state.items()
+        }
+        for run in runs
+    ]
+
+
+def compare(alone, together, steps=10, **tolerance):
+    """Trains the first runs each by itself and the others together, and compares after every step."""
+    tolerance = tolerance or {"rtol": 1e-10, "atol": 1e-12}
+    program = Fused(together)
+    for run in (*alone, *together):
+        run.train_mode()
+    for _ in range(steps):
+        step(alone, Alone())
+        step(together, program)
+        losses = [
+            torch.stack([run._losses[-1] for run in runs]) if runs[0]._losses else None for runs in (alone, together)
+        ]
+        if losses[0] is not None:
+            torch.testing.assert_close(losses[1], losses[0], **tolerance)
+        for one, other in zip(states(alone), states(together)):
+            assert one.keys() == other.keys()
+            for name, value in one.items():
+                torch.testing.assert_close(
+                    other[name], value, **tolerance, msg=lambda text, name=name: f"{name}: {text}"
+                )
+    return program
+
+
+@pytest.mark.parametrize("stack", ["[]", "[batchnorm,l2,label_smoothing]"])
+def test_all_optimizers_side_by_side(stack):
+    """Runs of every mini-batch optimizer with rates, decays, schedules and seeds of their own take, together, the steps
+    that each takes alone: losses, weights, running statistics and optimizers' states."""
+    words = [
+        (
+            f"optimizer={name}",
+            f"optimizer.weight_decay={decay}",
+            f"seed={seed}",
+            f"schedule={schedule}",
+            f"lr_scale={scale}",
+        )
+        for seed, (name, decay, schedule, scale) in enumerate(
+            (name, decay, schedule, scale)
+            for name in ELEMENTWISE
+            for decay, schedule, scale in ((0.0, "constant", 1), (0.1, "cosine", 0.5))
+        )
+    ] + [(f"optimizer={name}", "seed=7") for name in OTHERS]
+    pair = [[doubled("log.every=100", f"regularization={stack}", *one) for one in words] for _ in range(2)]
+    program = compare(*pair)
+    assert sum(len(one.runs) for one in program.bundles[0]._together) == 2 * len(ELEMENTWISE)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("model=convnet", "model.channels=[3,4]", "model.hidden=8", "regularization=[dropout]"),
+        (
+            "model=convnet",
+            "model.channels=[3,4]",
+            "model.hidden=8",
+            "regularization=[batchnorm,dropout]",
+            "channels_last=true",
+        ),
+        ("model=convnet", "model.channels=[8]", "model.hidden=8", "regularization=[groupnorm,dropconnect]"),
+        (
+            "model._target_=runner.model.resnet.ResNet",
+            "~model.hidden",
+            "+model.depth=8",
+            "regularization=[stochastic_depth]",
+        ),
+        ("model=convnet", "model.channels=[4]", "model.hidden=8", "regularization=[fractional_max_pool]"),
+        ("regularization=[weight_standardization,gaussian_noise,layernorm]",),
+        ("regularization=[mixup,confidence_penalty,l1]", "clip_grad_norm=0.1", "augmentation=[flip,crop]"),
+        ("accumulate=3", "regularization=[dropout,l2]", "probe.every=2"),
+    ],
+)
+def test_structures_and_noise(words):
+    """Convolutions, norms, pools, residual blocks and random layers: together, each run draws what it draws alone."""
+    each = [("optimizer=sgd", "seed=1"), ("optimizer=adam", "seed=2"), ("optimizer=sgd", "seed=3")]
+    data = splits(train=32, side=16)
+    alone, together = ([doubled("log.every=100", *words, *one, data=data) for one in each] for _ in range(2))
+    compare(alone, together, 4)
+
+
+# -- runs that come and go ------------------------------------------------------------------------------------------
+
+MIXED = [("optimizer=sgd", "seed=1"), ("optimizer=adam", "seed=2"), ("optimizer=momentum", "seed=3")]
+
+
+def seated(runs, count=None):
+    for row, run in enumerate(runs):
+        run.seat = row, count or len(runs)
+    return runs
+
+
+def train_together(runs, steps, program=None):
+    program = program or Fused(runs)
+    for run in runs:
+        run.train_mode()
+    for _ in range(steps):
+        step([run for run in runs if not run.ended], program)
+    return program
+
+
+@pytest.mark.parametrize("words", [("regularization=[dropout]",), (*SMALL_CONV, "regularization=[batchnorm]")])
+def test_numbers_do_not_depend_on_who_shares(words):
+    """A run in a program of its own, one among three, one whose mates end one by one: bit for bit alike."""
+    data = splits(train=32, side=16)
+
+    def some():
+        return [make("epochs=20", *words, *one, data=data) for one in MIXED]
+
+    lone, among, left = (seated(runs, 3) for runs in (some()[:1], some(), some()))
+    train_together(lone, 12)
+    train_together(among, 12)
+    program = train_together(left, 4)
+    left[1].left = True
+    train_together(left, 4, program)
+    left[2].left = True
+    train_together(left, 4, program)
+    for one, other in zip(states(lone + left[:1]), states(among[:1] * 2)):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_goes_on_from_checkpoints():
+    """Runs that are loaded into new ones, and share a program again, go on bit for bit as if nothing had happened."""
+    words = ("epochs=20", "regularization=[dropout,batchnorm]")
+    whole, first, second = ([make(*words, *one) for one in MIXED] for _ in range(3))
+    train_together(whole, 9)
+    train_together(first, 5)
+    for run, other in zip(first, second):
+        other.load_state_dict(run.state_dict())
+    train_together(second, 4)
+    for one, other in zip(states(whole), states(second)):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_parted_runs_are_their_own_again():
+    """After `part` each run goes on alone as one that never shared: nothing of it is anybody else's."""
+    pair = [[doubled("epochs=20", *one, *SMALL_CONV, data=splits(side=16)) for one in MIXED] for _ in range(2)]
+    compare(*pair, steps=3).part()
+    for _ in range(3):
+        for runs in pair:
+            for run in runs:
+                step([run], Alone())
+    for one, other in zip(*map(states, pair)):
+        for name in one:
+            torch.testing.assert_close(other[name], one[name], rtol=1e-9, atol=1e-11)
+    storages = [p.untyped_storage().data_ptr() for run in pair[1] for p in run.model.parameters()]
+    assert len(set(storages)) == len(storages)
+
+
+def test_too_little_memory_halves_the_program(monkeypatch):
+    """A program that does not fit goes on as two halves, and the numbers stay those of each run alone."""
+    plain = Network.forward
+
+    def forward(self, images):
+        if self.count > 2:
+            found = plain(self, images)  # noise is drawn, statistics move, and then
+            raise torch.OutOfMemoryError(f"no room for {tuple(found.shape)}")
+        return plain(self, images)
+
+    words = ("log.every=100", "regularization=[batchnorm,dropout]")
+    alone, together = ([doubled(*words, *one) for one in MIXED] for _ in range(2))
+    monkeypatch.setattr(Bundle, "compare", lambda self: None)
+    monkeypatch.setattr(Network, "forward", forward)
+    program = compare(alone, together, 4)
+    assert sorted(len(bundle.runs) for bundle in program.bundles) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("optimizer=sam",), "more than once a step"),
+        (("optimizer=lbfgs",), "more than once a step"),
+        (("transfer.freeze_depth=1", "transfer.unfreeze.every=1"), "different stages"),
+    ],
+)
+def test_what_cannot_share(words, reason):
+    """Runs that cannot share a program say why."""
+    with pytest.raises(Unlike, match=reason):
+        Fused([make(*words, f"seed={seed}") for seed in range(2)])
+
+
+def test_other_structures_cannot_share():
+    """Networks, or batches, of other shapes are no program."""
+    for word in ("model.hidden=[13]", "batch_size=10", "accumulate=2"):
+        with pytest.raises(Unlike, match="differ"):
+            Fused([make(), make(word)])
+
+
+class Mixing(torch.nn.Module):
+    """A network of a user's own that turns the channels of all that lies side by side."""
+
+    def __init__(self, in_channels, num_classes, image_size):
+        super().__init__()
+        self.first = torch.nn.Conv2d(in_channels, 4, 3)
+        self.head = torch.nn.LazyLinear(num_classes)
+
+    def forward(self, x):
+        return self.head(self.first(x).roll(1, 1).flatten(1))
+
+
+def test_a_network_that_mixes_channels_is_found_out():
+    """A forward that is not what it was where channels lie side by side is refused, not trained wrongly."""
+
+    def prepare(parts):
+        torch.manual_seed(0)
+        model = Mixing(1, 3, 8)
+        model(torch.zeros(1, 1, 8, 8))
+        parts.model = model
+        parts.optimizer = torch.optim.SGD([{"params": list(model.parameters()), "name": "weights"}], lr=0.1)
+
+    with pytest.raises(Unlike, match="side by side"):
+        Fused([make(f"seed={seed}", prepare=prepare) for seed in range(2)])
