@@ -17,8 +17,9 @@ from runner.build import Builder
 from runner.check import check
 from runner.explain import CONF
 from runner.noise import sampled
+from runner.running import Run
 from runner.seeds import generator
-from runner.train import Run, train
+from runner.train import train
 
 PASSES, IMAGES, CPU = 10_000, 256, torch.device("cpu")
 

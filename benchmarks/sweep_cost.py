@@ -28,7 +28,7 @@ from runner.build import Builder
 from runner.check import check
 from runner.explain import CONF
 from runner.listener import Listener
-from runner.run import Session
+from runner.session import Session
 from runner.task.base import Job
 
 WORDS = ["model=mlp", "epochs=1", "threads=1", "device=cpu"]

@@ -4,7 +4,7 @@ import functools
 import inspect
 import pkgutil
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -209,6 +209,16 @@ def arguments(group: str, node: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in node.items() if not key.startswith("_") and key not in own}
 
 
+@functools.cache
+def _takes(target: Callable[..., Any]) -> tuple[Mapping[str, inspect.Parameter], dict[str, Any]]:
+    """A target's parameters, and their annotations where they can be resolved."""
+    try:
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    except (NameError, TypeError, AttributeError):
+        hints = {}
+    return inspect.signature(target).parameters, hints
+
+
 def _bind(group: str, path: str, node: Any, trust: list[str]) -> list[str]:
     """Complaints about a node: target, names of arguments, their types by the target's annotations."""
     if not isinstance(node, dict) or "_target_" not in node:
@@ -220,13 +230,9 @@ def _bind(group: str, path: str, node: Any, trust: list[str]) -> list[str]:
     if lines:
         return lines
     target = locate(path, node["_target_"], trust)
-    parameters = inspect.signature(target).parameters
+    parameters, hints = _takes(target)
     any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     takes = set(parameters) - GIVEN.get(group, frozenset())
-    try:
-        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
-    except (NameError, TypeError, AttributeError):
-        hints = {}
     typed = GROUPS[group].model_fields if group in GROUPS else {}
     own = OWN_KEYS.get(group, frozenset())
     for key, value in node.items():

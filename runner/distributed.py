@@ -24,16 +24,18 @@ from torch import distributed as dist
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from runner.batch import Batch
 from runner.build import Builder
 from runner.check import locate
 from runner.errors import ConfigError
 from runner.files import write_json
 from runner.noise import noisy
 from runner.optimizer.base import FullBatch
+from runner.running import Run
 from runner.seeds import generator
 from runner.sweep.ledger import read
 from runner.task.base import RESULT, Job, failure
-from runner.train import Batch, Program, Run
+from runner.train import Program
 
 if TYPE_CHECKING:
     from runner.sweep.plan import Plan

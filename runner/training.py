@@ -7,9 +7,10 @@ import torch
 
 from runner import checkpoint, distributed
 from runner.build import Builder
+from runner.running import Run
 from runner.seeds import generator
 from runner.task.base import Job
-from runner.train import Run, train
+from runner.train import train
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,10 @@ class Training:
 
     def __init__(self, job: Job, builder: Builder, device: torch.device):
         self.job, self.config = job, job.config
-        torch.manual_seed(generator(self.config["seed"], "layers of libraries").initial_seed())
+        seed = generator(self.config["seed"], "layers of libraries").initial_seed()
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes 2 ms to put seeds down for absent devices
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
         self.splits = builder.splits(self.config, device)
         self.run = self._build(builder, device, 0)  # the only one, but for ensembles of several
         self.runs = [self.run, *(self._build(builder, device, i) for i in range(1, self.run.ensemble.count))]

@@ -22,7 +22,7 @@ from runner.build import Builder
 from runner.check import Refused, check
 from runner.data.splits import ResidentSplit
 from runner.errors import ConfigError
-from runner.train import Run
+from runner.running import Run
 from tests.test_config import composed
 
 ITEMS = {

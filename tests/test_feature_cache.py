@@ -14,8 +14,9 @@ from runner.data.splits import ResidentSplit
 from runner.errors import ConfigError
 from runner.evaluate import Member, examine
 from runner.evaluation.standard import Standard
+from runner.running import Run
 from runner.seeds import generator
-from runner.train import Run, train
+from runner.train import train
 from runner.transfer import cache, kept
 from runner.transfer.cache import Store
 from tests.conftest import result_of, results_of

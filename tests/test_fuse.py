@@ -56,7 +56,8 @@ def compare(alone, together, steps=10, **tolerance):
         step(alone, Alone())
         step(together, program)
         losses = [
-            torch.stack([run._losses[-1] for run in runs]) if runs[0]._losses else None for runs in (alone, together)
+            torch.stack([run.meter.losses[-1] for run in runs]) if runs[0].meter.losses else None
+            for runs in (alone, together)
         ]
         if losses[0] is not None:
             torch.testing.assert_close(losses[1], losses[0], **tolerance)

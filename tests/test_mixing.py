@@ -18,7 +18,7 @@ from runner.regularization.cutmix_or_mixup import CutMixOrMixUp
 from runner.regularization.label_smoothing import LabelSmoothing
 from runner.regularization.mixing import beta, blend
 from runner.regularization.mixup import MixUp
-from runner.run import describe
+from runner.session import describe
 from tests.conftest import results_of
 from tests.test_config import composed
 from tests.test_tracking import accumulate

@@ -25,8 +25,9 @@ from runner.noise import sampled
 from runner.regularization import fractional_max_pool as fmp
 from runner.regularization.fractional_max_pool import FractionalMaxPool, FractionalPooling
 from runner.regularization.stochastic_depth import MODELS, DropPath, StochasticDepth, blocks
+from runner.running import Run
 from runner.seeds import generator
-from runner.train import Run, train
+from runner.train import train
 from tests.test_config import GROUP_OPTIONS, REQUIRED, composed, yaml_of
 from tests.test_train import CPU, numbers, splits
 from tests.test_train import weights as values

@@ -24,8 +24,9 @@ from runner.regularization.base import weights
 from runner.regularization.dropconnect import DropConnect, WeightMask, quadrature_mean, relu_mean, variance_of
 from runner.regularization.gaussian_noise import GaussianNoise, GaussianNoiseLayer
 from runner.regularization.l2 import L2
+from runner.running import Run
 from runner.seeds import generator
-from runner.train import Run, train
+from runner.train import train
 from tests.test_config import composed
 from tests.test_train import CPU, numbers, splits
 from tests.test_train import weights as values

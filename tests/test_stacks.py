@@ -12,8 +12,9 @@ from runner.check import Refused, check
 from runner.errors import ConfigError
 from runner.evaluate import examine
 from runner.evaluation.standard import Standard
+from runner.running import Run
 from runner.seeds import generator
-from runner.train import Run, train
+from runner.train import train
 from tests.test_config import composed
 
 CONF = Path(__file__).parents[1] / "conf"

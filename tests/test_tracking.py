@@ -21,6 +21,7 @@ with warnings.catch_warnings():  # tensorboard's vendored bleach warns about its
     from tensorboard.summary.writer import record_writer
     from werkzeug.test import Client
 
+from runner.files import png
 from runner.tracking.events import Tracker
 from runner.tracking.pictures import batch_grid, confusion_matrix
 from runner.tracking.records import RecordWriter
@@ -232,3 +233,12 @@ def test_records_are_tensorboards_own():
         RecordWriter(ours).write(data)
         record_writer.RecordWriter(theirs).write(data)
     assert ours.getvalue() == theirs.getvalue()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (40, 33)])
+def test_png_is_read_back_by_pillow_bit_for_bit(shape):
+    """A picture's PNG holds its pixels, those of a turned view too."""
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)[::-1, ::-1]
+    with Image.open(io.BytesIO(png(image))) as found:
+        assert found.mode == "RGB" and found.format == "PNG"
+        np.testing.assert_array_equal(np.asarray(found), image)

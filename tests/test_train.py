@@ -10,14 +10,17 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from runner import steps
+from runner.batch import Batch
 from runner.build import Builder
 from runner.check import check
 from runner.data.splits import ResidentSplit, Splits
 from runner.evaluate import Measured
 from runner.model.convnet import ConvNet
 from runner.model.mlp import MLP
+from runner.progress import Diverged
+from runner.running import Run
 from runner.seeds import generator
-from runner.train import Alone, Batch, Diverged, Objective, Run, train
+from runner.train import Alone, Objective, train
 from tests.test_config import composed
 
 CPU = torch.device("cpu")

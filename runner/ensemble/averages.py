@@ -13,7 +13,8 @@ from runner.noise import sampled
 from runner.seeds import generator
 
 if TYPE_CHECKING:
-    from runner.train import Row, Run
+    from runner.progress import Row
+    from runner.running import Run
 
 
 class WeightAverage(Ensemble):

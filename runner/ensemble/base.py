@@ -9,7 +9,8 @@ from runner.evaluate import Average
 from runner.option import Option
 
 if TYPE_CHECKING:
-    from runner.train import Row, Run
+    from runner.progress import Row
+    from runner.running import Run
 
 
 class Ensemble(Option):

@@ -6,7 +6,7 @@ from runner.ensemble.averages import EstimatedAverage
 from runner.schema import Below1
 
 if TYPE_CHECKING:
-    from runner.train import Run
+    from runner.running import Run
 
 
 class Polyak(EstimatedAverage):

@@ -13,7 +13,7 @@ from runner.evaluate import Average
 from runner.schema import Positive
 
 if TYPE_CHECKING:
-    from runner.train import Run
+    from runner.running import Run
 
 
 class Snapshot(Ensemble):

@@ -8,7 +8,7 @@ from runner.ensemble.averages import EstimatedAverage
 from runner.schema import Below1
 
 if TYPE_CHECKING:
-    from runner.train import Run
+    from runner.running import Run
 
 
 class Swa(EstimatedAverage):

@@ -10,7 +10,7 @@ from runner.noise import Noise, noisy
 
 if TYPE_CHECKING:
     from runner.build import Parts
-    from runner.train import Run
+    from runner.running import Run
 
 
 def apart(parts: "Parts", config: dict[str, Any]) -> str:

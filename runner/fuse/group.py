@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.fuse.program import Fused, Unlike
-from runner.fuse.trial import Verdict, judge, keep, known
-from runner.train import Run, train
+from runner.fuse.program import Blamed, Fused, Unlike
+from runner.fuse.trial import judge
+from runner.fuse.verdict import Verdict, keep, known
+from runner.running import Run
+from runner.train import Leave, train
 
 if TYPE_CHECKING:
     from runner.training import Training
@@ -76,12 +78,14 @@ class Group:
         if not runs:
             return None
         verdict = known(self._folder, self._key)
+        if self._must and verdict is not None and not verdict.fused:  # a trial's word is not asked for
+            verdict = None
         if verdict is None and len(runs) == 1 and not self._must:
             return None
         program = None
         if verdict is None:
             found, program = judge(runs, self._must)
-            verdict = keep(self._folder, self._key, found)
+            verdict = keep(self._folder, self._key, found, self._must)
             if program is not None and not verdict.fused:
                 program.part()
                 program = None
@@ -94,11 +98,17 @@ class Group:
         log.info(said, len(runs), verdict.reason)
         return program
 
-    def _together(self, runs: list[Run], program: Fused, leave: Callable[[Run, Exception], None]) -> None:
+    def _together(self, runs: list[Run], program: Fused, leave: Leave) -> None:
         for run in runs:
             run.fused = len(runs)
+        program.leave = leave
         try:
-            train(runs, program, leave)
+            while not all(run.ended for run in runs):
+                try:
+                    train(runs, program, leave)
+                except Blamed as end:
+                    program.undo()
+                    leave(end.run, end.error)
         except Exception as error:  # of nobody's own part: each that goes on alone will show whose it was
             log.warning("the runs of this program go on one by one: %s: %s", type(error).__name__, error)
             program.undo()

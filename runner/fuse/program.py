@@ -3,19 +3,22 @@
 import contextlib
 import itertools
 import logging
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from runner import memory
+from runner.batch import Batch
 from runner.data.splits import ResidentSplit
 from runner.fuse.alike import program, refusal, structure
 from runner.fuse.network import Network, places_matter
 from runner.fuse.update import Together, kind
 from runner.noise import noisy
-from runner.train import Batch, Objective, Program, Run
+from runner.running import Run
+from runner.train import Leave, Objective, Program
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +27,14 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2}  # 
 
 class Unlike(Exception):
     """Runs cannot share a program, and why."""
+
+
+class Blamed(Exception):
+    """What one run's own part of a step raised, before anything moved: the others can do the step without it."""
+
+    def __init__(self, run: Run, error: Exception):
+        super().__init__(str(error))
+        self.run, self.error = run, error
 
 
 class Fused(Program):
@@ -42,6 +53,7 @@ class Fused(Program):
         for bundle in self.bundles:
             bundle.compare()
         self._draws: list[tuple[Run, Tensor]] = []  # what their generators stood at before the step's batches
+        self.leave: Leave | None = None  # who is told of a run whose own optimizer fails
 
     def part(self) -> None:
         """Gives each run all that is its own, so that it can go on alone."""
@@ -53,13 +65,13 @@ class Fused(Program):
         self._draws = [(run, run.augmenting.get_state()) for run in runs]
         first, split = runs[0], runs[0].train_split
         if not isinstance(split, ResidentSplit) or any(run.train_split is not split for run in runs):
-            return super().batches(runs)
+            return [_by(run, run.next_batch) for run in runs]
         images, labels = next(split.batches([torch.cat([run.next_rows() for run in runs])]))
         plain = all(not run.pipeline and run.parts.splits is first.parts.splits for run in runs)
         if plain:
             images = first.normalize(images)
         parts = zip(runs, images.split(first.batch_size), labels.split(first.batch_size))
-        return [(run.mix if plain else run.augment)(*part, run.augmenting) for run, *part in parts]
+        return [_by(run, run.mix if plain else run.augment, *part, run.augmenting) for run, *part in parts]
 
     def undo(self) -> None:
         """Forgets the batches of a step that failed."""
@@ -82,6 +94,7 @@ class Fused(Program):
                 losses |= zip(map(id, bundle.runs), bundle.gradients([mine[id(run)] for run in bundle.runs]))
             except Exception as error:
                 if not memory.lacking(error) or len(bundle.runs) == 1:
+                    self.bundles += [bundle, *todo]
                     raise
                 todo = [*bundle.halves(), *todo]
             else:
@@ -89,11 +102,17 @@ class Fused(Program):
         return [losses[id(run)] for run in runs]
 
     def update(self, runs: list[Run], objectives: list[Objective]) -> None:
+        apart = {id(run) for bundle in self.bundles for run in bundle.apart}
         for run, objective in zip(runs, objectives):
-            if kind(run) is None:
-                run.update(objective)
-            else:
+            if id(run) not in apart:
                 run.clip_gradients()
+                continue
+            try:
+                run.update(objective)
+            except Exception as error:
+                if self.leave is None:
+                    raise
+                self.leave(run, error)
         for bundle in self.bundles:
             bundle.step()
 
@@ -117,6 +136,7 @@ class Bundle:
             if found is not None
         ]
         self._own = [kinds[row] is None for row in self._rows]  # whose optimizers read their parameters' gradients
+        self.apart = [run for run, own in zip(runs, self._own) if own]  # that take their steps each by itself
         self._noisy = any(noisy(run.model) for run in runs)
 
     def only(self, wanted: Container[int]) -> "Bundle | None":
@@ -181,7 +201,7 @@ class Bundle:
             raise
         for guesses, parts in counts:
             for row, (run, batch) in enumerate(zip(self.runs, parts)):
-                run.count(guesses[:, row], batch.labels)
+                run.meter.count(guesses[:, row], batch.labels)
         self._hand_out()
         return total
 
@@ -191,7 +211,7 @@ class Bundle:
             logits = self._logits([batch.images for batch in batches])
             losses = _cross_entropies(logits, batches)
         terms = {
-            row: run.penalty(logits[:, row], batch)
+            row: _by(run, run.penalty, logits[:, row], batch)
             for row, (run, batch) in enumerate(zip(self.runs, batches))
             if run.penalties or run.output_penalties
         }
@@ -230,6 +250,7 @@ class Bundle:
     @torch.no_grad()
     def compare(self) -> None:
         """Raises `Unlike` where the shared network gives other logits than each run's own."""
+        name = type(self.runs[0].model).__name__
         for run in self.runs:
             run.train_mode()
         images = [run.preview(min(run.batch_size, 8)).images for run in self.runs]
@@ -241,12 +262,22 @@ class Bundle:
                     together = self._logits(images).detach()
             except RuntimeError as error:
                 said = str(error).splitlines()[0]
-                raise Unlike(f"model: its layers do not take channels side by side ({said})") from error
+                raise Unlike(f"{name}'s layers do not take channels side by side ({said})") from error
         if alone.shape != together.shape:
-            raise Unlike("model: its layers do not take channels side by side")
+            raise Unlike(f"{name}'s layers do not take channels side by side")
         off = (alone - together).abs().max() / alone.abs().max().clamp_min(1e-6)
         if not off <= TOLERANCE[self.runs[0].precision]:
-            raise Unlike(f"model: its layers mix channels that lie side by side (logits are {float(off):.1g} off)")
+            raise Unlike(f"{name}'s layers mix channels that lie side by side (logits are {float(off):.1g} off)")
+
+
+def _by(run: Run, part: Callable[..., Any], *given: Any) -> Any:
+    """A part of the step that is this run's alone. Raises `Blamed` for what it raises, but for want of memory."""
+    try:
+        return part(*given)
+    except Exception as error:
+        if memory.lacking(error):
+            raise
+        raise Blamed(run, error) from error
 
 
 def _seated(runs: list[Run]) -> list[list[Run]]:

@@ -1,60 +1,26 @@
-"""Whether runs are faster in one program or each in its own: measured, and kept for all who ask again."""
+"""Whether runs are faster in one program or each in its own: measured."""
 
-import contextlib
 import copy
-import json
 import logging
-import os
 import time
-import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 
-from runner.files import write_json
+from runner.build import Builder
 from runner.fuse.program import Fused, Unlike
+from runner.fuse.verdict import LEAST, Verdict
+from runner.running import Run
+from runner.seeds import generator
 from runner.timing import timed
-from runner.train import Alone, Objective, Program, Run
+from runner.train import Alone, Objective, Program
 
 log = logging.getLogger(__name__)
 
-FOLDER = ".fuse"  # in the sweep's folder
-LEAST = 100  # steps of a run below which a trial would not pay
 GAIN = 1.05  # that one program must be faster to be chosen
 LOOKS = 3
 SLOW, FEW = 0.02, 4  # where a lone step takes more seconds, so many runs speak for all
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What was decided for all runs of one program in a sweep, and why."""
-
-    fused: bool
-    reason: str
-
-
-def known(folder: Path, key: str) -> Verdict | None:
-    """What was decided in a sweep's folder, by whichever of its processes was first."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        return Verdict(**json.loads((folder / FOLDER / f"{key}.json").read_bytes()))
-    return None
-
-
-def keep(folder: Path, key: str, verdict: Verdict) -> Verdict:
-    """Writes a verdict down; returns the one that counts: another process may have been faster."""
-    path = folder / FOLDER / f"{key}.json"
-    path.parent.mkdir(exist_ok=True)
-    draft = path.with_name(f".{key}.{uuid.uuid4().hex}")
-    write_json(draft, asdict(verdict), durable=False)
-    try:
-        os.link(draft, path)  # fails where there is one
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
-    return known(folder, key) or verdict
 
 
 def judge(runs: list[Run], must: bool) -> tuple[Verdict, Fused | None]:
@@ -84,6 +50,20 @@ def judge(runs: list[Run], must: bool) -> tuple[Verdict, Fused | None]:
     if alone < GAIN * together:
         return Verdict(False, words), None
     return Verdict(True, words), Fused(runs)
+
+
+def impossible(builder: Builder, config: dict[str, Any], device: torch.device) -> str:
+    """Why runs like this one cannot share a program, tried on two of them; empty where they can."""
+    runs = []
+    for seed in (config["seed"], config["seed"] + 1):
+        own = config | {"seed": seed}
+        noise = generator(seed, "noise", device)
+        runs.append(Run(own, builder.parts(own, builder.splits(own, device), device, noise), device, noise))
+    try:
+        Fused(runs)
+    except Unlike as error:
+        return str(error)
+    return ""
 
 
 def _seconds(runs: list[Run], program: Program, looks: int) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from runner.optimizer.adam import Adam
 from runner.optimizer.lion import Lion
-from runner.train import Run
+from runner.running import Run
 
 ELEMENTWISE = {  # class -> whether its weight decay is decoupled from the gradient, where no option of its own says
     torch.optim.SGD: False,

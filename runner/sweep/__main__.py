@@ -10,7 +10,9 @@ from rich.text import Text
 
 from runner.console import console
 from runner.errors import ConfigError
+from runner.fuse.verdict import verdicts
 from runner.sweep import frozen, ledger, lock
+from runner.sweep.together import told
 
 MOST_ROWS = 40  # runs that are named; all are counted
 
@@ -67,6 +69,8 @@ def main(argv: list[str] | None = None) -> int:
     out = console()
     counts = Counter(status for _, status, _ in found)
     out.print(f"{len(found)} runs in {asked.folder}: " + ", ".join(f"{n} {status}" for status, n in counts.items()))
+    if words := told((record.result for record in ledger.records(asked.folder)), verdicts(asked.folder)):
+        out.print(words, soft_wrap=True)
     shown = [row for row in found if row[1] != "done"]
     if shown:
         table = Table()

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.console import console
+from runner.fuse.verdict import verdicts
 from runner.listener import Listener
 from runner.sweep import lock
 from runner.sweep.ledger import Record
 from runner.sweep.plan import Entry, Plan
+from runner.sweep.together import told
 
 MOST_ROWS = 40  # of the table at the end; results.csv has them all
 COLOURS = {"done": "green", "pruned": "blue", "diverged": "yellow", "running": "cyan"}
@@ -201,15 +203,21 @@ class Display(Listener):
             counts: dict[str, int] = {}
             for result in results:
                 counts[result["status"]] = counts.get(result["status"], 0) + 1
-            told = ", ".join(f"{n} {status}" for status, n in counts.items())
+            ends = ", ".join(f"{n} {status}" for status, n in counts.items())
             missing = len(plan.entries) - len(results)
-            told += f", {missing} not started" if missing else ""
-            out.print(f"{len(plan.entries)} runs: {told}; {time.monotonic() - self.started:.1f} s")
+            ends += f", {missing} not started" if missing else ""
+            out.print(f"{len(plan.entries)} runs: {ends}; {time.monotonic() - self.started:.1f} s")
+            self.say_together(results)
             if len(plan.done) == len(plan.entries):
                 out.print(f"all {len(plan.entries)} runs are done; rerun=true repeats them")
         if self.report:
             out.print(f"report:  {self.report}", soft_wrap=True)
             out.print(f"curves:  tensorboard --logdir {plan.folder}", soft_wrap=True)
+
+    def say_together(self, results: Iterable[dict[str, Any]]) -> None:
+        """Which runs were trained together, in a line, unless there is nothing to say."""
+        if words := told(results, verdicts(self.plan.folder)):
+            self.out.print(words, soft_wrap=True)
 
     def _table(self, results: list[dict[str, Any]]) -> Table:
         columns = self.columns

@@ -8,6 +8,7 @@ from runner.console import console
 from runner.sweep.cost import Cost, Costs, costs
 from runner.sweep.display import COLOURS, MOST_ROWS, twice
 from runner.sweep.plan import Entry, Plan
+from runner.sweep.together import foretold
 
 COLUMNS = ("parameters", "steps", "FLOPs\na step", "time", "memory", "disk")
 PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -27,7 +28,7 @@ def show(plan: Plan) -> None:
         out.print(f"folder: {plan.entries[0].job.folder}", soft_wrap=True)
     told = f"{len(plan.todo)} to run, {len(plan.done)} done already" + twice(plan)
     out.print(told + (f", {len(refused)} refused" if refused else ""))
-    for line in _sums(plan, found):
+    for line in [*_sums(plan, found), *foretold(plan)]:
         out.print(line, soft_wrap=True)
 
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from runner.build import Facts
+from runner.build import Facts, check_device
 from runner.errors import ConfigError
-from runner.fuse.trial import LEAST
+from runner.fuse.verdict import LEAST
 
 if TYPE_CHECKING:
     from runner.sweep.launch import Launcher
@@ -36,10 +36,8 @@ def settle(plan: "Plan", launcher: "Launcher", earlier: dict[str, Seat]) -> None
     """
     plan.fusing = str(launcher.fuse).lower()
     plan.fuse_max = AUTO_MOST if launcher.fuse_max == "auto" else launcher.fuse_max
-    if plan.fusing == "true":
-        lines = {entry.facts.apart or "task: only task=train trains" for entry in plan.entries if not entry.program}
-        if lines:
-            raise ConfigError(f"hydra.launcher.fuse=true: {'; '.join(sorted(lines))}; use hydra.launcher.fuse=auto")
+    if plan.fusing == "true" and (lines := _refusals(plan)):
+        raise ConfigError(f"hydra.launcher.fuse=true: {'; '.join(lines)}; use hydra.launcher.fuse=auto")
     plan.seats = {}
     groups: dict[str, list[Entry]] = {}
     for entry in plan.entries:
@@ -56,6 +54,18 @@ def settle(plan: "Plan", launcher: "Launcher", earlier: dict[str, Seat]) -> None
                 name = next(name for i in itertools.count(number) if (name := f"{key}-{i}") not in taken)
                 taken.add(name)
                 plan.seats |= {entry.job.fingerprint: (name, row, len(some)) for row, entry in enumerate(some)}
+
+
+def _refusals(plan: "Plan") -> list[str]:
+    """Why runs cannot be trained as one, each reason once."""
+    from runner.fuse.trial import impossible  # with all that trains: only who asks for it pays
+
+    lines = {entry.facts.apart or "task: only task=train trains" for entry in plan.entries if not entry.program}
+    distinct = {entry.program: entry for entry in plan.entries if entry.program}
+    for entry in distinct.values():
+        config = entry.job.config
+        lines.add(impossible(plan.builder, config, check_device(config)))
+    return sorted(lines - {""})
 
 
 def _shares(plan: "Plan", entry: "Entry") -> bool:

@@ -59,7 +59,7 @@ def launch(plan: Plan, launcher: Launcher) -> None:
             if plan.todo:
                 with launcher.crew(plan, display) as crew:
                     if plan.workers:  # this process waits anyway
-                        threading.Thread(target=import_module, args=["runner.report.page"], daemon=True).start()
+                        threading.Thread(target=import_module, args=["runner.report.ready"], daemon=True).start()
                     for entry in Drive(plan, crew, display).all(plan.todo):
                         display.end(entry)
         except DiskFull as full:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from runner.sweep import fuse, lock
 from runner.sweep.asked import bring, combinations, refuse_sweeps
 from runner.sweep.compose import Composed, Composer
 from runner.sweep.exclude import take_out
+from runner.sweep.hydra_job import Part
 from runner.sweep.identity import fingerprints, slug
 from runner.sweep.ledger import FINISHED, GOOD, Record, by_fingerprint, read
 from runner.sweep.product import part, several
@@ -38,7 +40,7 @@ class Entry:
     program: str = ""  # the key of the one that it may share with other runs; empty where it can share none
 
     @property
-    def hydra(self) -> DictConfig:
+    def hydra(self) -> Part:
         """Hydra's own part of its config."""
         return self.composed.hydra(self.name)
 
@@ -180,7 +182,9 @@ def make_plan(
     planner = Planner(master, loader, builder, lone=not multirun)
     asked = combinations(loader, typed, brought)
     if multirun and len(asked) == 1:
-        raise ConfigError("-m without a key of several values: type KEY=A,B or sweep.repeat=N, or leave -m out")
+        raise ConfigError(
+            "-m without a key of several values (a list is one value): type KEY=A,B or sweep.repeat=N, or leave -m out"
+        )
     varying = several(pairs for pairs, _ in asked)
     kept = take_out(asked, planner.composer)
     command = retype(master, arguments, multirun)
@@ -239,7 +243,7 @@ def _with_ledger(entries: list[Entry], duplicates: int, lone: bool, builder: Bui
     rerun = first.job.config["rerun"]
     plan = Plan(entries, sweep, lone, rerun, builder, duplicates=duplicates)
     folders = [entry.job.folder for entry in entries]
-    if shared := sorted({str(folder) for folder in folders if folders.count(folder) > 1}):
+    if shared := sorted(str(folder) for folder, count in Counter(folders).items() if count > 1):
         raise ConfigError(f"{shared[0]}: several runs would share this folder; hydra.sweep.subdir must tell them apart")
     known = {}
     if own_folder and (record := read(sweep)):

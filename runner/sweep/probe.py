@@ -16,11 +16,12 @@ from runner import memory
 from runner.build import Builder, Facts, check_device
 from runner.data.splits import Split
 from runner.evaluate import examine
+from runner.running import Run
 from runner.schedule.base import Timeline
 from runner.seeds import generator
 from runner.task.base import process_settings
 from runner.timing import timed, wait
-from runner.train import Alone, Run, step
+from runner.train import Alone, step
 from runner.transfer.cache import Features, Store
 from runner.transfer.kept import Activations, count_variants, rows
 from runner.transfer.servable import Declined

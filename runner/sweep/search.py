@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from runner.build import threads
 from runner.errors import ConfigError, DiskFull
 from runner.report import write_report
-from runner.run import METRICS
+from runner.session import METRICS
 from runner.sweep import fuse, lock
 from runner.sweep.drive import Drive
 from runner.sweep.launch import opened

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from runner.console import console
 from runner.sweep.display import COLOURS, MOST_ROWS, Display, number
+from runner.sweep.ledger import records
 from runner.sweep.plan import Entry
 from runner.sweep.scope import Scope
 from runner.sweep.space import Params
@@ -66,6 +67,7 @@ class Trials(Display):
         words += f", {left} not started" if left > 0 else ""
         total = max(self.scope.total, len(trials))
         self.out.print(f"{len(trials)} of {total} trials: {words}; {time.monotonic() - self.started:.1f} s")
+        self.say_together(record.result for record in records(self.plan.folder))
         if self.report:
             self.out.print(f"report:  {self.report}", soft_wrap=True)
             self.out.print(f"curves:  tensorboard --logdir {self.plan.folder}", soft_wrap=True)

@@ -18,8 +18,8 @@ from runner.ensemble.none import NoEnsemble
 from runner.errors import ConfigError
 from runner.evaluate import Autocast, Average
 from runner.load import Loaded, Network, load
+from runner.running import precision
 from runner.task.base import Task
-from runner.train import precision
 
 PER_BATCH = 64  # images that surely fit where a network was trained
 

@@ -13,11 +13,12 @@ from runner.build import Builder, Facts
 from runner.errors import ConfigError
 from runner.files import csv_text, png, write_atomic
 from runner.listener import Listener
+from runner.running import Run
 from runner.schedule.base import Schedule, Timeline
 from runner.schema import Below1, Positive, Rate
 from runner.seeds import generator
 from runner.task.base import Job, Task, tracking
-from runner.train import Alone, Objective, Run
+from runner.train import Alone, Objective
 
 log = logging.getLogger(__name__)
 

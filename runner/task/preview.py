@@ -14,9 +14,9 @@ from runner.errors import ConfigError
 from runner.files import png, write_atomic
 from runner.inputs import Normalize
 from runner.listener import Listener
-from runner.run import describe
 from runner.schema import Positive
 from runner.seeds import generator
+from runner.session import describe
 from runner.task.base import Job, Task, tracking
 from runner.tracking.preview_picture import Preview, words
 

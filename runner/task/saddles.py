@@ -20,11 +20,12 @@ from runner.files import csv_text, png, write_atomic
 from runner.listener import Listener
 from runner.optimizer.flat import Flat
 from runner.optimizer.newton import hessian
+from runner.running import Run
 from runner.schema import Factor, Positive
 from runner.seeds import generator
 from runner.task.base import Job, Task, tracking
 from runner.task.random_functions import Field, critical_points, curvature
-from runner.train import Alone, Run, step
+from runner.train import Alone, step
 
 BOX = 10.0  # length scales: the side of the cube in which searches start
 LARGEST = 2000  # parameters of a network: all eigenvalues of a larger Hessian take minutes at each look

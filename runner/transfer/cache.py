@@ -29,7 +29,7 @@ from runner.transfer.kept import Activations, content_of, count_variants, flat, 
 from runner.transfer.servable import Declined, close, consider, insisted, modes_kept, plan, trained_modules, tried
 
 if TYPE_CHECKING:
-    from runner.train import Run
+    from runner.running import Run
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,52 @@
+"""What was decided for the runs of one program in a sweep: kept in its folder, for all who ask again."""
+
+import contextlib
+import json
+import os
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from runner.files import write_json
+
+FOLDER = ".fuse"  # in the sweep's folder
+LEAST = 100  # steps of a run below which a trial would not pay
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was decided for all runs of one program in a sweep, and why."""
+
+    fused: bool
+    reason: str
+
+
+def known(folder: Path, key: str) -> Verdict | None:
+    """What was decided in a sweep's folder, by whichever of its processes was first."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return Verdict(**json.loads((folder / FOLDER / f"{key}.json").read_bytes()))
+    return None
+
+
+def verdicts(folder: Path) -> list[Verdict]:
+    """All that was decided in a sweep's folder."""
+    found = [known(folder, path.stem) for path in sorted((folder / FOLDER).glob("[!.]*.json"))]
+    return [verdict for verdict in found if verdict is not None]
+
+
+def keep(folder: Path, key: str, verdict: Verdict, must: bool) -> Verdict:
+    """Writes a verdict down; returns the one that counts: another process may have been faster. `must`: this one."""
+    path = folder / FOLDER / f"{key}.json"
+    path.parent.mkdir(exist_ok=True)
+    draft = path.with_name(f".{key}.{uuid.uuid4().hex}")
+    write_json(draft, asdict(verdict), durable=False)
+    if must:
+        draft.replace(path)
+        return verdict
+    try:
+        os.link(draft, path)  # fails where there is one
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+    return known(folder, key) or verdict

@@ -1,0 +1,368 @@
+"""A run while it trains. What a step does stands here: draw, augment, mix (`next_batch`); forward, loss, penalties
+(`loss`); clip, rate, optimizer, constraints, log (`step`).
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from runner.batch import Batch
+from runner.build import Parts
+from runner.data.splits import Split
+from runner.evaluate import Member, evaluate
+from runner.inputs import Normalize
+from runner.meter import Meter
+from runner.model.stages import stage_parameters
+from runner.progress import Diverged, Progress, Row
+from runner.seeds import generator
+from runner.steps import batches
+from runner.tracking.probes import Probe, hessian_ends
+
+if TYPE_CHECKING:
+    from runner.distributed import Team
+    from runner.train import Objective
+    from runner.transfer.cache import Features
+
+CURVATURE_IMAGES = 1024
+
+
+class Run:
+    """Everything that is one run's own while it trains.
+
+    Listeners are told what happened: `on_log(step, scalars)` every `log.every` steps, `on_epoch(row)` after each
+    validation, `on_pause(run)` wherever a checkpoint may be taken.
+    """
+
+    def __init__(self, config: dict[str, Any], parts: Parts, device: torch.device, noise: torch.Generator):
+        self.config, self.parts, self.device, self.noise = config, parts, device, noise
+        self.model, self.optimizer, self.schedule = parts.model, parts.optimizer, parts.schedule
+        splits = parts.splits
+        self.train_split, self.val_split, self.num_classes = splits.train, splits.val, len(splits.classes)
+        self.batch_size, self.accumulate = batches(config, len(splits.train))
+        self.steps, self.steps_per_epoch = parts.timeline.steps, parts.timeline.steps_per_epoch
+        self.augmenting = generator(config["seed"], "augmentation", device)
+        self.pipeline = list(parts.pipeline.values())
+        stack = parts.stack.values()
+        self.mixers = [item for item in stack if item.overrides("mix")]
+        self.penalties = {name: item for name, item in parts.stack.items() if item.overrides("penalty")}
+        self.output_penalties = {name: item for name, item in parts.stack.items() if item.overrides("output_penalty")}
+        self.transfer, self.ensemble = parts.transfer, parts.ensemble
+        self.constraints = [item for item in stack if item.overrides("after_step")]
+        self.averages = self.ensemble.overrides("after_step")
+        self.transfer.thaw(self.model, 0)
+        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.precision = precision(config, device)
+        self.scaler = torch.amp.GradScaler(device.type) if self.precision == torch.float16 else None
+        self.memory_format = torch.channels_last if channels_last(config, self.model) else torch.contiguous_format
+        self.model.to(memory_format=self.memory_format)
+        self.normalize = Normalize(splits, device, self.memory_format)
+        self.forward = torch.compile(self.model) if config["compile"] else self.model
+        moved = {id(p) for p in self.trained}
+        stages = [(name, [p for _, p in named if id(p) in moved]) for name, named in stage_parameters(self.model)]
+        self.probe = Probe(stages, config["probe"]["every"])
+        self.curvature_every = config["probe"]["curvature_every"]
+        self.every, self.clip = config["log"]["every"], config["clip_grad_norm"]
+        self.progress = Progress()
+        self.on_log: Callable[[int, dict[str, float]], None] = lambda step, scalars: None
+        self.on_epoch: Callable[[Row], None] = lambda row: None
+        self.on_pause: Callable[[Run], None] = lambda run: None
+        self.meter = Meter()
+        self._batches: Iterator[tuple[Tensor, Tensor]] | None = None
+        self._rows: Iterator[Tensor] | None = None
+        self.features: Features | None = None
+        self.team: Team | None = None  # processes that train this run together
+        self.left = False  # by an error, or a judge
+        self.fused: int | None = None  # runs of the program that it began in, where several share one
+        self.seat: tuple[int, int] | None = None  # its place in that program, of how many
+        self._sharing = 1  # runs that this process trains side by side
+        self._started = time.perf_counter()
+        self.ensemble.begin(self)
+
+    def use(self, features: "Features") -> None:
+        """Trains on what enters the first stage that trains, kept by the cache, in place of images."""
+        self.features, self.forward = features, features.rest(self.model)
+
+    def train_mode(self) -> None:
+        """The model as training has it."""
+        self.transfer.train_mode(self.model, self.progress.step // self.steps_per_epoch)
+
+    # -- a step, in the order of the data's way -----------------------------------------------------------------
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is no further step to do."""
+        return self.left or self.progress.stopped or self.progress.step >= self.steps
+
+    def next_batch(self) -> Batch:
+        """Draws, augments and mixes the step's batch."""
+        if self.features is not None:
+            if self._batches is None:
+                self._batches = self.features.batches(self._order(), self.augmenting)
+            return self.mix(*next(self._batches), self.augmenting)
+        if self._batches is None:
+            self._batches = self.train_split.batches(self._order())
+        images, labels = next(self._batches)
+        return self.augment(images, labels, self.augmenting)
+
+    def next_rows(self) -> Tensor:
+        """The numbers of the step's images `[B]`, for who fetches them in place of `next_batch`."""
+        if self._rows is None:
+            self._rows = iter(self._order())
+        return next(self._rows)
+
+    def rewind(self, losses: bool = True) -> None:
+        """Forgets the batches that were begun and, unless told not to, the losses that nobody has looked at."""
+        self._batches = self._rows = None
+        if losses:
+            self.meter.clear()
+
+    def augment(self, images: Tensor, labels: Tensor, draws: torch.Generator) -> Batch:
+        """The pipeline, normalisation, and what mixes images and targets."""
+        for transform in self.pipeline:
+            images = transform(images, draws)
+        return self.mix(self.normalize(images), labels, draws)
+
+    def mix(self, images: Tensor, labels: Tensor, draws: torch.Generator) -> Batch:
+        """What mixes images and targets; label smoothing, too."""
+        targets = labels
+        for item in self.mixers:
+            images, targets = item.mix(images, targets, self.num_classes, draws)
+        return Batch(images, targets, labels)
+
+    def preview(self, count: int) -> Batch:
+        """The first `count` training images as the network gets them; draws nothing that the run will draw."""
+        rows = self._order()[0][:count][None]
+        images, labels = next(self.train_split.batches(rows))
+        return self.augment(images, labels, generator(self.config["seed"], "preview", self.device))
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The data loss of a (micro-)batch and the penalties, times the batch's share."""
+        with self.autocast():
+            logits = self.forward(batch.images)
+            loss = cross_entropy(logits, batch.targets)
+        if self.penalties or self.output_penalties:
+            loss = loss + self.penalty(logits, batch)
+        if not batch.again:
+            self.meter.count(logits.detach().argmax(1), batch.labels)
+        return loss if batch.share == 1.0 else loss * batch.share
+
+    def penalty(self, logits: Tensor, batch: Batch) -> Tensor:
+        """What the stack adds to the data loss; `logits` [B, K] of the (micro-)batch."""
+        terms = {name: item.penalty(self.model) for name, item in self.penalties.items()}
+        terms |= {name: item.output_penalty(logits.float()) for name, item in self.output_penalties.items()}
+        for name, term in terms.items():
+            self.meter.penalize(name, term.detach() * batch.share, batch.first)
+        return sum(terms.values())
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds to the gradients."""
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+
+    def step(self, loss: Tensor, objective: "Objective") -> None:
+        """The update, from gradients that stand; optimizers that look more than once a step ask the objective."""
+        self.before_update(loss)
+        self.update(objective)
+        self.after_update()
+
+    def before_update(self, loss: Tensor) -> None:
+        """The step's rates; what is measured before the optimizer moves."""
+        self.meter.losses.append(loss)
+        self._set_rates()
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+            self.clip_gradients()
+        if self.probe.due(self.progress.step):
+            self.probe.before()
+
+    def update(self, objective: "Objective") -> None:
+        """The optimizer's step."""
+        if self.scaler is not None:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step(objective)
+
+    def after_update(self) -> None:
+        """What follows the optimizer: constraints, averages, logs, at an epoch's end its validation."""
+        progress = self.progress
+        if self.probe.due(progress.step):
+            self.probe.after(progress.step)
+        for item in self.constraints:
+            item.after_step(self.model)
+        if self.averages:
+            self.ensemble.after_step(self)
+        progress.step += 1
+        epoch_ends = progress.step % self.steps_per_epoch == 0
+        if epoch_ends or progress.step - self.meter.since == self.every:
+            self._log()
+            if epoch_ends:
+                self._end_epoch()
+            self.on_pause(self)
+
+    # -- parts of a step ----------------------------------------------------------------------------------------
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """The precision of the forward pass."""
+        if self.precision == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.precision)
+
+    def _order(self) -> Tensor:
+        """Rows of image numbers for the rest of this epoch. Each epoch's order follows from the seed alone, so a
+        run that resumes in the middle of one goes on with the same images."""
+        epoch, done = divmod(self.progress.step, self.steps_per_epoch)
+        draw = generator(self.config["seed"], f"order of epoch {epoch}")
+        order = torch.randperm(len(self.train_split), generator=draw)
+        return (
+            order[: self.steps_per_epoch * self.batch_size].view(-1, self.batch_size)[done:].to(self.train_split.device)
+        )
+
+    def _set_rates(self) -> None:
+        multiplier = self.schedule(self.progress.step)
+        for group, rate in zip(self.optimizer.param_groups, self.rates):
+            group["lr"] = rate * multiplier
+
+    def clip_gradients(self) -> None:
+        """To the norm that the config allows."""
+        if self.clip is not None:
+            self.meter.norm = torch.nn.utils.clip_grad_norm_(self.trained, self.clip)
+
+    def _log(self) -> None:
+        scalars = self.meter.read(self.progress, self.team)
+        scalars |= {f"lr/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
+        self.on_log(self.progress.step, scalars | self.probe.read())
+
+    def _end_epoch(self) -> None:
+        progress, count = self.progress, self.steps_per_epoch
+        row: Row = {
+            "epoch": progress.step // count,
+            "step": progress.step,
+            "train_loss": progress.loss_sum / count,
+            "train_accuracy": progress.hits / (count * self.batch_size),
+            "val_loss": None,
+            "val_accuracy": None,
+            "lr": self.optimizer.param_groups[0]["lr"],
+        }
+        progress.loss_sum = progress.hits = 0.0
+        self._batches = self._rows = None
+        if self.val_split is not None:
+            measured = self.measure()
+            row |= {"val_loss": measured.loss, "val_accuracy": measured.accuracy}
+            if not math.isfinite(measured.loss):
+                raise Diverged(progress.step, f"the validation loss was {measured.loss} after step {progress.step}")
+            progress.last_good |= {"val_loss": measured.loss, "val_accuracy": measured.accuracy}
+            progress.judge(row, self.ensemble.watched(self), self.config["checkpoint"], self.config["early_stopping"])
+        if self.curvature_every and row["epoch"] % self.curvature_every == 0:
+            smallest, largest = self.curvature()
+            self.on_log(progress.step, {"curvature/smallest": smallest, "curvature/largest": largest})
+        row["seconds"] = round(self.seconds(), 3)
+        progress.history.append(row)
+        self.schedule.observe(row)
+        self.ensemble.after_epoch(self, row)
+        self.transfer.thaw(self.model, row["epoch"])
+        self.train_mode()
+        self.on_epoch(row)
+
+    def measure(self) -> Any:
+        """The validation split, noise off; by the first of several processes."""
+        if self.team is not None and not self.team.leads:
+            return self.team.hear()
+        members = self.seen([self.ensemble.watched(self).eval()], self.val_split)
+        measured = evaluate(members, self.val_split, self.normalize, self.autocast, self.batch_size, self.num_classes)
+        self.train_mode()
+        if self.team is not None:
+            self.team.tell(measured)
+        return measured
+
+    def seen(self, members: Sequence[torch.nn.Module], split: Split) -> Sequence[torch.nn.Module | Member]:
+        """Networks as `evaluate` asks them for one pass: where the cache serves, from the cut on."""
+        return members if self.features is None else self.features.members(members, split)
+
+    def curvature(self) -> tuple[float, float]:
+        """Smallest and largest eigenvalue of the Hessian of the data loss on the first training images, in full
+        precision, noise and augmentation off."""
+        rows = torch.arange(min(CURVATURE_IMAGES, len(self.train_split)), device=self.train_split.device)
+        parts = [(self.normalize(x), y) for x, y in self.train_split.batches(rows.split(CURVATURE_IMAGES // 4))]
+        self.model.eval()
+
+        def pieces() -> Iterator[Tensor]:
+            for images, labels in parts:
+                yield cross_entropy(self.model(images), labels) * (len(labels) / len(rows))
+
+        found = hessian_ends([p for p in self.trained if p.requires_grad], pieces)
+        self.train_mode()
+        return found
+
+    def seconds(self) -> float:
+        """Of training, earlier processes included; of time shared with other runs, this one's share."""
+        return self.progress.seconds + (time.perf_counter() - self._started) / self._sharing
+
+    def share_time(self, runs: int) -> None:
+        """From now on so many runs are trained side by side."""
+        self.progress.seconds, self._started, self._sharing = self.seconds(), time.perf_counter(), runs
+
+    def wait(self) -> None:
+        """What passed since the last look at the clock was not this run's."""
+        self._started = time.perf_counter()
+
+    # -- what a checkpoint keeps --------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Enough to go on as if nothing had happened."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "ensemble": self.ensemble.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "generators": {"augmentation": self.augmenting.get_state(), "noise": self.noise.get_state()},
+            "global_noise": torch.get_rng_state(),
+            "device_noise": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "seat": self.seat,
+            "progress": vars(replace(self.progress, seconds=self.seconds())),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The counterpart of `state_dict`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.ensemble.load_state_dict(state["ensemble"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        self.augmenting.set_state(state["generators"]["augmentation"].cpu())
+        self.noise.set_state(state["generators"]["noise"].cpu())
+        torch.set_rng_state(state["global_noise"].cpu())
+        if state["device_noise"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["device_noise"].cpu(), self.device)
+        self.seat = state["seat"]
+        self.progress = Progress(**state["progress"])
+        self.meter.since, self._started = self.progress.step, time.perf_counter()
+        self.rewind()
+        self.transfer.thaw(self.model, self.progress.step // self.steps_per_epoch)
+
+
+def precision(config: dict[str, Any], device: torch.device) -> torch.dtype:
+    """The type of the forward pass; `auto` is bfloat16 on a GPU that has it, but not for full batches."""
+    name = config["precision"]
+    if name == "auto":
+        if config["optimizer"]["full_batch"]:  # whose line searches compare losses
+            return torch.float32
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if fast else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def channels_last(config: dict[str, Any], model: torch.nn.Module) -> bool:
+    """Whether images lie channels-last: `auto` is where there are convolutions."""
+    if config["channels_last"] == "auto":
+        return any(isinstance(module, torch.nn.Conv2d) for module in model.modules())
+    return config["channels_last"]

@@ -1,0 +1,73 @@
+"""Runs that are trained as one program, in words: before a sweep, and after it."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from runner.fuse.verdict import LEAST, Verdict, known
+
+if TYPE_CHECKING:
+    from runner.sweep.plan import Entry, Plan
+
+MOST = 3  # reasons that are named
+
+
+def foretold(plan: "Plan") -> list[str]:
+    """Which of the runs that are left share a program, or may, and why the others do not."""
+    if plan.fusing == "false":
+        return []
+    shared: dict[str, list[Entry]] = {}
+    alone: dict[str, int] = {}
+    for entry in plan.todo:
+        if entry.job.fingerprint in plan.seats:
+            shared.setdefault(_shared(plan, entry), []).append(entry)
+        elif not plan.lone:
+            reason = _alone(plan, entry)
+            alone[reason] = alone.get(reason, 0) + 1
+    lines = [f"{_programs(plan, entries)}: {words}" for words, entries in shared.items()]
+    return lines + [f"{count} alone: {reason}" for reason, count in alone.items()]
+
+
+def _shared(plan: "Plan", entry: "Entry") -> str:
+    """What is known of a program that runs may share."""
+    verdict = known(plan.folder, entry.program)
+    if plan.fusing == "true":
+        return "trained together (hydra.launcher.fuse=true)"
+    if verdict is None:
+        return "a trial at their start decides whether they are trained together"
+    return f"trained {'together' if verdict.fused else 'one by one'}, as was decided before ({verdict.reason})"
+
+
+def _alone(plan: "Plan", entry: "Entry") -> str:
+    if not entry.program:
+        return entry.facts.apart or "task: only task=train trains"
+    if plan.fusing == "auto" and entry.facts.steps < LEAST:
+        return f"fewer than {LEAST} steps: a trial would not pay"
+    return "no other run has the same network and batches"
+
+
+def _programs(plan: "Plan", entries: list["Entry"]) -> str:
+    """How many runs have one program, or several."""
+    if plan.lone:
+        return f"{entries[0].facts.members} networks in one program"
+    groups = {plan.seats[entry.job.fingerprint][0] for entry in entries}
+    runs = "1 run" if len(entries) == 1 else f"{len(entries)} runs"
+    return f"{runs} in {'one program' if len(groups) == 1 else f'{len(groups)} programs'}"
+
+
+def told(results: Iterable[dict[str, Any]], verdicts: list[Verdict]) -> str:
+    """How many runs were trained together, and what trials measured; empty where nothing was asked."""
+    count = sum("fused" in result for result in results)
+    parts = []
+    if count:
+        reasons = _few(verdict.reason for verdict in verdicts if verdict.fused)
+        parts.append(
+            f"{count} {'run' if count == 1 else 'runs'} trained together" + (f": {reasons}" if reasons else "")
+        )
+    if reasons := _few(verdict.reason for verdict in verdicts if not verdict.fused):
+        parts.append(f"one by one: {reasons}")
+    return "; ".join(parts)
+
+
+def _few(reasons: Iterable[str]) -> str:
+    found = list(dict.fromkeys(reasons))
+    return "; ".join(found[:MOST]) + (f"; {len(found) - MOST} more" if len(found) > MOST else "")
