@@ -228,7 +228,7 @@ class Bundle:
         parts = [torch.zeros_like(images[0])] * self.network.count
         for row, own in zip(self._rows, images):
             parts[row] = own
-        return self.network(torch.cat(parts, 1))[:, self._rows]
+        return _at(self.network(torch.cat(parts, 1)), self._rows)
 
     def _hand_out(self) -> None:
         """Gradients of single runs: of penalties, which look at a run's own weights, into the stacks; all of them to
@@ -280,6 +280,11 @@ def _by(run: Run, part: Callable[..., Any], *given: Any) -> Any:
         raise Blamed(run, error) from error
 
 
+def _at(logits: Tensor, rows: list[int]) -> Tensor:
+    """`logits[:, rows]`, for which a GPU would wait."""
+    return torch.stack([logits[:, row] for row in rows], 1)
+
+
 def _seated(runs: list[Run]) -> list[list[Run]]:
     """The runs by programs, in which each has a place of its own: one, unless they come from several."""
     found: list[list[Run]] = []
@@ -313,7 +318,7 @@ def _cross_entropies(logits: Tensor, batches: tuple[Batch, ...]) -> Tensor:
     found: list[Tensor | None] = [None] * count
     for ndim in {batch.targets.ndim for batch in batches}:
         rows = [row for row, batch in enumerate(batches) if batch.targets.ndim == ndim]
-        mine = logits if len(rows) == count else logits[:, rows]
+        mine = logits if len(rows) == count else _at(logits, rows)
         targets = torch.stack([batches[row].targets for row in rows], 1)
         each = cross_entropy(mine.flatten(0, 1), targets.flatten(0, 1), reduction="none")
         means = each.view(-1, len(rows)).t().contiguous().mean(1)  # summed in an order that is the same for any number

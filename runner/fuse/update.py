@@ -110,7 +110,8 @@ class Together:
         """A number a run and group as what multiplies each stack: `[n, 1, ...]`."""
         like = self._weights[0]
         each = [[row[number] for number in numbers] for row, numbers in zip(values, self._groups)]
-        columns = torch.tensor(each, dtype=like.dtype).to(like.device).unbind(1)
+        table = torch.tensor(each, dtype=like.dtype, pin_memory=like.is_cuda)  # so that nobody waits for its way there
+        columns = table.to(like.device, non_blocking=True).unbind(1)
         return [column.view(-1, *[1] * (weights.ndim - 1)) for column, weights in zip(columns, self._weights)]
 
     @torch.no_grad()
