@@ -1,6 +1,6 @@
 """Runs that share a program against the same runs one after the other: time, memory, and the whole loop.
 
-    python benchmarks/fuse.py [--device cuda] [--models mlp convnet resnet20] [--largest 64] [--rounds 5] [--fast]
+    python benchmarks/fuse.py [--device cuda] [--models mlp convnet resnet20] [--largest 64] [--rounds 3] [--fast]
 
 N runs of one network, with four optimizers as in a sweep (sgd, momentum, rmsprop, adam), each with its own seed. A step
 is the loop's own (`runner.train.step`): batch, forward, backward, update, counting, logs every 50 steps; validation is
@@ -28,8 +28,7 @@ from feature_cache import config_of
 from loop_overhead import measured
 from matplotlib.figure import Figure
 from newton_cost import peak_bytes
-from sweep import Case
-from sweep import runner as command
+from sweep import Case, runner
 
 from runner.build import Builder
 from runner.data.splits import ResidentSplit, Splits
@@ -63,17 +62,23 @@ def images32(count: int, device: torch.device) -> Splits:
     return Splits(split(count), None, split(64), tuple("0123456789"), "0" * 64, half, half / 2, 32)
 
 
-def runs_of(model: str, count: int, device: torch.device, builder: Builder, more: list[str]) -> list[Run]:
-    """Runs that are ready to train, those of one optimizer side by side, as a sweep's plan puts them."""
+def configs_of(count: int, words: list[str]) -> list[dict]:
+    """Of runs with seeds and optimizers of their own; those of one optimizer side by side, as in a sweep's plan."""
     names = sorted(itertools.islice(itertools.cycle(OPTIMIZERS), count), key=OPTIMIZERS.index)
-    common = [f"model={model}", "epochs=10000", "threads=1", f"device={device}", "data.val_fraction=0", *more]
+    made = {name: config_of([*words, "threads=1", f"optimizer={name}"]) for name in dict.fromkeys(names)}
+    return [made[name] | {"seed": seed} for seed, name in enumerate(names)]
+
+
+def runs_of(model: str, count: int, device: torch.device, builder: Builder, more: list[str]) -> list[Run]:
+    """Runs that are ready to train."""
+    common = [f"model={model}", "epochs=10000", f"device={device}", "data.val_fraction=0", *more]
     runs = []
-    for seed, name in enumerate(names):
-        config = config_of([*common, f"optimizer={name}", f"seed={seed}"])
-        splits = images32(2048, device) if model == "resnet20" else builder.splits(config, device)
+    for config in configs_of(count, common):
         if runs:
             splits = runs[0].parts.splits  # that they share
-        noise = generator(seed, "noise", device)
+        else:
+            splits = images32(2048, device) if model == "resnet20" else builder.splits(config, device)
+        noise = generator(config["seed"], "noise", device)
         runs.append(Run(config, builder.parts(config, splits, device, noise), device, noise))
     for run in runs:
         run.train_mode()
@@ -104,10 +109,10 @@ def held(work: Callable[[], object], device: torch.device) -> float:
     return (torch.cuda.max_memory_allocated(device) - before) / 1e6
 
 
-def compare(
+def speeds(
     model: str, count: int, device: torch.device, rounds: int, length: int, builder: Builder, more: list[str]
-) -> Row:
-    """A row of the table: seconds a run and step alone and fused, how many times faster, megabytes of both."""
+) -> tuple[float, float, float]:
+    """Seconds a run and step alone and fused, and how many times faster."""
     lone = runs_of(model, count, device, builder, more)[:: max(1, count // len(OPTIMIZERS))]
     together = runs_of(model, count, device, builder, more)
     program = Fused(together)
@@ -119,26 +124,26 @@ def compare(
         return seconds(lambda: steps(together, program, length), device) / len(together) / length
 
     (shared, single), ratio = measured(rounds, fused, alone)
-    del lone, together, program
+    return single, shared, ratio
 
-    def memory(some: int) -> float:
-        def build() -> None:
-            runs = runs_of(model, some, device, builder, more)
-            steps(runs, Fused(runs) if some > 1 else Alone(), 2)
 
-        return held(build, device)
+def memory(model: str, count: int, device: torch.device, builder: Builder, more: list[str]) -> float:
+    """Megabytes of so many runs that share a program, or of one alone."""
 
-    return model, count, single, shared, ratio, memory(1), memory(count)
+    def build() -> None:
+        runs = runs_of(model, count, device, builder, more)
+        steps(runs, Fused(runs) if count > 1 else Alone(), 2)
+
+    return held(build, device)
 
 
 def whole_loop(fused: bool, count: int, epochs: int, device: torch.device, builder: Builder) -> float:
     """Seconds from the first step to the last of runs with all that a run does besides."""
     with contextlib.ExitStack() as stack:
         sessions = []
-        for seed, name in enumerate(sorted(itertools.islice(itertools.cycle(OPTIMIZERS), count))):
+        for config in configs_of(count, ["model=mlp", f"epochs={epochs}", f"device={device}"]):
             folder = stack.enter_context(tempfile.TemporaryDirectory())
-            words = ["model=mlp", f"epochs={epochs}", "threads=1", f"optimizer={name}", f"seed={seed}"]
-            job = Job(Path(folder), config_of([*words, f"device={device}"]), "0", "0", [], {}, {}, "", 1)
+            job = Job(Path(folder), config, "0", "0", [], {}, {}, "", 1)
             sessions.append(stack.enter_context(Session(job, builder, device, Listener())))
         runs = [session.run for session in sessions]
         if fused:
@@ -151,7 +156,7 @@ def whole_command(fuse: bool, runs: int, epochs: int, device: torch.device) -> f
     seeds = ",".join(map(str, range(runs // len(OPTIMIZERS))))
     words = ["-m", "model=mlp", f"optimizer={','.join(OPTIMIZERS)}", f"seed={seeds}", f"epochs={epochs}", "threads=1"]
     words += [f"device={device}", "hydra.launcher.workers=0", f"hydra.launcher.fuse={str(fuse).lower()}"]
-    case = Case("", [command(words)], runs)
+    case = Case("", [runner(words)], runs)
     case.measure()
     return case.cpu[-1] if device.type == "cpu" else case.wall[-1]
 
@@ -188,7 +193,7 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--models", nargs="+", choices=list(STEPS), default=list(STEPS))
     parser.add_argument("--largest", type=int, default=64, help="runs, at most")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--fast", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -199,9 +204,10 @@ def main() -> None:
         more = ["batch_size=16"] if model == "resnet20" and given.device.type == "cpu" else []
         most = min(given.largest, 2 if given.fast else 8 if more else 64)
         for count in (2**i for i in range(most.bit_length())):
-            row = compare(model, count, given.device, rounds, 1 if given.fast else STEPS[model], builder, more)
-            rows.append(row)
-            _, _, single, shared, ratio, small, large = row
+            length = 1 if given.fast else STEPS[model]
+            single, shared, ratio = speeds(model, count, given.device, rounds, length, builder, more)
+            small, large = (memory(model, some, given.device, builder, more) for some in (1, count))
+            rows.append((model, count, single, shared, ratio, small, large))
             say(f"| {model} | {count} | {single * 1e3:.3f} | {shared * 1e3:.3f} | {ratio:.2f} | ")
             say(f"{small:.1f} | {large:.1f} |\n")
             sys.stdout.flush()
@@ -210,10 +216,10 @@ def main() -> None:
         loops = [lambda fused=fused: whole_loop(fused, count, epochs, given.device, builder) for fused in (True, False)]
         commands = [lambda fuse=fuse: whole_command(fuse, count, epochs, given.device) for fuse in (True, False)]
         say(f"\n| {count} x mlp on digits, {epochs} epochs | alone, s | fused, s | times |\n|---|---|---|---|\n")
-        for name, pair in (("the whole loop", loops), ("the whole command, workers=0", commands)):
-            (fused, alone), ratio = measured(min(rounds, 3), *pair)
-            say(f"| {name} | {alone:.2f} | {fused:.2f} | {ratio:.2f} |\n")
-            sys.stdout.flush()
+        (fused, alone), ratio = measured(min(rounds, 2), *loops)
+        say(f"| the whole loop | {alone:.2f} | {fused:.2f} | {ratio:.2f} |\n")
+        fused, alone = (command() for command in commands)
+        say(f"| the whole command, workers=0 | {alone:.2f} | {fused:.2f} | {alone / fused:.2f} |\n")
     clock = "CPU seconds of one thread" if given.device.type == "cpu" else "seconds by the clock"
     say(f"\n{given.device.type}, {clock}, torch {torch.__version__}, {rounds} round(s)\n")
     if not given.fast:

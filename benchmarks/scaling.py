@@ -2,11 +2,12 @@
 
     python benchmarks/scaling.py [--panels runs workers model data] [--repeats 1] [--fast]
 
-Whole commands, start-up and all; CPU seconds of all their processes, so that a busy machine disturbs little. A straight
-line is fitted (least squares): where it begins is start-up, and it is said which point is farthest off, in parts of the
-whole rise. Workers are the exception: runs a second by the clock, without start-up and plan, beside multiples of what
-one worker does; that panel needs a machine that does nothing else. `--fast` is tiny: it shows that everything works, and
-measures nothing. The picture goes to docs/pictures/scaling.png, unless something is left out.
+Whole commands, start-up and all; CPU seconds of a command that does its runs itself, so that a busy machine disturbs
+little. A straight line is fitted (least squares): where it begins is start-up, and it is said which point is farthest
+off, in parts of the whole rise. Workers are the exception: runs a second by the clock, without start-up and plan,
+beside multiples of what one worker does; that panel needs a machine that does nothing else. `--fast` is tiny: it shows
+that everything works, and measures nothing. The picture goes to docs/pictures/scaling.png, unless something is left
+out.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from sweep import PR_SET_CHILD_SUBREAPER, Case, runner
 
 from runner.model.mlp import MLP
@@ -48,7 +50,7 @@ class Series:
                 case.measure()
             cpu, wall, said = (statistics.median(told) for told in (case.cpu, case.wall, case.said))
             self.values.append(case.runs / said if self.panel == "workers" else cpu)
-            yield f"| {self.panel} | {self.label} | {x:,g} | {case.runs} | {cpu:.1f} | {wall:.1f} | {said:.1f} |\n"
+            yield f"| {self.panel} | {self.label} | {x:,.0f} | {case.runs} | {cpu:.1f} | {wall:.1f} | {said:.1f} |\n"
 
     def line(self) -> tuple[float, float]:
         """Start and slope of what is expected."""
@@ -67,12 +69,12 @@ class Series:
             bent = [x for x, value in off.items() if value < -BENT * slope * x]
             words = f"{slope:.2f} runs a second and worker; "
             return words + (f"bends at {bent[0]:g} (cores: {os.cpu_count()})" if bent else "straight")
-        words = f"{start:.1f} s and {_per(slope)}; farthest off at {far:,g}: {off[far]:+.1f} s"
+        words = f"{start:.1f} s and {_per(slope)}; farthest off at {far:,.0f}: {off[far]:+.1f} s"
         return words + f" ({abs(off[far]) / rise:.0%} of the rise)" + (", bends" if abs(off[far]) > BENT * rise else "")
 
 
 def _per(slope: float) -> str:
-    return f"{slope:.3f} s each" if slope >= 0.01 else f"{slope * 1e6:.2f} s a million"
+    return f"{slope:.3f} s each" if abs(slope) >= 0.01 else f"{slope * 1e6:.3g} s a million"
 
 
 def sweep(runs: int, *words: str) -> Case:
@@ -85,7 +87,7 @@ def by_runs(fast: bool, _: Path) -> Iterator[Series]:
     """120 steps each; fused too, for that pays here."""
     counts = (4, 8) if fast else (8, 24, 48, 96)
     for fuse in ("false", "auto"):
-        words = ["epochs=6", "hydra.launcher.workers=1", f"hydra.launcher.fuse={fuse}"]
+        words = ["epochs=6", "hydra.launcher.workers=0", f"hydra.launcher.fuse={fuse}"]
         yield Series("runs", f"fuse={fuse}", [(count, sweep(count, *words)) for count in counts])
 
 
@@ -102,7 +104,7 @@ def by_model(fast: bool, _: Path) -> Iterator[Series]:
     cases = []
     for width in (64, 128) if fast else (512, 1024, 1536, 2048):
         weights = sum(p.numel() for p in MLP([width, width], in_channels=1, num_classes=10, image_size=8).parameters())
-        words = [f"model.hidden=[{width},{width}]", f"epochs={1 if fast else 2}", "hydra.launcher.workers=1"]
+        words = [f"model.hidden=[{width},{width}]", f"epochs={1 if fast else 2}", "hydra.launcher.workers=0"]
         cases.append((weights, sweep(4, *words)))
     yield Series("model", "4 runs of 40 steps", cases)
 
@@ -117,7 +119,7 @@ def by_data(fast: bool, folder: Path) -> Iterator[Series]:
             arrays[f"y_{part}"] = np.arange(images) % 10
         path = folder / f"{count}.npz"
         np.savez(path, **arrays)
-        words = ["data=arrays", f"data.root={path}", "epochs=1", "hydra.launcher.workers=1"]
+        words = ["data=arrays", f"data.root={path}", "epochs=1", "hydra.launcher.workers=0"]
         cases.append((count, sweep(8, *words, "hydra.launcher.fuse=false")))
     yield Series("data", "8 runs of 1 epoch", cases)
 
@@ -141,7 +143,8 @@ def draw(found: list[Series]) -> None:
         panel.set_ylim(bottom=0)
         panel.set_xlabel(what)
         panel.set_ylabel(unit)
-        panel.xaxis.set_major_formatter("{x:,g}")
+        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        panel.xaxis.set_major_formatter("{x:,.0f}")
         panel.grid(color="#dfe3e8", linewidth=0.6)
         panel.spines[["top", "right"]].set_visible(False)
         panel.legend(frameon=False)

@@ -165,6 +165,25 @@ def test_numbers_do_not_depend_on_who_shares(words):
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_places_of_linear_layers_matter_too():
+    """Ten classes: where a run's answers begin in memory, and how far apart they lie, moves last digits of gradients.
+    So each keeps its place, whoever has ended."""
+    data = splits(train=256, classes=10)
+
+    def some():
+        words = ("epochs=80", "model.hidden=[128]", "regularization=[dropout,label_smoothing]", "batch_size=64")
+        return seated([make(*words, f"optimizer={name}", data=data) for name in ("sgd", "adam", "nadam")])
+
+    among, lone, left = some(), some()[1:2], some()
+    train_together(among, 40)
+    train_together(lone, 40)
+    program = train_together(left, 15)
+    left[0].left = True
+    train_together(left, 25, program)
+    for one, other in zip(states([lone[0], left[1]]), states(among[1:2] * 2)):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_goes_on_from_checkpoints():
     """Runs that are loaded into new ones, and share a program again, go on bit for bit as if nothing had happened."""
     words = ("epochs=20", "regularization=[dropout,batchnorm]")

@@ -111,12 +111,6 @@ class Network(nn.Module):
         return rows
 
 
-def places_matter(model: nn.Module) -> bool:
-    """Whether a network's last digits depend on its place among how many: convolutions take other kernels for other
-    numbers of groups, and threads share out products of matrices by their number."""
-    return torch.get_num_threads() > 1 or any(_kind(module) in FORMS.keys() - {nn.Linear} for module in model.modules())
-
-
 def _filled(models: list[nn.Module | None]) -> list[nn.Module]:
     """With copies in the places of those that are missing."""
     like = next(model for model in models if model is not None)

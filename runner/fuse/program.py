@@ -14,7 +14,7 @@ from runner import memory
 from runner.batch import Batch
 from runner.data.splits import ResidentSplit
 from runner.fuse.alike import program, refusal, structure
-from runner.fuse.network import Network, places_matter
+from runner.fuse.network import Network
 from runner.fuse.update import Together, kind
 from runner.noise import noisy
 from runner.running import Run
@@ -62,7 +62,7 @@ class Fused(Program):
 
     def batches(self, runs: list[Run]) -> list[Batch]:
         """What lies in memory is fetched for all at once; what nothing augments is normalised at once, too."""
-        self._draws = [(run, run.augmenting.get_state()) for run in runs]
+        self._draws = [(run, run.augmenting.get_state()) for run in runs if run.pipeline or run.mixers]
         first, split = runs[0], runs[0].train_split
         if not isinstance(split, ResidentSplit) or any(run.train_split is not split for run in runs):
             return [_by(run, run.next_batch) for run in runs]
@@ -77,7 +77,9 @@ class Fused(Program):
         """Forgets the batches of a step that failed."""
         for run, state in self._draws:
             run.augmenting.set_state(state)
-            run.rewind(losses=False)
+        for bundle in self.bundles:
+            for run in bundle.runs:
+                run.rewind(losses=False)
 
     def gradients(self, runs: list[Run], batches: list[Batch]) -> list[Tensor]:
         if batches[0].again:
@@ -118,12 +120,12 @@ class Fused(Program):
 
 
 class Bundle:
-    """Runs in one network, each in its place (`Run.seat`) where that matters to its last digits."""
+    """Runs in one network, each in its place (`Run.seat`), on which and on whose number its last digits depend."""
 
     def __init__(self, runs: list[Run]):
         self.runs = runs
         self._rows, count = list(range(len(runs))), len(runs)
-        if places_matter(runs[0].model) and runs[0].seat is not None:
+        if runs[0].seat is not None:
             self._rows, count = [run.seat[0] for run in runs], runs[0].seat[1]
         places: list[Run | None] = [None] * count
         for row, run in zip(self._rows, runs):

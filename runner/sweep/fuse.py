@@ -29,15 +29,19 @@ def program(config: dict[str, Any], facts: Facts) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def settle(plan: "Plan", launcher: "Launcher", earlier: dict[str, Seat]) -> None:
-    """Fixes which runs are trained as one; `earlier`: by fingerprint, what the folder's plans have fixed.
-
-    Raises `ConfigError` where runs are told to and cannot, each reason once.
-    """
+def ask(plan: "Plan", launcher: "Launcher") -> None:
+    """Whether runs are to be trained as one. Raises `ConfigError` where they are told to and cannot, each reason
+    once."""
     plan.fusing = str(launcher.fuse).lower()
     plan.fuse_max = AUTO_MOST if launcher.fuse_max == "auto" else launcher.fuse_max
     if plan.fusing == "true" and (lines := _refusals(plan)):
         raise ConfigError(f"hydra.launcher.fuse=true: {'; '.join(lines)}; use hydra.launcher.fuse=auto")
+
+
+def settle(plan: "Plan", launcher: "Launcher", earlier: dict[str, Seat]) -> None:
+    """Fixes which runs are trained as one; `earlier`: by fingerprint, what the folder's plans have fixed. Raises
+    `ConfigError` as `ask` does."""
+    ask(plan, launcher)
     plan.seats = {}
     groups: dict[str, list[Entry]] = {}
     for entry in plan.entries:

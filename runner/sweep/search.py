@@ -35,6 +35,7 @@ def search(master: DictConfig, loader: ConfigLoader, launcher: Launcher, argumen
     """Searches a space until there are `n_trials` trials in its folder. Ends the process with 1 where some run did
     not end well; raises `ConfigError` before anything starts where something cannot work."""
     ours, scope = opened(launcher), make_scope(master, loader, arguments)
+    fuse.ask(scope.plan, ours)
     first = scope.plan.entries[0].job
     if first.config["dry_run"]:
         known = Search(scope, _memory(scope) if (scope.plan.folder / FILE).exists() else None).known()
@@ -82,7 +83,6 @@ class Search:
         ended = sum(trial.state.is_finished() for trial in trials)
         left = max(self.scope.total, len(trials)) - ended
         self.plan.settle(launcher.count(max(1, left), False, self.plan.device), {})
-        fuse.settle(self.plan, launcher, {})
         with Trials(self.scope, self.memory, ended, left) as self.display:
             try:
                 if left:

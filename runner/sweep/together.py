@@ -42,7 +42,7 @@ def _alone(plan: "Plan", entry: "Entry") -> str:
         return entry.facts.apart or "task: only task=train trains"
     if plan.fusing == "auto" and entry.facts.steps < LEAST:
         return f"fewer than {LEAST} steps: a trial would not pay"
-    return "no other run has the same network and batches"
+    return "there is no other run of the same network and batches to join"
 
 
 def _programs(plan: "Plan", entries: list["Entry"]) -> str:

@@ -1,16 +1,18 @@
-"""Kills a sweep of 12 runs at random moments, types its command again, and compares with an undisturbed sweep.
+"""Kills a sweep (of 12 runs) at random moments, types its command again, and compares with an undisturbed sweep.
 
-    python tests/stress/kill_sweep.py [--kills 20] [--seed 0] [--folder DIR]
+    python tests/stress/kill_sweep.py [--kills 20] [--seed 0] [--folder DIR] [--fuse true|auto|false] [--seeds 2]
 
 Each time the parent, one worker, or every process of the sweep is killed (SIGKILL), in turn. Rounds go on until so many
 kills have hit; each round ends with the command typed until it exits with 0. Then every run's result (but for times and
-memory), metrics.csv and weights must be those of the undisturbed sweep, bit for bit, and no run is there twice.
+memory), metrics.csv and weights must be those of the undisturbed sweep, bit for bit, and no run is there twice. With
+`--fuse auto` what the undisturbed sweep's trial decided stands for all: another one may see it otherwise.
 """
 
 import argparse
 import csv
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,17 +24,17 @@ import psutil
 import torch
 
 SWEEP = [
-    *("-m", "model=mlp", "optimizer=sgd,adam,rmsprop", "schedule=constant,cosine", "seed=0,1", "epochs=30"),
+    *("-m", "model=mlp", "optimizer=sgd,adam,rmsprop", "schedule=constant,cosine", "epochs=30"),
     *("regularization=[dropout,label_smoothing]", "augmentation=[flip,crop]", "threads=1", "log.images=0"),
     "checkpoint.seconds=0.3",
 ]
 TARGETS = ("parent", "worker", "all")
-TIMES = {"seconds", "started", "command", "overrides", "peak_memory_mb"}
+TIMES = {"seconds", "started", "command", "overrides", "peak_memory_mb", "fused"}  # and who was still there
 
 
-def start(folder: Path, name: str) -> subprocess.Popen:
+def start(folder: Path, name: str, *words: str) -> subprocess.Popen:
     """The sweep, as typed."""
-    command = [sys.executable, "-m", "runner", *SWEEP, f"name={name}"]
+    command = [sys.executable, "-m", "runner", *SWEEP, *words, f"name={name}"]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -89,19 +91,26 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--fuse", choices=["true", "auto", "false"], default="auto")
+    parser.add_argument("--seeds", type=int, default=2, help="of each of the six combinations")
     asked = parser.parse_args()
+    count = 6 * asked.seeds
+    words = (f"hydra.launcher.fuse={asked.fuse}", f"sweep.repeat={asked.seeds}")
     folder = asked.folder or Path(tempfile.mkdtemp())
     draws, kills, rounds, commands = random.Random(asked.seed), dict.fromkeys(TARGETS, 0), 0, 0
     began = time.monotonic()
-    assert start(folder, "whole").wait() == 0
+    assert start(folder, "whole", *words).wait() == 0
     length = time.monotonic() - began
     whole = results(folder / "outputs/whole")
-    assert len(whole) == 12
+    assert len(whole) == count
+    fused = [json.loads(path.read_text()).get("fused") for path in (folder / "outputs/whole").glob("*/result.json")]
     while sum(kills.values()) < asked.kills:
         rounds += 1
         cut, code = folder / f"outputs/cut{rounds}", None
+        if (decided := folder / "outputs/whole/.fuse").is_dir():
+            shutil.copytree(decided, cut / ".fuse")
         while code != 0:
-            process = start(folder, cut.name)
+            process = start(folder, cut.name, *words)
             commands += 1
             if sum(kills.values()) < asked.kills:
                 wait_for_work(process, cut)
@@ -119,9 +128,10 @@ def main() -> int:
     told = ", ".join(
         f"{count} of the {target}" if target != "all" else f"{count} of all" for target, count in kills.items()
     )
+    together = f"{sum(map(bool, fused))} of them trained together"
     sys.stdout.write(
-        f"{sum(kills.values())} kills ({told}) in {rounds} rounds, {commands} commands: all 12 runs of each round "
-        f"equal the undisturbed sweep bit for bit ({time.monotonic() - began:.0f} s)\n"
+        f"{sum(kills.values())} kills ({told}) in {rounds} rounds, {commands} commands: all {count} runs of each round "
+        f"({together}) equal the undisturbed sweep bit for bit ({time.monotonic() - began:.0f} s)\n"
     )
     return 0
 
