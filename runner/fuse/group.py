@@ -80,8 +80,6 @@ class Group:
         verdict = known(self._folder, self._key)
         if self._must and verdict is not None and not verdict.fused:  # a trial's word is not asked for
             verdict = None
-        if verdict is None and len(runs) == 1 and not self._must:
-            return None
         program = None
         if verdict is None:
             found, program = judge(runs, self._must)

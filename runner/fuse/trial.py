@@ -1,7 +1,6 @@
 """Whether runs are faster in one program or each in its own: measured."""
 
 import copy
-import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,11 +15,9 @@ from runner.seeds import generator
 from runner.timing import timed
 from runner.train import Alone, Objective, Program
 
-log = logging.getLogger(__name__)
-
 GAIN = 1.05  # that one program must be faster to be chosen
 LOOKS = 3
-SLOW, FEW = 0.02, 4  # where a lone step takes more seconds, so many runs speak for all
+SLOW, FEW = 0.02, 4  # where a lone step takes more seconds, so many runs speak for all, and one look suffices
 
 
 def judge(runs: list[Run], must: bool) -> tuple[Verdict, Fused | None]:
@@ -35,21 +32,23 @@ def judge(runs: list[Run], must: bool) -> tuple[Verdict, Fused | None]:
         return Verdict(True, "hydra.launcher.fuse=true"), program
     program.part()
     states = [copy.deepcopy(run.state_dict()) for run in runs]
-    alone = sum(_seconds([run], Alone(), 2) for run in runs[:FEW]) / len(runs[:FEW])
-    some = runs
-    if alone > SLOW:
-        some = runs[:FEW]
-    else:
-        alone = sum(_seconds([run], Alone(), 2) for run in runs) / len(runs)
+    alone = _lone(runs[:FEW])
+    if not (slow := alone > SLOW):
+        alone = _lone(runs)
     _rewind(runs, states)
-    program = Fused(some)
-    together = _seconds(some, program, LOOKS) / len(some)
+    program = Fused(runs)
+    places = sum(bundle.network.count for bundle in program.bundles)  # those of runs that are elsewhere cost as much
+    together = _seconds(runs, program, 1 if slow else LOOKS) / places
     program.part()
     _rewind(runs, states)
-    words = f"a step takes {1e3 * alone:.3g} ms alone and {1e3 * together:.3g} ms among {len(some)}"
+    words = f"a step takes {1e3 * alone:.3g} ms alone and {1e3 * together:.3g} ms among {places}"
     if alone < GAIN * together:
         return Verdict(False, words), None
     return Verdict(True, words), Fused(runs)
+
+
+def _lone(runs: list[Run]) -> float:
+    return sum(_seconds([run], Alone(), 2) for run in runs) / len(runs)
 
 
 def impossible(builder: Builder, config: dict[str, Any], device: torch.device) -> str:
