@@ -190,25 +190,35 @@ def test_two_terminals_do_each_run_once(cli, tmp_path):
     for folder in folders:
         lines = (folder / "run.log").read_text().splitlines()
         assert sum("epoch=1 " in line for line in lines) == 1, "begun twice"
+        assert len(list(folder.glob("events.out.*"))) == 1, "ended twice"
         assert not (folder / lock.FILE).exists()
 
 
-def test_a_run_that_another_process_left_is_gone_on_with(cli):
-    """A run whose lock is held is waited for; when its holder is gone, it is done."""
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_run_that_another_process_does_is_waited_for(cli, ends):
+    """A run whose lock is held is waited for: when its holder is gone, it is done; if that had ended it, it is not."""
     assert cli(*SWEEP, "name=left")[0] == 0
-    folder = next(path.parent for path in Path("outputs/left").glob("*/result.json"))
-    result = json.loads((folder / "result.json").read_text())
-    (folder / "result.json").write_text(json.dumps(result | {"status": "running"}))
+    path = next(Path("outputs/left").glob("*/result.json"))
+    whole = path.read_text()
+    result = json.loads(whole)
+    path.write_text(json.dumps(result | {"status": "running"}))
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(4)"])
-    said(folder, pid=other.pid, started=psutil.Process(other.pid).create_time())
+    said(path.parent, pid=other.pid, started=psutil.Process(other.pid).create_time())
+
+    def hold():
+        time.sleep(3)
+        if ends:
+            path.write_text(whole)
+        other.wait()
+
     began = time.monotonic()
-    reaper = threading.Thread(target=other.wait)
+    reaper = threading.Thread(target=hold)
     reaper.start()
     assert cli(*SWEEP, "name=left")[0] == 0
     reaper.join()
     assert time.monotonic() - began > 2, "it did not wait"
-    again = json.loads((folder / "result.json").read_text())
-    assert again["status"] == "done" and again["started"] != result["started"]
+    again = json.loads(path.read_text())
+    assert again["status"] == "done" and (again["started"] == result["started"]) == ends
 
 
 # -- what a crew cannot do ------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from runner.sweep import lock
 from runner.sweep.crew import Crew, Ended
 from runner.sweep.display import Display
 from runner.sweep.ledger import read
-from runner.sweep.perform import Sharing, Work, done_meanwhile
+from runner.sweep.perform import Sharing, Work, done_meanwhile, standing
 from runner.sweep.plan import Entry, Plan, moved
 from runner.task.base import started
 
@@ -133,7 +133,7 @@ class Drive:
         job = moved(entry, job.folder, trained).job
         if job.fingerprint in self._alone:
             seen = read(job.folder)  # the attempt that is to be repeated
-        began = None if seen is None else seen.result.get("started")
+        began = None if seen is None else standing(seen)
         self._number += 1
         self._active[job.fingerprint] = entry
         self.display.begin(entry)

@@ -14,7 +14,7 @@ from runner.fuse.group import Group
 from runner.listener import Listener
 from runner.sweep import lock
 from runner.sweep.hydra_job import Part, run_job
-from runner.sweep.ledger import FINISHED, read
+from runner.sweep.ledger import FINISHED, Record, read
 from runner.task.base import Job
 
 FRAMES = 60  # that a run which waits inside another one puts on Python's stack, and more
@@ -28,7 +28,7 @@ class Work:
     hydra: Part  # Hydra's own part of its config
     number: int  # in the order in which the runs begin
     rerun: bool
-    seen: str | None  # when the attempt began that stood in the folder as the command was planned
+    seen: tuple[str, str] | None  # status of the attempt that stood in the folder as it was planned, and when it began
     sharing: "Sharing | None" = None  # where it may share a program with others
     mates: tuple["Work", ...] = ()  # that are done at the same time by the same process
 
@@ -107,11 +107,16 @@ def _perform(work: Work, builder: Builder, context: HydraContext, listener: List
 
 
 def done_meanwhile(work: Work) -> bool:
-    """Whether a run has ended, by whomever, since its attempt that the plan saw."""
+    """Whether a run has ended, by whomever, since the plan saw it: another attempt, or the one that went on then."""
     record = read(work.job.folder)
-    if record is None or record.result.get("started") == work.seen:
+    if record is None or standing(record) == work.seen:
         return False
     return record.status in FINISHED | {"failed", "out_of_memory"}
+
+
+def standing(record: Record) -> tuple[str, str]:
+    """What tells an attempt, and how far it is, from others."""
+    return record.status, record.result.get("started", "")
 
 
 def _empty(job: Job) -> None:
