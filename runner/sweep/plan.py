@@ -215,7 +215,10 @@ def make_plan(
 
 
 def _typed(value: Any) -> str:
-    return "[" + ",".join(map(str, value)) + "]" if isinstance(value, list) else str(value)
+    """A value as one types it."""
+    if isinstance(value, list):
+        return "[" + ",".join(map(_typed, value)) + "]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def refusal(complaints: dict[str, list[str]], count: int) -> str:
