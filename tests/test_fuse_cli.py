@@ -201,6 +201,8 @@ def test_auto_says_what_it_does_and_why(cli):
     assert "2 runs in one program: a trial at their start decides whether they are trained together" in out
     assert "2 alone: fewer than 100 steps: a trial would not pay" in out
     assert "4 alone: optimizer: SAM looks at the loss more than once a step" in out and not Path("outputs").exists()
+    large = ("model=resnet20", "batch_size=256", "epochs=20", "seed=0,1", "sweep.probe=false", "dry_run=true")
+    assert "2 alone: a step has more than 2e+09 operations" in cli("-m", *large)[1]
     assert cli(*words, "seed=0,1", "epochs=1", "name=short")[0] == 0
     assert not Path("outputs/short/.fuse").exists()
     code, out, _ = cli(*words, "seed=0,1", "epochs=5", "name=long")

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 # probabilities) may differ from run to run.
 SHARED = ("batch_size", "accumulate", "precision", "channels_last", "deterministic", "device")
 AUTO_MOST = 32  # runs of a group: more gain little
+# Operations of a run's step on a CPU, above which `auto` leaves it alone: it keeps a core busy by itself (the largest
+# networks that gained, in docs/benchmarks.md, have a tenth), and many such at once may not fit into memory. On a GPU
+# too little memory halves a program.
+LARGE = 2e9
 Seat = tuple[str, int, int]  # the group, the place in it, of how many
 
 
@@ -43,13 +47,13 @@ def settle(plan: "Plan", launcher: "Launcher", earlier: dict[str, Seat]) -> None
     `ConfigError` as `ask` does."""
     ask(plan, launcher)
     plan.seats = {}
+    if plan.fusing == "false":
+        return
     groups: dict[str, list[Entry]] = {}
     for entry in plan.entries:
-        if not _shares(plan, entry):
-            continue
-        if entry.job.fingerprint in earlier:
+        if entry.program and entry.job.fingerprint in earlier:
             plan.seats[entry.job.fingerprint] = earlier[entry.job.fingerprint]
-        else:
+        elif not reason_alone(plan, entry):
             groups.setdefault(f"{entry.program}-{entry.job.threads}", []).append(entry)
     taken = {group for group, _, _ in earlier.values()}
     for key, entries in groups.items():
@@ -72,10 +76,17 @@ def _refusals(plan: "Plan") -> list[str]:
     return sorted(lines - {""})
 
 
-def _shares(plan: "Plan", entry: "Entry") -> bool:
-    if plan.fusing == "true":
-        return bool(entry.program)
-    return plan.fusing == "auto" and bool(entry.program) and entry.facts.steps >= LEAST
+def reason_alone(plan: "Plan", entry: "Entry") -> str:
+    """Why a run shares no program, whoever else there is; empty where it may."""
+    if not entry.program:
+        return entry.facts.apart or "task: only task=train trains"
+    if plan.fusing != "auto":
+        return ""
+    if entry.facts.steps < LEAST:
+        return f"fewer than {LEAST} steps: a trial would not pay"
+    if plan.device == "cpu" and 3 * entry.facts.flops * entry.job.config["batch_size"] > LARGE:
+        return f"a step has more than {LARGE:.0e} operations: it keeps a core busy by itself"
+    return ""
 
 
 def _shared_out(entries: list["Entry"], plan: "Plan") -> Iterator[list["Entry"]]:

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from runner.fuse.verdict import LEAST, Verdict, known
+from runner.fuse.verdict import Verdict, known
+from runner.sweep.fuse import reason_alone
 
 if TYPE_CHECKING:
     from runner.sweep.plan import Entry, Plan
@@ -38,11 +39,7 @@ def _shared(plan: "Plan", entry: "Entry") -> str:
 
 
 def _alone(plan: "Plan", entry: "Entry") -> str:
-    if not entry.program:
-        return entry.facts.apart or "task: only task=train trains"
-    if plan.fusing == "auto" and entry.facts.steps < LEAST:
-        return f"fewer than {LEAST} steps: a trial would not pay"
-    return "there is no other run of the same network and batches to join"
+    return reason_alone(plan, entry) or "there is no other run of the same network and batches to join"
 
 
 def _programs(plan: "Plan", entries: list["Entry"]) -> str:
