@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from runner.build import Facts, check_device
 from runner.errors import ConfigError
 from runner.fuse.verdict import LEAST
 
 if TYPE_CHECKING:
+    from runner.build import Facts
     from runner.sweep.launch import Launcher
     from runner.sweep.plan import Entry, Plan
 
@@ -25,7 +25,7 @@ LARGE = 2e9
 Seat = tuple[str, int, int]  # the group, the place in it, of how many
 
 
-def program(config: dict[str, Any], facts: Facts) -> str:
+def program(config: dict[str, Any], facts: "Facts") -> str:
     """The key of a run's program; empty where it can share none."""
     if facts.apart:
         return ""
@@ -66,7 +66,8 @@ def settle(plan: "Plan", launcher: "Launcher", earlier: dict[str, Seat]) -> None
 
 def _refusals(plan: "Plan") -> list[str]:
     """Why runs cannot be trained as one, each reason once."""
-    from runner.fuse.trial import impossible  # with all that trains: only who asks for it pays
+    from runner.build import check_device  # with all that trains: only who asks for it pays
+    from runner.fuse.trial import impossible
 
     lines = {entry.facts.apart or "task: only task=train trains" for entry in plan.entries if not entry.program}
     distinct = {entry.program: entry for entry in plan.entries if entry.program}
