@@ -101,12 +101,7 @@ def train(runs: list[Run], program: Program | None = None, leave: Leave | None =
 
 def step(runs: list[Run], program: Program, leave: Leave | None = None) -> None:
     """A step of each run."""
-    batches = program.batches(runs)
-    losses = program.gradients(runs, batches)
-    objectives = [Objective(run, batch, loss, program) for run, batch, loss in zip(runs, batches, losses)]
-    for run, loss in zip(runs, losses):
-        run.before_update(loss)
-    program.update(runs, objectives)
+    move(runs, program)
     for run in runs:
         if run.left:
             continue
@@ -116,3 +111,13 @@ def step(runs: list[Run], program: Program, leave: Leave | None = None) -> None:
             if leave is None:
                 raise
             leave(run, error)
+
+
+def move(runs: list[Run], program: Program) -> None:
+    """The part of a step that moves the weights; nothing is counted, and nobody is told."""
+    batches = program.batches(runs)
+    losses = program.gradients(runs, batches)
+    objectives = [Objective(run, batch, loss, program) for run, batch, loss in zip(runs, batches, losses)]
+    for run, loss in zip(runs, losses):
+        run.before_update(loss)
+    program.update(runs, objectives)

@@ -273,5 +273,8 @@ def test_a_network_that_mixes_channels_is_found_out():
         parts.model = model
         parts.optimizer = torch.optim.SGD([{"params": list(model.parameters()), "name": "weights"}], lr=0.1)
 
+    runs = [make(f"seed={seed}", prepare=prepare) for seed in range(2)]
     with pytest.raises(Unlike, match="side by side"):
-        Fused([make(f"seed={seed}", prepare=prepare) for seed in range(2)])
+        Fused(runs)
+    storages = [p.untyped_storage().data_ptr() for run in runs for p in run.model.parameters()]
+    assert len(set(storages)) == len(storages)  # and each goes on with weights of its own

@@ -40,8 +40,8 @@ class Blamed(Exception):
 class Fused(Program):
     """Runs whose networks have one structure. Raises `Unlike` where they cannot share a program.
 
-    A run that ends leaves the program; its last one stays in it, so that no run's numbers depend on others. Where
-    memory does not suffice, two halves share a program each.
+    A run that ends leaves its place empty, so that no run's numbers depend on others. Where memory does not suffice,
+    two halves share a program each.
     """
 
     def __init__(self, runs: list[Run]):
@@ -50,8 +50,12 @@ class Fused(Program):
         if len({(structure(run.model), program(run)) for run in runs}) > 1:
             raise Unlike("their networks, batches or devices differ")
         self.bundles = [Bundle(some) for some in _seated(runs)]
-        for bundle in self.bundles:
-            bundle.compare()
+        try:
+            for bundle in self.bundles:
+                bundle.compare()
+        except Unlike:
+            self.part()
+            raise
         self._draws: list[tuple[Run, Tensor]] = []  # what their generators stood at before the step's batches
         self.leave: Leave | None = None  # who is told of a run whose own optimizer fails
 

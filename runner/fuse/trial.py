@@ -9,11 +9,11 @@ import torch
 
 from runner.build import Builder
 from runner.fuse.program import Fused, Unlike
-from runner.fuse.verdict import LEAST, Verdict
+from runner.fuse.verdict import LEAST, SHORT, Verdict
 from runner.running import Run
 from runner.seeds import generator
 from runner.timing import timed
-from runner.train import Alone, Objective, Program
+from runner.train import Alone, Program, move
 
 GAIN = 1.05  # that one program must be faster to be chosen
 LOOKS = 3
@@ -23,14 +23,16 @@ SLOW, FEW = 0.02, 4  # where a lone step takes more seconds, so many runs speak 
 def judge(runs: list[Run], must: bool) -> tuple[Verdict, Fused | None]:
     """Tries both ways; the runs stand where they stood. `must`: one program, unless that is impossible."""
     if not must and max(run.steps for run in runs) < LEAST:
-        return Verdict(False, f"fewer than {LEAST} steps: a trial would not pay"), None
+        return Verdict(False, SHORT), None
     try:
-        program = Fused(runs)
+        return _tried(runs, must)
     except Unlike as error:
         return Verdict(False, str(error)), None
+
+
+def _tried(runs: list[Run], must: bool) -> tuple[Verdict, Fused | None]:
     if must:
-        return Verdict(True, "hydra.launcher.fuse=true"), program
-    program.part()
+        return Verdict(True, "hydra.launcher.fuse=true"), Fused(runs)
     states = [copy.deepcopy(run.state_dict()) for run in runs]
     alone = _lone(runs[:FEW])
     if not (slow := alone > SLOW):
@@ -84,12 +86,7 @@ def _cpu_seconds(work: Callable[[], None]) -> float:
 def _step(runs: list[Run], program: Program) -> None:
     for run in runs:
         run.rewind()
-    batches = program.batches(runs)
-    losses = program.gradients(runs, batches)
-    for run, loss in zip(runs, losses):
-        run.before_update(loss)
-    objectives = [Objective(run, batch, loss, program) for run, batch, loss in zip(runs, batches, losses)]
-    program.update(runs, objectives)
+    move(runs, program)
 
 
 def _rewind(runs: list[Run], states: list[dict]) -> None:

@@ -11,6 +11,7 @@ from runner.files import write_json
 
 FOLDER = ".fuse"  # in the sweep's folder
 LEAST = 100  # steps of a run below which a trial would not pay
+SHORT = f"fewer than {LEAST} steps: a trial would not pay"
 
 
 @dataclass(frozen=True)

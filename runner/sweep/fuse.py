@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import ConfigError
-from runner.fuse.verdict import LEAST
+from runner.fuse.verdict import LEAST, SHORT
 
 if TYPE_CHECKING:
     from runner.build import Facts
@@ -84,7 +84,7 @@ def reason_alone(plan: "Plan", entry: "Entry") -> str:
     if plan.fusing != "auto":
         return ""
     if entry.facts.steps < LEAST:
-        return f"fewer than {LEAST} steps: a trial would not pay"
+        return SHORT
     if plan.device == "cpu" and 3 * entry.facts.flops * entry.job.config["batch_size"] > LARGE:
         return f"a step has more than {LARGE:.0e} operations: it keeps a core busy by itself"
     return ""
