@@ -272,7 +272,7 @@ def _wrong_type(value: Any, hint: Any, default: Any) -> str | None:
     if isinstance(value, bool) and "bool" not in str(hint) and "BeforeValidator" not in str(hint) and hint is not Any:
         return f"must be {_words(hint)}"
     try:
-        _adapter(hint).validate_python(value)
+        _adapter(hint, str(hint)).validate_python(value)
     except ValidationError as error:
         details = [detail for detail in said(error) if detail["type"] != "is_instance_of"] or said(error)
         return " or ".join(dict.fromkeys(detail["msg"] for detail in details))
@@ -282,7 +282,8 @@ def _wrong_type(value: Any, hint: Any, default: Any) -> str | None:
 
 
 @functools.cache  # a thousand combinations ask of the same few hints; to build one takes 0.2 ms
-def _adapter(hint: Any) -> TypeAdapter:
+def _adapter(hint: Any, text: str) -> TypeAdapter:
+    """`text`: of the hint. Literals of the same words are equal whatever their order, and complaints tell them."""
     return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
 
 

@@ -347,7 +347,8 @@ def test_optimizers_that_need_a_fixed_loss_refuse_mixing(name):
     ],
 )
 def test_values_out_of_range_are_refused(word, said):
-    """Each key says its range."""
+    """Each key says its range, also after an option (drop_path) that allows the same words in another order."""
+    check(composed("regularization=[stochastic_depth]", "model=resnet20"))
     name = word.partition(".")[0]
     with pytest.raises(Refused) as refused:
         check(composed(f"regularization=[{name}]", f"regularization.{word}"))
