@@ -49,6 +49,7 @@ class Run:
         self.steps, self.steps_per_epoch = parts.timeline.steps, parts.timeline.steps_per_epoch
         self.augmenting = generator(config["seed"], "augmentation", device)
         self.pipeline = list(parts.pipeline.values())
+        self.following = [item for item in self.pipeline if item.overrides("follow")]
         stack = parts.stack.values()
         self.mixers = [item for item in stack if item.overrides("mix")]
         self.penalties = {name: item for name, item in parts.stack.items() if item.overrides("penalty")}
@@ -103,6 +104,8 @@ class Run:
 
     def next_batch(self) -> Batch:
         """Draws, augments and mixes the step's batch."""
+        if self.following:
+            self.next_rows()
         if self.features is not None:
             if self._batches is None:
                 self._batches = self.features.batches(self._order(), self.augmenting)
@@ -116,7 +119,10 @@ class Run:
         """The numbers of the step's images `[B]`, for who fetches them in place of `next_batch`."""
         if self._rows is None:
             self._rows = iter(self._order())
-        return next(self._rows)
+        rows = next(self._rows)
+        for item in self.following:
+            item.follow(rows, self.progress.step // self.steps_per_epoch, self.config["seed"])
+        return rows
 
     def rewind(self, losses: bool = True) -> None:
         """Forgets the batches that were begun and, unless told not to, the losses that nobody has looked at."""

@@ -22,6 +22,10 @@ class Transform(Option):
     def fit(self, train: Split, size: int) -> None:
         """Before training: the split it will see, and the side in pixels that enters the network."""
 
+    def follow(self, rows: Tensor, epoch: int, seed: int) -> None:
+        """While a run trains, before each batch: the numbers of its images `[B]` in the training split, the epoch (from
+        0), and the run's seed. For items that treat an image in one epoch by how they treated it in others."""
+
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         raise NotImplementedError
 

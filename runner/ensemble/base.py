@@ -50,7 +50,3 @@ class Ensemble(Option):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The counterpart of `state_dict`."""
-
-    def overrides(self, hook: str) -> bool:
-        """Whether this option has a hook of its own."""
-        return getattr(type(self), hook) is not getattr(Ensemble, hook)

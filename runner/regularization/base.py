@@ -31,10 +31,6 @@ class Item(Option):
     def after_step(self, model: nn.Module) -> None:
         """After each step of the optimizer."""
 
-    def overrides(self, hook: str) -> bool:
-        """Whether this item has a hook of its own, so that the loop calls only those that do something."""
-        return getattr(type(self), hook) is not getattr(Item, hook)
-
 
 def soft(targets: Tensor, num_classes: int) -> Tensor:
     """Targets as probabilities `[B, K]`; labels become one-hot rows."""
