@@ -89,14 +89,18 @@ def answers(
     """
     own = [one if isinstance(one, Member) else Member(one, normalize, split, evaluation) for one in members]
     seen = list({id(one.split): one.split for one in own}.values())
-    pixels = max(one.split.shape[0] * one.normalize.size**2 for one in own)
-    order = torch.arange(len(split), device=split.labels.device)
-    rows = order.split(max(batch_size, min(256, MOST_PIXELS // pixels)))
+    rows = _rows(split, batch_size, max(one.split.shape[0] * one.normalize.size**2 for one in own))
     for numbers, *batches in zip(rows, *(one.batches(rows) for one in seen)):
         images = {id(one): batch for one, (batch, _) in zip(seen, batches)}
         with autocast():
             found = [one.evaluation.log_probabilities(one.model, images[id(one.split)], one.normalize) for one in own]
         yield numbers, batches[0][1], found
+
+
+def _rows(split: Split, batch_size: int, pixels: int) -> tuple[Tensor, ...]:
+    """Numbers of images, batch by batch; `pixels`: of an image."""
+    order = torch.arange(len(split), device=split.labels.device)
+    return order.split(max(batch_size, min(256, MOST_PIXELS // pixels)))
 
 
 def mean_log(passes: Tensor) -> Tensor:
@@ -135,8 +139,27 @@ def evaluate(
     """Measures the members' mean answer to every image of a split; members are in evaluation mode."""
     tally = Tally(num_classes, split.labels.device)
     for _, labels, passes in answers(members, split, normalize, autocast, batch_size, evaluation or Standard()):
-        tally.add(labels, ensembles(torch.stack([mean_log(one) for one in passes]), average)[-1])
-    return Measured(*tally.read(len(split)))
+        tally.add(labels, ensembles(torch.stack([mean_log(one) for one in passes]), average)[-1:])
+    return Measured(*tally.read(len(split))[0])
+
+
+@torch.no_grad()
+def evaluate_all(
+    network: Callable[[Tensor], Tensor],
+    count: int,
+    split: Split,
+    normalize: Normalize,
+    autocast: Autocast,
+    batch_size: int,
+    num_classes: int,
+) -> list[Measured]:
+    """What `evaluate` finds of each of N networks that answer as one: logits `[B, N, K]` of inputs `[B, C, H, W]`."""
+    tally = Tally(num_classes, split.labels.device, count)
+    for images, labels in split.batches(_rows(split, batch_size, count * split.shape[0] * normalize.size**2)):
+        with autocast():
+            logits = network(normalize(images))
+        tally.add(labels, logits.float().log_softmax(-1).transpose(0, 1))
+    return [Measured(*found) for found in tally.read(len(split))]
 
 
 @torch.no_grad()
@@ -160,7 +183,7 @@ def examine(
         alone = torch.stack([mean_log(one) for one in passes])
         grown = ensembles(alone, average)
         log, every = grown[-1], torch.cat(passes)
-        tally.add(labels, log)
+        tally.add(labels, log[None])
         group.add(labels, alone, grown)
         confidence, answer = log.exp().max(1)
         right = answer == labels
@@ -175,7 +198,7 @@ def examine(
     table = worst[0][:, ~(worst[0][0] < 0)].cpu()
     sure, hits, *differences = torch.cat(facts, 1).cpu().double()
     return Examined(
-        *tally.read(len(split)),
+        *tally.read(len(split))[0],
         top5_accuracy=top5.item() / len(split) if num_classes > TOP5_CLASSES else None,
         calibration_error=calibration_error(sure, hits),
         uncertainty=_means(differences, hits) if differences else None,
@@ -187,23 +210,26 @@ def examine(
 
 
 class Tally:
-    """Loss and answers, added up on the device without waiting for it."""
+    """Loss and answers of one or several, added up on the device without waiting for it."""
 
-    def __init__(self, num_classes: int, device: torch.device):
-        self.num_classes = num_classes
-        self.confusion = torch.zeros(num_classes**2, dtype=torch.int64, device=device)
-        self.loss = torch.zeros((), dtype=torch.float64, device="cpu" if device.type == "mps" else device)
+    def __init__(self, num_classes: int, device: torch.device, count: int = 1):
+        self.shape = count, num_classes, num_classes
+        self.confusion = torch.zeros(math.prod(self.shape), dtype=torch.int64, device=device)
+        self.places = torch.arange(count, device=device)[:, None] * num_classes**2
+        self.loss = torch.zeros(count, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
 
     def add(self, labels: Tensor, log: Tensor) -> None:
-        """A batch: labels `[B]`, logarithms of probabilities `[B, K]`."""
-        self.loss += nll_loss(log, labels, reduction="sum")
-        found = torch.bincount(labels * self.num_classes + log.argmax(1), minlength=self.num_classes**2)
-        self.confusion += found
+        """A batch: labels `[B]`, logarithms of probabilities `[N, B, K]`."""
+        count, num_classes, _ = self.shape
+        losses = -log.gather(2, labels.expand(count, -1)[:, :, None])[:, :, 0]
+        self.loss += losses.contiguous().sum(1).to(self.loss.device)
+        cells = labels * num_classes + log.argmax(2) + self.places
+        self.confusion += torch.bincount(cells.flatten(), minlength=len(self.confusion))
 
-    def read(self, images: int) -> tuple[float, float, Tensor]:
-        """Mean loss, accuracy, confusion matrix."""
-        confusion = self.confusion.view(self.num_classes, -1).cpu()
-        return self.loss.item() / images, confusion.diag().sum().item() / images, confusion
+    def read(self, images: int) -> list[tuple[float, float, Tensor]]:
+        """Mean loss, accuracy, confusion matrix of each."""
+        tables, losses = self.confusion.view(self.shape).cpu(), self.loss.tolist()
+        return [(loss / images, table.diag().sum().item() / images, table) for loss, table in zip(losses, tables)]
 
 
 class EnsembleTally:

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from runner.batch import Batch
 from runner.build import Parts
 from runner.data.splits import Split
-from runner.evaluate import Member, evaluate
+from runner.evaluate import Measured, Member, evaluate
 from runner.inputs import Normalize
 from runner.meter import Meter
 from runner.model.stages import stage_parameters
@@ -177,6 +177,8 @@ class Run:
         self.before_update(loss)
         self.update(objective)
         self.after_update()
+        self.look()
+        self.pause()
 
     def before_update(self, loss: Tensor) -> None:
         """The step's rates; what is measured before the optimizer moves."""
@@ -197,20 +199,31 @@ class Run:
             self.optimizer.step(objective)
 
     def after_update(self) -> None:
-        """What follows the optimizer: constraints, averages, logs, at an epoch's end its validation."""
-        progress = self.progress
-        if self.probe.due(progress.step):
-            self.probe.after(progress.step)
+        """What follows the optimizer: constraints, averages."""
+        if self.probe.due(self.progress.step):
+            self.probe.after(self.progress.step)
         for item in self.constraints:
             item.after_step(self.model)
         if self.averages:
             self.ensemble.after_step(self)
-        progress.step += 1
-        epoch_ends = progress.step % self.steps_per_epoch == 0
-        if epoch_ends or progress.step - self.meter.since == self.every:
+        self.progress.step += 1
+
+    @property
+    def validates(self) -> bool:
+        """Whether `look` will ask the validation split."""
+        return self.progress.step % self.steps_per_epoch == 0 and self.val_split is not None
+
+    def look(self, measured: Measured | None = None) -> None:
+        """At the step that was done: logs, at an epoch's end its validation, unless that was `measured` already."""
+        epoch_ends = self.progress.step % self.steps_per_epoch == 0
+        if epoch_ends or self.progress.step - self.meter.since == self.every:
             self._log()
             if epoch_ends:
-                self._end_epoch()
+                self._end_epoch(measured)
+
+    def pause(self) -> None:
+        """After a look, when all runs that are trained together had theirs: a checkpoint may be taken."""
+        if self.meter.since == self.progress.step:
             self.on_pause(self)
 
     # -- parts of a step ----------------------------------------------------------------------------------------
@@ -246,7 +259,7 @@ class Run:
         scalars |= {f"lr/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
         self.on_log(self.progress.step, scalars | self.probe.read())
 
-    def _end_epoch(self) -> None:
+    def _end_epoch(self, measured: Measured | None) -> None:
         progress, count = self.progress, self.steps_per_epoch
         row: Row = {
             "epoch": progress.step // count,
@@ -260,7 +273,7 @@ class Run:
         progress.loss_sum = progress.hits = 0.0
         self._batches = self._rows = None
         if self.val_split is not None:
-            measured = self.measure()
+            measured = measured or self.measure()
             row |= {"val_loss": measured.loss, "val_accuracy": measured.accuracy}
             if not math.isfinite(measured.loss):
                 raise Diverged(progress.step, f"the validation loss was {measured.loss} after step {progress.step}")
@@ -277,7 +290,7 @@ class Run:
         self.train_mode()
         self.on_epoch(row)
 
-    def measure(self) -> Any:
+    def measure(self) -> Measured:
         """The validation split, noise off; by the first of several processes."""
         if self.team is not None and not self.team.leads:
             return self.team.hear()

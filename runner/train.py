@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from runner.batch import Batch
+from runner.evaluate import Measured
 from runner.running import Run
 
 
@@ -58,6 +59,10 @@ class Program:
         for run, objective in zip(runs, objectives):
             run.update(objective)
 
+    def measure(self, runs: list[Run]) -> dict[int, Measured]:
+        """By id, what was found of those of the runs whose validation this program does in one pass."""
+        return {}
+
 
 class Alone(Program):
     """Each run by a program of its own, micro-batch by micro-batch."""
@@ -102,11 +107,19 @@ def train(runs: list[Run], program: Program | None = None, leave: Leave | None =
 def step(runs: list[Run], program: Program, leave: Leave | None = None) -> None:
     """A step of each run."""
     move(runs, program)
+    _each(runs, leave, Run.after_update)
+    measured = program.measure([run for run in runs if run.validates and not run.left])
+    _each(runs, leave, lambda run: run.look(measured.get(id(run))))
+    _each(runs, leave, Run.pause)
+
+
+def _each(runs: list[Run], leave: Leave | None, part: Callable[[Run], None]) -> None:
+    """A part of the step that is each run's alone."""
     for run in runs:
         if run.left:
             continue
         try:
-            run.after_update()
+            part(run)
         except Exception as error:
             if leave is None:
                 raise

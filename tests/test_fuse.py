@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from runner.fuse.bundle import Bundle
+from runner.fuse.faults import Unlike
 from runner.fuse.network import Network
-from runner.fuse.program import Bundle, Fused, Unlike
-from runner.train import Alone, step
+from runner.fuse.program import Fused
+from runner.train import Alone, step, train
 from tests.test_train import make, splits
 
 ELEMENTWISE = ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"]
@@ -228,6 +230,48 @@ def test_too_little_memory_halves_the_program(monkeypatch):
     monkeypatch.setattr(Network, "forward", forward)
     program = compare(alone, together, 4)
     assert sorted(len(bundle.runs) for bundle in program.bundles) == [1, 2]
+
+
+def test_runs_of_one_seed_make_their_batches_once(monkeypatch):
+    """Where seed, augmentation and mixing agree, one batch serves all, and each run's numbers are those it has alone;
+    who differs in one of them makes its own."""
+    words = [
+        ("optimizer=sgd",),
+        ("optimizer=adam", "regularization=[mixup,dropout]"),
+        ("optimizer=momentum", "lr_scale=0.5"),
+        ("seed=1",),
+        ("regularization.mixup.alpha=0.4",),
+        ("augmentation=[flip]",),
+    ]
+    common = "log.every=100", "augmentation=[flip,crop]", "regularization=[dropout,mixup]"
+    data = splits()
+    alone, together = ([doubled(*common, *one, data=data) for one in words] for _ in range(2))
+    made = []
+    for run in together:
+        monkeypatch.setattr(
+            run, "augment", lambda *given, run=run, plain=run.augment: made.append(run) or plain(*given)
+        )
+    compare(alone, together, 4)
+    assert [made.count(run) for run in together] == [5, 1, 1, 5, 5, 5]  # one was for the comparison before
+    for one, other in zip(alone, together):
+        assert torch.equal(one.augmenting.get_state(), other.augmenting.get_state())
+
+
+def test_validation_is_one_pass_for_all(monkeypatch):
+    """What is found is what each finds alone, with running statistics, and also where a place has become empty."""
+    words, data = "regularization=[batchnorm,dropout]", splits()
+    alone, together = ([make(words, f"seed={seed}", data=data) for seed in range(3)] for _ in range(2))
+    for run in alone:
+        train([run])
+    for run in together:
+        monkeypatch.setattr(run, "measure", None)
+        run.on_epoch = lambda row, run=run: setattr(run, "left", run is together[0])
+    train(together, Fused(together))
+    assert [len(run.progress.history) for run in together] == [1, 2, 2]
+    for one, other in zip(alone, together):
+        for row, found in zip(one.progress.history, other.progress.history):
+            keys = ("val_loss", "val_accuracy")
+            assert [found[key] for key in keys] == pytest.approx([row[key] for key in keys], rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -131,15 +131,15 @@ def test_one_runs_end_changes_no_others_numbers(calm, cli, faults):
 
 def test_stopped_in_the_middle_of_a_step_and_gone_on_with(calm, cli, monkeypatch):
     """Ended when some runs have saved a step that others have not: the same command gives the same, bit for bit."""
-    after = Run.after_update
+    pause = Run.pause
 
     def stop(self):
-        if self.config["seed"] == 3 and self.progress.step == 16:
+        if self.config["seed"] == 3 and self.progress.step == 17:
             raise KeyboardInterrupt
-        after(self)
+        pause(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "after_update", stop)
+        patch.setattr(Run, "pause", stop)
         code, out, _ = cli(*CALM, ZIP, TRUE, "checkpoint.seconds=0")
     assert code == 130 and "6 interrupted" in out
     assert cli(*CALM, ZIP, TRUE, "checkpoint.seconds=0")[0] == 0

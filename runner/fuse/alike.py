@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import json
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -50,3 +51,16 @@ def program(run: "Run") -> str:
     """What runs that share a program agree in, their network's structure apart."""
     images = len(run.normalize.mean), run.normalize.size, run.num_classes
     return repr((run.batch_size, run.accumulate, run.precision, str(run.device), run.memory_format, images))
+
+
+def same_batches(runs: list["Run"]) -> dict[int, int]:
+    """By id of the run, the number of a set of runs whose batches are equal as long as they stand at one step."""
+    numbers: dict[Any, int] = {}
+    found = {}
+    for run in runs:
+        config, mixers = run.config, {id(item) for item in run.mixers}
+        mixing = {name: config["regularization"][name] for name, item in run.parts.stack.items() if id(item) in mixers}
+        draws = bytes(run.augmenting.get_state().cpu().numpy())
+        key = id(run.train_split), json.dumps([config["seed"], config["augmentation"], mixing]), draws
+        found[id(run)] = numbers.setdefault(key, len(numbers))
+    return found

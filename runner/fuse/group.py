@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.fuse.program import Blamed, Fused, Unlike
+from runner.fuse.faults import Blamed, Unlike
+from runner.fuse.program import Fused
 from runner.fuse.trial import judge
 from runner.fuse.verdict import Verdict, keep, known
 from runner.running import Run

@@ -40,13 +40,15 @@ class Network(nn.Module):
     def __init__(self, models: list[nn.Module | None]):
         super().__init__()
         self.count = len(models)
-        models = _filled(models)
+        lead = next(model for model in models if model is not None)
+        models = _filled(models, lead)
         self.stacks: list[tuple[Tensor, list[Tensor]]] = []  # of parameters [N, ...], and each network's own
         self.statistics: list[tuple[Tensor, list[Tensor]]] = []
         self._known: dict[int, Tensor] = {}  # by the first network's tensor, for weights that layers share
         own = [*models[0].parameters(), *models[0].buffers()]
         own += [module.noise for module in models[0].modules() if isinstance(module, Noise)]
         self.body = copy.deepcopy(models[0], {id(thing): thing for thing in own})
+        self._modes = list(zip(self.body.modules(), lead.modules(), strict=True))
         inside: list[str] = []  # paths of what is asked network by network
         for path, module in list(self.body.named_modules()):
             members = [model.get_submodule(path) for model in models]
@@ -57,6 +59,9 @@ class Network(nn.Module):
                 inside.append(path)
 
     def forward(self, images: Tensor) -> Tensor:
+        for module, leading in self._modes:  # theirs changes from epoch to epoch, and for all alike
+            if module.training is not leading.training:
+                module.training = leading.training
         return self.body(images).unflatten(1, (self.count, -1))
 
     @torch.no_grad()
@@ -111,9 +116,8 @@ class Network(nn.Module):
         return rows
 
 
-def _filled(models: list[nn.Module | None]) -> list[nn.Module]:
-    """With copies in the places of those that are missing."""
-    like = next(model for model in models if model is not None)
+def _filled(models: list[nn.Module | None], like: nn.Module) -> list[nn.Module]:
+    """With copies of one in the places of those that are missing."""
     layers = [module for module in like.modules() if isinstance(module, Noise)]
     others = {id(layer.noise): torch.Generator(layer.noise.device) for layer in layers}
     return [copy.deepcopy(like, dict(others)) if model is None else model for model in models]
@@ -227,12 +231,11 @@ def _batch_norm(module: nn.modules.batchnorm._BatchNorm, members: list[nn.Module
         return None
 
     def forward(x: Tensor) -> Tensor:
-        training = members[0].training  # theirs changes from epoch to epoch, and for all alike
-        if training:
+        if module.training:
             module.num_batches_tracked.add_(1)
         weight, bias = (None if one is None else one.flatten() for one in (module.weight, module.bias))
         mean, variance = module.running_mean.view(-1), module.running_var.view(-1)
-        return F.batch_norm(x, mean, variance, weight, bias, training, module.momentum, module.eps)
+        return F.batch_norm(x, mean, variance, weight, bias, module.training, module.momentum, module.eps)
 
     return forward
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from runner.build import Builder
-from runner.fuse.program import Fused, Unlike
+from runner.fuse.faults import Unlike
+from runner.fuse.program import Fused
 from runner.fuse.verdict import LEAST, SHORT, Verdict
 from runner.running import Run
 from runner.seeds import generator

@@ -1,0 +1,243 @@
+"""Runs in one network: their gradients in one pass, their steps, and their validation."""
+
+import contextlib
+import itertools
+import logging
+from collections.abc import Container, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from runner import memory
+from runner.batch import Batch
+from runner.evaluate import Measured, evaluate_all
+from runner.fuse.faults import Unlike, by
+from runner.fuse.network import Network
+from runner.fuse.update import Together, kind
+from runner.noise import noisy
+from runner.running import Run
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2}  # of logits, relative to the largest
+
+
+class Bundle:
+    """Runs in one network, each in its place (`Run.seat`), on which and on whose number its last digits depend."""
+
+    def __init__(self, runs: list[Run]):
+        self.runs = runs
+        self._rows, count = list(range(len(runs))), len(runs)
+        if runs[0].seat is not None:
+            self._rows, count = [run.seat[0] for run in runs], runs[0].seat[1]
+        places: list[Run | None] = [None] * count
+        for row, run in zip(self._rows, runs):
+            places[row] = run
+        self.network = Network([None if run is None else run.model for run in places])
+        kinds = [None if run is None else kind(run) for run in places]
+        self._together = [
+            Together(places[first : first + many], first, self.network.stacks)
+            for found, first, many in _stretches(kinds)
+            if found is not None
+        ]
+        self._own = [kinds[row] is None for row in self._rows]  # whose optimizers read their parameters' gradients
+        self.apart = [run for run, own in zip(runs, self._own) if own]  # that take their steps each by itself
+        self._noisy = any(noisy(run.model) for run in runs)
+
+    def only(self, wanted: Container[int]) -> "Bundle | None":
+        """With those of its runs alone that have these ids; None where there is none."""
+        left = [run for run in self.runs if id(run) in wanted]
+        if len(left) == len(self.runs):
+            return self
+        self.part()
+        return Bundle(left) if left else None
+
+    def halves(self) -> list["Bundle"]:
+        """Two of half the size."""
+        log.warning("out of memory: %d runs that share a program go on in two halves", len(self.runs))
+        self.part()
+        for run in self.runs:
+            for p in run.model.parameters():
+                p.grad = None
+        middle = len(self.runs) // 2
+        parts = self.runs[:middle], self.runs[middle:]
+        device = self.runs[0].device
+        del self.network, self._together
+        memory.free(device)
+        for part in parts:
+            for row, run in enumerate(part):
+                run.seat = row, len(part)
+        return [Bundle(part) for part in parts]
+
+    def part(self) -> None:
+        """Gives each run all that is its own."""
+        for together in self._together:
+            together.part()
+        self.network.part()
+        for run in self.runs:
+            run.model.to(memory_format=run.memory_format)
+
+    def step(self) -> None:
+        """Those optimizers' steps that are taken together."""
+        for together in self._together:
+            together.step()
+
+    def gradients(self, batches: list[Batch]) -> Tensor:
+        """Losses `[N]`; the gradients stand in the stacks, and in the parameters of who wants to see them."""
+        draws = [run.noise.get_state() for run in self.runs] if self._noisy else []
+        statistics = [(stack, stack.clone()) for stack, _ in self.network.statistics]
+        counts: list[tuple[Tensor, tuple[Batch, ...]]] = []
+        for stack, own in self.network.stacks:
+            stack.grad = None
+            for p in own:
+                p.grad = None
+        total = None
+        try:
+            for parts in zip(*(batch.split(self.runs[0].accumulate) for batch in batches)):
+                loss, guesses = self._loss(parts)
+                loss.sum().backward()
+                counts.append((guesses, parts))
+                total = loss.detach() if total is None else total + loss.detach()
+        except Exception:  # perhaps for memory: then halves begin where this began
+            for run, state in zip(self.runs, draws):
+                run.noise.set_state(state)
+            for stack, before in statistics:
+                stack.copy_(before)
+            raise
+        for guesses, parts in counts:
+            for row, (run, batch) in enumerate(zip(self.runs, parts)):
+                run.meter.count(guesses[:, row], batch.labels)
+        self._hand_out()
+        return total
+
+    def measure(self, runs: list[Run]) -> dict[int, Measured]:
+        """By id, what the validation split's one pass found of those of these runs whose own network is watched."""
+        first = self.runs[0]
+        asked = [
+            run for run in runs if run.ensemble.watched(run) is run.model and run.parts.splits is first.parts.splits
+        ]
+        if len(asked) < 2:
+            return {}
+        for run in self.runs:
+            run.model.eval()
+
+        def network(images: Tensor) -> Tensor:
+            return _at(self.network(images.repeat(1, self.network.count, 1, 1)), self._rows)
+
+        split, options = first.val_split, (first.normalize, first.autocast, first.batch_size, first.num_classes)
+        try:
+            found = evaluate_all(network, len(self.runs), split, *options)
+        finally:
+            for run in self.runs:
+                run.train_mode()
+        return {id(run): one for run, one in zip(self.runs, found) if run in asked}
+
+    def _loss(self, batches: tuple[Batch, ...]) -> tuple[Tensor, Tensor]:
+        """Losses `[N]` and answers `[B, N]`, of a (micro-)batch of each run."""
+        with self.runs[0].autocast():
+            logits = self._logits([batch.images for batch in batches])
+            losses = _cross_entropies(logits, batches)
+        terms = {
+            row: by(run, run.penalty, logits[:, row], batch)
+            for row, (run, batch) in enumerate(zip(self.runs, batches))
+            if run.penalties or run.output_penalties
+        }
+        if terms:
+            none = losses.new_zeros(())
+            losses = losses + torch.stack([terms.get(row, none) for row in range(len(self.runs))])
+        guesses = logits.detach().argmax(2)
+        return losses if batches[0].share == 1.0 else losses * batches[0].share, guesses
+
+    def _logits(self, images: list[Tensor]) -> Tensor:
+        """`[B, N, K]` of images `[B, C, H, W]` for each run; empty places see nothing, and say nothing."""
+        if self.network.count == len(images):
+            return self.network(torch.cat(images, 1))
+        parts = [torch.zeros_like(images[0])] * self.network.count
+        for row, own in zip(self._rows, images):
+            parts[row] = own
+        return _at(self.network(torch.cat(parts, 1)), self._rows)
+
+    def _hand_out(self) -> None:
+        """Gradients of single runs: of penalties, which look at a run's own weights, into the stacks; all of them to
+        runs that look at theirs."""
+        due = [run.probe.due(run.progress.step) for run in self.runs]
+        looks = [run.clip is not None or own or probed for run, own, probed in zip(self.runs, self._own, due)]
+        weighed = [bool(run.penalties) for run in self.runs]
+        if not any(looks) and not any(weighed):
+            return
+        for stack, own in self.network.stacks:
+            if stack.grad is None:
+                continue
+            for number, row in enumerate(self._rows):
+                p = own[row]
+                if weighed[number] and p.grad is not None:
+                    stack.grad[row] += p.grad
+                p.grad = stack.grad[row] if looks[number] else None
+
+    @torch.no_grad()
+    def compare(self) -> None:
+        """Raises `Unlike` where the shared network gives other logits than each run's own."""
+        name = type(self.runs[0].model).__name__
+        for run in self.runs:
+            run.train_mode()
+        images = [run.preview(min(run.batch_size, 8)).images for run in self.runs]
+        with self.runs[0].autocast():
+            with _kept(self.runs):
+                alone = torch.stack([run.model(batch) for run, batch in zip(self.runs, images)], 1)
+            try:
+                with _kept(self.runs), torch.enable_grad():  # in which some layers object that else do not
+                    together = self._logits(images).detach()
+            except RuntimeError as error:
+                said = str(error).splitlines()[0]
+                raise Unlike(f"{name}'s layers do not take channels side by side ({said})") from error
+        if alone.shape != together.shape:
+            raise Unlike(f"{name}'s layers do not take channels side by side")
+        off = (alone - together).abs().max() / alone.abs().max().clamp_min(1e-6)
+        if not off <= TOLERANCE[self.runs[0].precision]:
+            raise Unlike(f"{name}'s layers mix channels that lie side by side (logits are {float(off):.1g} off)")
+
+
+def _at(logits: Tensor, rows: list[int]) -> Tensor:
+    """`logits[:, rows]`, for which a GPU would wait."""
+    return torch.stack([logits[:, row] for row in rows], 1)
+
+
+def _stretches(kinds: list[str | None]) -> Iterator[tuple[str | None, int, int]]:
+    """Neighbours that are alike: what, from which place on, how many."""
+    first = 0
+    for found, group in itertools.groupby(kinds):
+        many = len(list(group))
+        yield found, first, many
+        first += many
+
+
+def _cross_entropies(logits: Tensor, batches: tuple[Batch, ...]) -> Tensor:
+    """Each run's mean over its batch, `[N]`, of logits `[B, N, K]`; targets are labels or probabilities."""
+    count = logits.shape[1]
+    found: list[Tensor | None] = [None] * count
+    for ndim in {batch.targets.ndim for batch in batches}:
+        rows = [row for row, batch in enumerate(batches) if batch.targets.ndim == ndim]
+        mine = logits if len(rows) == count else _at(logits, rows)
+        targets = torch.stack([batches[row].targets for row in rows], 1)
+        each = cross_entropy(mine.flatten(0, 1), targets.flatten(0, 1), reduction="none")
+        means = each.view(-1, len(rows)).t().contiguous().mean(1)  # summed in an order that is the same for any number
+        if len(rows) == count:
+            return means
+        for row, mean in zip(rows, means.unbind(0)):
+            found[row] = mean
+    return torch.stack(found)
+
+
+@contextlib.contextmanager
+def _kept(runs: list[Run]) -> Iterator[None]:
+    """Puts back what a forward pass changes: running statistics, and what noise is drawn next."""
+    buffers = [(buffer, buffer.clone()) for run in runs for buffer in run.model.buffers()]
+    draws = [(run.noise, run.noise.get_state()) for run in runs]
+    try:
+        yield
+    finally:
+        for buffer, value in buffers:
+            buffer.copy_(value)
+        for noise, state in draws:
+            noise.set_state(state)
