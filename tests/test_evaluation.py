@@ -340,6 +340,46 @@ def test_crops_of_padded_images(options, side, padded):
     assert len(found) == 5 and all(torch.equal(*pair) for pair in zip(found[1:], corners, strict=True))
 
 
+@pytest.mark.parametrize("flip", [True, False])
+def test_six_views_are_the_published_ones(flip):
+    """Three crops of an image that is reflected at its edges are airbench94's translations, the image itself half of
+    the answer, logits averaged."""
+    model, images, normalize = convnet(), photos(side=8), normalizer(8)
+    found = ask(
+        Views(flip=flip, crops=3, padding=1, padding_mode="reflect", average="logits"), model, images, normalize
+    )
+
+    def mirror(inputs):  # as `infer_mirror` in airbench94.py
+        return 0.5 * model(inputs) + 0.5 * model(inputs.flip(-1)) if flip else model(inputs)
+
+    inputs = normalize(images)
+    padded = torch.nn.functional.pad(inputs, (1,) * 4, "reflect")
+    with torch.no_grad():
+        moved = torch.stack([mirror(padded[:, :, 0:8, 0:8]), mirror(padded[:, :, 2:10, 2:10])]).mean(0)
+        logits = 0.5 * mirror(inputs) + 0.5 * moved
+    assert found.shape == (1, 6, 5)
+    torch.testing.assert_close(found[0], logits.log_softmax(-1), rtol=1e-4, atol=1e-5)
+
+
+def test_views_of_larger_photos_are_not_padded():
+    """The corners of a photo that is kept larger are its own, whatever lies beyond its edges."""
+    images = photos(side=15)
+    found = [list(Views(crops=3, padding_mode=mode).views(images, 8)) for mode in ("constant", "reflect")]
+    corners = functional.five_crop(images, [8, 8])
+    for views in found:
+        assert len(views) == 3 and torch.equal(views[1], corners[0]) and torch.equal(views[2], corners[3])
+
+
+def test_the_mean_of_logits():
+    """`average=logits` gives the softmax of the views' mean logits, one pass."""
+    model, images, normalize = convnet(), photos(), normalizer(8)
+    found = ask(Views(crops=10, average="logits"), model, images, normalize)
+    with torch.no_grad():
+        logits = torch.stack([model(normalize(x)) for x in functional.ten_crop(images, [8, 8])]).mean(0)
+    torch.testing.assert_close(found, logits.log_softmax(-1)[None], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found[0], mean_log(ask(Views(crops=10), model, images, normalize)), rtol=1e-4)
+
+
 def test_the_centre_of_an_odd_rest():
     """Where the rest is odd, the centre is that of any other test, and its mirror image that of the same square."""
     model, images, normalize = convnet(), photos(side=11), normalizer(8)
@@ -430,6 +470,7 @@ def test_views_pass_one_after_another():
     [
         ({"draws": 3, "crops": 5}, "evaluation.draws=3 with evaluation.crops=5: choose one of them"),
         ({"padding": 2}, "evaluation.padding=2: only crops are padded; add evaluation.crops=5"),
+        ({"padding_mode": "reflect"}, "evaluation.padding_mode=reflect: only crops are padded; add evaluation.crops=5"),
         ({"flip": False, "crops": 10}, "evaluation.flip=false with evaluation.crops=10: half of ten are mirrored"),
         ({"flip": False}, "evaluation.flip=false: leaves one view; add crops or draws, or use evaluation=standard"),
     ],
@@ -444,7 +485,7 @@ def test_keys_that_contradict(options, line):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("crops=3",), "evaluation.crops=3: must be 1, 5 or 10"),
+        (("crops=2",), "evaluation.crops=2: must be 1, 3, 5 or 10"),
         (("draws=-1",), "evaluation.draws=-1: must be at least 0"),
         (("crops=5", "padding=-1"), "evaluation.padding=-1: must be at least 0 or must be 'auto'"),
         (("flip=perhaps",), "evaluation.flip=perhaps: must be true or false or must be 'auto'"),

@@ -103,7 +103,7 @@ def test_names_and_labels_fit_the_images(rows, labels):
 def test_items_are_named_with_their_parameters():
     """As typed, without the target."""
     config = check(composed("augmentation=[flip,crop]", "augmentation.flip.p=0.25"))["augmentation"]
-    assert words(config, config) == "flip p=0.25, crop padding=auto fill=0 padding_mode=constant"
+    assert words(config, config) == "flip p=0.25 alternate=false, crop padding=auto fill=0 padding_mode=constant"
 
 
 def test_a_preview_shows_the_pipeline():

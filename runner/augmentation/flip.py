@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 from runner.augmentation.base import Transform
+from runner.data.splits import Split
 from runner.errors import ConfigError
+from runner.seeds import generator as stream
 
 
 def flip(images: Tensor, chosen: Tensor, axis: int = -1) -> Tensor:
@@ -15,18 +17,43 @@ def flip(images: Tensor, chosen: Tensor, axis: int = -1) -> Tensor:
 
 
 class Flip(Transform):
+    """alternate: in training an image is mirrored in every second epoch, half of the images in the first one (Jordan
+    2024, section 3.6); whoever else asks for images gets them mirrored at random."""
+
     variants = 2
     name, axis = "flip", -1
 
-    def __init__(self, p: float = 0.5):
+    def __init__(self, p: float = 0.5, alternate: bool = False):
         if not 0 <= p <= 1:
             raise ConfigError(f"augmentation.{self.name}.p={p}: must be between 0 and 1")
-        self.p = p
+        if alternate and p != 0.5:
+            raise ConfigError(
+                f"augmentation.{self.name}.p={p}: alternate=true mirrors every image in half of its epochs; use p=0.5, "
+                "or alternate=false"
+            )
+        self.p, self.alternate = p, alternate
+        self._count, self._seed = 0, None
+        self._next: Tensor | None = None  # which of the batch that comes next are mirrored
+
+    def overrides(self, hook: str) -> bool:
+        return super().overrides(hook) and (self.alternate or hook != "follow")
+
+    def fit(self, train: Split, size: int) -> None:
+        self._count = len(train)
+
+    def follow(self, rows: Tensor, epoch: int, seed: int) -> None:
+        if self._seed != seed:  # drawn on the CPU, so that it is the same on every device
+            first = torch.rand(self._count, generator=stream(seed, f"first {self.name}")) < self.p
+            self._first, self._seed = first.to(rows.device), seed
+        self._next = self._first.index_select(0, rows) ^ (epoch % 2 == 1)
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         return self.apply(images, self.pick(len(images), generator))
 
     def pick(self, count: int, generator: torch.Generator) -> Tensor:
+        if self._next is not None and len(self._next) == count:
+            chosen, self._next = self._next, None
+            return chosen.to(generator.device)
         return torch.rand(count, generator=generator, device=generator.device) < self.p
 
     def apply(self, images: Tensor, picked: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Test-time augmentation: the mean of a network's answers to several views of an image (Krizhevsky et al. 2012)."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Literal
 
@@ -7,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from runner.augmentation.crop import reflect
 from runner.context import Context
 from runner.errors import ConfigError
+from runner.evaluate import Average
 from runner.evaluation.base import Evaluation, Pipeline, answer
 from runner.inputs import Normalize
 from runner.schema import Count
@@ -18,29 +21,37 @@ class Views(Evaluation):
     """Views are squares of the stored image, or draws of the run's augmentation pipeline.
 
     flip: the mirror image of every view as well; `auto`: where nothing else makes a second view.
-    crops: 1, the centre, as in any test; 5, the four corners as well; 10, those five and their mirror images.
-    padding: black pixels on each side before crops are cut; `auto`: an eighth of the side, none where photos are kept
+    crops: 1, the centre, as in any test; 5, the four corners as well; 10, those five and their mirror images; 3, the
+    centre, which counts as two, and two opposite corners (Jordan 2024, section 3.5).
+    padding: pixels on each side before crops are cut; `auto`: an eighth of the side, none where photos are kept
     larger than what enters the network, as in `augmentation=[crop]`.
+    padding_mode: `constant` is black; `reflect` mirrors the image at its edges.
     draws: of the pipeline, in place of crops. The image itself is none of them: the network was trained on draws.
+    average: what is averaged over the views: their probabilities; or their logits, after which they are one pass.
     """
 
     def __init__(
         self,
         flip: bool | Literal["auto"] = "auto",
-        crops: Literal[1, 5, 10] = 1,
+        crops: Literal[1, 3, 5, 10] = 1,
         padding: Count | Literal["auto"] = "auto",
+        padding_mode: Literal["constant", "reflect"] = "constant",
         draws: Count = 0,
+        average: Average = "probabilities",
     ):
         if draws and crops > 1:
             raise ConfigError(f"evaluation.draws={draws} with evaluation.crops={crops}: choose one of them")
         if padding != "auto" and crops == 1:
             raise ConfigError(f"evaluation.padding={padding}: only crops are padded; add evaluation.crops=5")
+        if padding_mode == "reflect" and crops == 1:
+            raise ConfigError("evaluation.padding_mode=reflect: only crops are padded; add evaluation.crops=5")
         if crops == 10 and flip is False:
             raise ConfigError("evaluation.flip=false with evaluation.crops=10: half of ten are mirrored; use crops=5")
         if flip is False and crops == 1 and not draws:
             raise ConfigError("evaluation.flip=false: leaves one view; add crops or draws, or use evaluation=standard")
         self.flip = (crops == 10 or (crops == 1 and not draws)) if flip == "auto" else flip
-        self.crops, self.padding, self.draws = crops, padding, draws
+        self.crops, self.padding, self.mode = crops, padding, padding_mode
+        self.draws, self.average = draws, average
 
     def check(self, context: Context) -> str | None:
         if self.draws and not context.pipeline:
@@ -68,12 +79,14 @@ class Views(Evaluation):
 
     def log_probabilities(self, model: nn.Module, images: Tensor, normalize: Normalize) -> Tensor:
         found = []
-        for view in self.views(images, normalize.size):  # one after the other: memory for one is enough
+        for number, view in enumerate(self.views(images, normalize.size)):  # in turn: memory for one is enough
             inputs = normalize(view)
-            found.append(answer(model, inputs))
+            seen = [answer(model, inputs)]
             if self.flip:
-                found.append(answer(model, inputs.flip(-1)))
-        return torch.stack(found)
+                seen.append(answer(model, inputs.flip(-1)))
+            found += seen * 2 if self.crops == 3 and number == 0 else seen
+        passes = torch.stack(found)
+        return passes if self.average == "probabilities" else passes.mean(0).log_softmax(-1)[None]
 
     def views(self, images: Tensor, size: int) -> Iterator[Tensor]:
         """What is seen of images `[B, C, H, W]` uint8, to be normalised; mirror images not counted."""
@@ -83,10 +96,11 @@ class Views(Evaluation):
             return
         yield images  # whose centre `normalize` cuts
         if self.crops > 1:
-            images = pad(images, (self._padding(images.shape[-1], size),) * 4)
-            for top in (slice(None, size), slice(-size, None)):
-                for left in (slice(None, size), slice(-size, None)):
-                    yield images[..., top, left]
+            padding = self._padding(images.shape[-1], size)
+            images = reflect(images, padding) if self.mode == "reflect" else pad(images, (padding,) * 4)
+            ends = slice(None, size), slice(-size, None)
+            for top, left in zip(ends, ends) if self.crops == 3 else itertools.product(ends, ends):
+                yield images[..., top, left]
 
     def _draw(self, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, enabled=False):  # as in training: only the network computes in bf16

@@ -1,0 +1,65 @@
+"""Lookahead (Zhang et al. 2019): the weights that train are pulled back to slow ones that follow them."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from runner.context import Context
+from runner.ensemble.averages import WeightAverage
+from runner.schema import Below1, NonNegative, Positive
+from runner.steps import timeline
+
+if TYPE_CHECKING:
+    from runner.running import Run
+
+
+class Lookahead(WeightAverage):
+    """After every `every` steps `slow = kept * slow + (1 - kept) * weights` (algorithm 1, its alpha is `1 - kept`), and
+    the run goes on from there: `weights = slow`. The slow weights answer.
+
+    kept is `decay * (t / T) ** power` after t of T steps. Batch-norm statistics are moved along with the weights, the
+    optimizer's momentum stays what it is, as in Jordan 2024 (arXiv 2404.00498, section 3.4).
+    """
+
+    def __init__(self, every: Positive = 5, decay: Below1 = 0.5, power: NonNegative = 0.0):
+        self.every, self.decay, self.power = every, decay, power
+
+    def check(self, context: Context) -> str | None:
+        if context.config["optimizer"]["full_batch"]:
+            return (
+                "ensemble=lookahead: moves the weights between steps, and optimizers of full batches (bfgs, lbfgs, ...) "
+                "go on from where they were; use mini-batches (optimizer=sgd), or ensemble=none"
+            )
+        steps = timeline(context.config, context.train_size).steps
+        if self.every > steps:
+            return (
+                f"ensemble.every={self.every}: the run has {steps} steps, the slow weights would never move; use "
+                f"{steps} or less"
+            )
+        return None
+
+    def begin(self, run: "Run") -> None:
+        super().begin(run)
+        self._steps = run.steps
+
+    def due(self, run: "Run") -> bool:
+        return (run.progress.step + 1) % self.every == 0
+
+    def share(self) -> float:
+        done = (self.count_averaged + 1) * self.every / self._steps
+        return 1 - self.decay * done**self.power
+
+    @torch.no_grad()
+    def after_step(self, run: "Run") -> None:
+        super().after_step(run)
+        if self.due(run):
+            slow, now = zip(*self._means)
+            torch._foreach_copy_(now, slow)
+
+    def watched(self, run: "Run") -> nn.Module:
+        return self.network
+
+    def compared(self, runs: Sequence["Run"]) -> list[nn.Module]:
+        return []  # the run's own weights are the slow ones, or a few steps ahead of them
