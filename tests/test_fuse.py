@@ -9,6 +9,7 @@ from runner.fuse.bundle import Bundle
 from runner.fuse.faults import Unlike
 from runner.fuse.network import Network
 from runner.fuse.program import Fused
+from runner.model.own_noise import Dropout
 from runner.train import Alone, step, train
 from tests.test_train import make, splits
 
@@ -307,18 +308,62 @@ class Mixing(torch.nn.Module):
         return self.head(self.first(x).roll(1, 1).flatten(1))
 
 
-def test_a_network_that_mixes_channels_is_found_out():
-    """A forward that is not what it was where channels lie side by side is refused, not trained wrongly."""
+def mixing(noisy=False):
+    """Prepares a run with that network."""
 
     def prepare(parts):
         torch.manual_seed(0)
-        model = Mixing(1, 3, 8)
+        model = torch.nn.Sequential(Mixing(1, 3, 8))
         model(torch.zeros(1, 1, 8, 8))
+        if noisy:
+            model.append(Dropout(torch.nn.Dropout(0.5), torch.Generator()))
         parts.model = model
         parts.optimizer = torch.optim.SGD([{"params": list(model.parameters()), "name": "weights"}], lr=0.1)
 
-    runs = [make(f"seed={seed}", prepare=prepare) for seed in range(2)]
-    with pytest.raises(Unlike, match="side by side"):
+    return prepare
+
+
+class Attending(torch.nn.Module):
+    """Tokens, a class token, attention, layer and batch norm; nothing is in the channels as convolutions have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = torch.nn.Parameter(torch.randn(1, 1, 8))
+        self.layer = torch.nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True)
+        self.norm = torch.nn.BatchNorm1d(8)
+        self.head = torch.nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = torch.cat((self.token.expand(len(x), -1, -1), x[:, 0]), 1)
+        return self.head(self.norm(self.layer(x)[:, 0]))
+
+
+def attending(parts):
+    """Prepares a run with that network."""
+    parts.model = Attending()
+    parts.optimizer = torch.optim.SGD([{"params": list(parts.model.parameters()), "name": "weights"}], lr=0.1)
+
+
+@pytest.mark.parametrize("prepare", [mixing(), attending])
+def test_networks_that_mix_what_lies_side_by_side_are_mapped(prepare):
+    """Where a forward is not what it was in channels side by side the networks go through `vmap`, to the same numbers,
+    running statistics too."""
+    words = "lr_scale=1", "lr_scale=0.5", "lr_scale=0.1"
+    alone, together = (
+        [doubled(one, "log.every=100", f"seed={i}", prepare=prepare) for i, one in enumerate(words)] for _ in range(2)
+    )
+    for one, other in zip(alone, together):
+        other.model.load_state_dict(one.model.state_dict())
+    program = compare(alone, together)
+    assert not program.bundles[0].network.asks_each
+    together[1].left = True  # and the others' numbers go on
+    compare([alone[0], alone[2]], [together[0], together[2]], 2)
+
+
+def test_what_neither_lies_side_by_side_nor_can_be_mapped():
+    """Refused, not trained wrongly; and each goes on with weights of its own."""
+    runs = [make(f"seed={seed}", prepare=mixing(noisy=True)) for seed in range(2)]
+    with pytest.raises(Unlike, match=r"side by side in the channels.*vmap: Dropout draws"):
         Fused(runs)
     storages = [p.untyped_storage().data_ptr() for run in runs for p in run.model.parameters()]
-    assert len(set(storages)) == len(storages)  # and each goes on with weights of its own
+    assert len(set(storages)) == len(storages)

@@ -26,15 +26,15 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2}  # 
 class Bundle:
     """Runs in one network, each in its place (`Run.seat`), on which and on whose number its last digits depend."""
 
-    def __init__(self, runs: list[Run]):
-        self.runs = runs
+    def __init__(self, runs: list[Run], mapped: bool = False):
+        self.runs, self._mapped = runs, mapped
         self._rows, count = list(range(len(runs))), len(runs)
         if runs[0].seat is not None:
             self._rows, count = [run.seat[0] for run in runs], runs[0].seat[1]
         places: list[Run | None] = [None] * count
         for row, run in zip(self._rows, runs):
             places[row] = run
-        self.network = Network([None if run is None else run.model for run in places])
+        self.network = Network([None if run is None else run.model for run in places], mapped)
         kinds = [None if run is None else kind(run) for run in places]
         self._together = [
             Together(places[first : first + many], first, self.network.stacks)
@@ -51,7 +51,7 @@ class Bundle:
         if len(left) == len(self.runs):
             return self
         self.part()
-        return Bundle(left) if left else None
+        return Bundle(left, self._mapped) if left else None
 
     def halves(self) -> list["Bundle"]:
         """Two of half the size."""
@@ -68,7 +68,7 @@ class Bundle:
         for part in parts:
             for row, run in enumerate(part):
                 run.seat = row, len(part)
-        return [Bundle(part) for part in parts]
+        return [Bundle(part, self._mapped) for part in parts]
 
     def part(self) -> None:
         """Gives each run all that is its own."""
@@ -179,6 +179,7 @@ class Bundle:
     def compare(self) -> None:
         """Raises `Unlike` where the shared network gives other logits than each run's own."""
         name = type(self.runs[0].model).__name__
+        way = "torch.func.vmap" if self._mapped else "networks side by side in the channels"
         for run in self.runs:
             run.train_mode()
         images = [run.preview(min(run.batch_size, 8)).images for run in self.runs]
@@ -190,12 +191,12 @@ class Bundle:
                     together = self._logits(images).detach()
             except RuntimeError as error:
                 said = str(error).splitlines()[0]
-                raise Unlike(f"{name}'s layers do not take channels side by side ({said})") from error
+                raise Unlike(f"{name} does not take {way} ({said})") from error
         if alone.shape != together.shape:
-            raise Unlike(f"{name}'s layers do not take channels side by side")
+            raise Unlike(f"{name} does not take {way}")
         off = (alone - together).abs().max() / alone.abs().max().clamp_min(1e-6)
         if not off <= TOLERANCE[self.runs[0].precision]:
-            raise Unlike(f"{name}'s layers mix channels that lie side by side (logits are {float(off):.1g} off)")
+            raise Unlike(f"{name} answers otherwise with {way} (logits are {float(off):.1g} off)")
 
 
 def _at(logits: Tensor, rows: list[int]) -> Tensor:

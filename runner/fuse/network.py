@@ -3,7 +3,7 @@
 Activations lie side by side in the channels: `[B, N * C, H, W]`, or `[B, N * F]`, the first network's first.
 Containers, pools and nonlinearities work on that as they are; layers with weights have a form of their own here
 (`FORMS`); whatever else is asked network by network. Weights are stacked `[N, ...]`, and each network's own parameters
-are rows of these.
+are rows of these. Networks that mix what lies side by side are mapped as wholes, by `torch.func.vmap`.
 """
 
 import copy
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from runner.noise import Noise
 
@@ -35,9 +36,11 @@ class Network(nn.Module):
 
     From then on parameters and buffers of each are views of `stacks`: whoever changes one changes the other. None is
     the place of a network that is not there any more.
+
+    mapped: as a whole, for which it must be `mappable`.
     """
 
-    def __init__(self, models: list[nn.Module | None]):
+    def __init__(self, models: list[nn.Module | None], mapped: bool = False):
         super().__init__()
         self.count = len(models)
         lead = next(model for model in models if model is not None)
@@ -53,10 +56,13 @@ class Network(nn.Module):
         for path, module in list(self.body.named_modules()):
             members = [model.get_submodule(path) for model in models]
             self._stack(module, members)
-            if any(path.startswith(f"{outer}.") or outer == "" for outer in inside):
+            if mapped or any(path.startswith(f"{outer}.") or outer == "" for outer in inside):
                 continue
             if self._give_form(path, module, members):
                 inside.append(path)
+        self.asks_each = "" in inside  # nothing is shared
+        if mapped:
+            self.body.forward = functools.partial(_mapped, lead, self.body, self.count)
 
     def forward(self, images: Tensor) -> Tensor:
         for module, leading in self._modes:  # theirs changes from epoch to epoch, and for all alike
@@ -135,6 +141,38 @@ def _each(members: list[nn.Module], held: Callable[[], list[dict[str, Tensor]]],
         for member, weights, part in zip(members, held(), parts)
     ]
     return torch.stack(found) if axis == 0 else torch.cat(found, 1)
+
+
+def _mapped(like: nn.Module, body: nn.Module, count: int, x: Tensor) -> Tensor:
+    """All networks at once; `like` is one of them, `body` holds the weights of all."""
+
+    def one(weights: dict[str, Tensor], buffers: dict[str, Tensor], part: Tensor) -> Tensor:
+        return functional_call(like, (weights, buffers), (part,))
+
+    weights, buffers = dict(body.named_parameters()), dict(body.named_buffers())
+    parts = x.unflatten(1, (count, -1))
+    with sdpa_kernel(SDPBackend.MATH):  # the others would be asked network by network
+        return torch.vmap(one, in_dims=(0, 0, 1), out_dims=1)(weights, buffers, parts).flatten(1)
+
+
+def mappable(models: list[nn.Module]) -> str:
+    """Why networks of one structure cannot be mapped; empty where they may. A mapped layer is that of one network with
+    the weights of another, and has one generator."""
+    for layers in zip(*(model.modules() for model in models), strict=True):
+        first = layers[0]
+        if isinstance(first, Noise) and getattr(first, "p", 1) > 0:
+            return f"{type(first).__name__} draws for each network from a generator of its own"
+        if first._forward_hooks or first._forward_pre_hooks:
+            return f"{type(first).__name__} has hooks"
+        if any(_told(layer) != _told(first) for layer in layers):
+            return f"{type(first).__name__} has other options in other networks"
+    return ""
+
+
+def _told(layer: nn.Module) -> dict[str, Any]:
+    """A layer's options."""
+    plain = bool | int | float | str | tuple | None
+    return {key: value for key, value in vars(layer).items() if isinstance(value, plain) and key != "training"}
 
 
 def _kind(module: nn.Module) -> type[nn.Module]:

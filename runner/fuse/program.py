@@ -13,6 +13,7 @@ from runner.evaluate import Measured
 from runner.fuse.alike import program, refusal, same_batches, structure
 from runner.fuse.bundle import Bundle
 from runner.fuse.faults import Unlike, by
+from runner.fuse.network import mappable
 from runner.running import Run
 from runner.train import Leave, Objective, Program
 
@@ -29,16 +30,27 @@ class Fused(Program):
             raise Unlike(reason)
         if len({(structure(run.model), program(run)) for run in runs}) > 1:
             raise Unlike("their networks, batches or devices differ")
-        self.bundles = [Bundle(some) for some in _seated(runs)]
-        try:
-            for bundle in self.bundles:
-                bundle.compare()
-        except Unlike:
-            self.part()
-            raise
+        self.bundles = self._tried(_seated(runs))
         self._alike = same_batches(runs)
         self._draws: list[tuple[Run, Tensor]] = []  # what their generators stood at before the step's batches
         self.leave: Leave | None = None  # who is told of a run whose own optimizer fails
+
+    def _tried(self, groups: list[list[Run]]) -> list[Bundle]:
+        """Networks side by side; where that shares nothing, or gives other answers, mapped as wholes."""
+        try:
+            bundles = _compared(groups, mapped=False)
+        except Unlike as error:
+            if no := mappable([run.model for some in groups for run in some]):
+                raise Unlike(f"{error}; nor by torch.func.vmap: {no}") from error
+            return _compared(groups, mapped=True)
+        if bundles[0].network.asks_each and not mappable([run.model for some in groups for run in some]):
+            for bundle in bundles:
+                bundle.part()
+            try:
+                return _compared(groups, mapped=True)
+            except Unlike:
+                return _compared(groups, mapped=False)
+        return bundles
 
     def part(self) -> None:
         """Gives each run all that is its own, so that it can go on alone."""
@@ -128,6 +140,19 @@ class Fused(Program):
                 self.leave(run, error)
         for bundle in self.bundles:
             bundle.step()
+
+
+def _compared(groups: list[list[Run]], mapped: bool) -> list[Bundle]:
+    """Raises `Unlike` where shared networks give other logits than each run's own; then each has its own again."""
+    bundles = [Bundle(some, mapped) for some in groups]
+    try:
+        for bundle in bundles:
+            bundle.compare()
+    except Unlike:
+        for bundle in bundles:
+            bundle.part()
+        raise
+    return bundles
 
 
 def _seated(runs: list[Run]) -> list[list[Run]]:
