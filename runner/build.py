@@ -26,6 +26,7 @@ from runner.model.own_noise import own
 from runner.model.presets import preset
 from runner.optimizer.groups import parameter_groups, scaled
 from runner.option import Option
+from runner.passes import Passed, passed
 from runner.schedule.base import Timeline
 from runner.schema import GROUPS
 from runner.steps import timeline
@@ -51,6 +52,7 @@ class Facts:
     train_size: int
     steps: int
     flops: int = 0  # of one image's forward pass
+    step_flops: int = 0  # of what of it a training step computes: where features are kept, all from there on
     skipped: int = 0  # images that could not be read
     stages: tuple[Any, ...] = ()  # what training will do to each (`runner.transfer.finetune.Row`)
     weights: str = ""  # where they came from, and which did not fit
@@ -82,6 +84,7 @@ class Builder:
         self._sources: dict[str, Source] = {}
         self._splits: dict[tuple[str, str], Splits] = {}
         self._rehearsed: dict[str, Facts] = {}
+        self._passed: dict[str, Passed] = {}
         self.features = Store()
         self.group: Group | None = None  # jobs that this process trains side by side, as long as it does
 
@@ -294,19 +297,19 @@ class Builder:
             try:
                 with torch.device("meta"):
                     parts = self.parts(config, splits, torch.device("meta"), None, checks=True)
-                    logits, flops = _forward(parts.model, splits)
+                    found = self._passes(config, parts, splits)
             except (NotImplementedError, RuntimeError):  # perhaps a model that needs real numbers
                 parts = self.parts(config, splits, torch.device("cpu"), torch.Generator(), checks=True)
-                logits, flops = _forward(parts.model, splits)
+                found = self._passes(config, parts, splits)
         except (
             ValueError,
             TypeError,
             RuntimeError,
         ) as error:  # torch's own objections; shapes that do not fit
             raise ConfigError(f"this combination cannot be built: {str(error).splitlines()[0]}") from error
-        if tuple(logits.shape) != (2, len(splits.classes)):
+        if found.answers != (2, len(splits.classes)):
             wanted = (2, len(splits.classes))
-            raise ConfigError(f"model: gives {tuple(logits.shape)} for 2 images, not {wanted}, a logit for each class")
+            raise ConfigError(f"model: gives {found.answers} for 2 images, not {wanted}, a logit for each class")
         rows = parts.transfer.table(parts.model)
         weights = parts.transfer.weights(config["model"])
         return Facts(
@@ -317,21 +320,22 @@ class Builder:
             weights="" if parts.transfer.audit is None else parts.transfer.audit.line,
             train_size=len(splits.train),
             steps=parts.timeline.steps,
-            flops=flops,
+            flops=found.flops,
+            step_flops=found.step_flops,
             skipped=len(splits.skipped),
-            network=structure(parts.model),
+            network=f"{structure(parts.model)} {found.cut}",
             members=parts.ensemble.count,
             apart=apart(parts, config),
         )
 
-
-def _forward(model: nn.Module, splits: Splits) -> tuple[torch.Tensor, int]:
-    """Logits of two images, and the floating-point operations for one."""
-    from torch.utils.flop_counter import FlopCounterMode  # loads triton: half a second that workers need not pay
-
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        logits = model.eval()(torch.zeros(2, splits.channels, splits.size, splits.size))
-    return logits, counter.get_total_flops() // 2
+    def _passes(self, config: dict[str, Any], parts: Parts, splits: Splits) -> Passed:
+        """What passes through the network found; the same for all combinations whose networks are the same."""
+        about = {key: config[key] for key in ("model", "regularization", "augmentation", "transfer", "compile")}
+        about["images"] = splits.channels, splits.size, splits.identity
+        key = json.dumps(about, sort_keys=True)
+        if key not in self._passed:
+            self._passed[key] = passed(config, parts, splits)
+        return self._passed[key]
 
 
 def threads(config: dict[str, Any], facts: Facts, at_once: int) -> int:

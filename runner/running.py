@@ -149,6 +149,11 @@ class Run:
         images, labels = next(self.train_split.batches(rows))
         return self.augment(images, labels, generator(self.config["seed"], "preview", self.device))
 
+    def entering(self, count: int) -> Tensor:
+        """What the network gets of the first `count` training images: features where they are kept."""
+        images = self.preview(count).images
+        return images if self.features is None else self.features.enter(images)
+
     def loss(self, batch: Batch) -> Tensor:
         """The data loss of a (micro-)batch and the penalties, times the batch's share."""
         with self.autocast():

@@ -14,6 +14,8 @@ from runner.data.splits import ResidentSplit
 from runner.errors import ConfigError
 from runner.evaluate import Member, examine
 from runner.evaluation.standard import Standard
+from runner.fuse.faults import Unlike
+from runner.fuse.program import Fused
 from runner.running import Run
 from runner.seeds import generator
 from runner.train import train
@@ -631,3 +633,40 @@ def test_independent_members(cli, tmp_path):
     cached, plain = (result_of(tmp_path / "outputs" / f"s{number}") for number in range(2))
     assert cached["ensemble"]["members"] == pytest.approx(plain["ensemble"]["members"])
     assert cached["test_loss"] == pytest.approx(plain["test_loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "model"),
+    [
+        (("augmentation=[flip]", "regularization=[dropout]", "regularization.dropout.where=head"), CONVNET),
+        (("regularization=[batchnorm]", "transfer.freeze_depth=2"), CONVNET),
+        (("data.size=32",), SQUEEZENET),  # whose frozen part cannot lie side by side
+    ],
+    ids=["head", "stages", "squeezenet"],
+)
+def test_runs_on_kept_features_share_a_program(overrides, model, monkeypatch):
+    """From the cut on they train as one, to the numbers of each alone; their frozen parts are not asked again."""
+    data = splits(train=50, val=20, channels=3, side=32) if model is SQUEEZENET else DATA
+    store = Store()
+    words = [(), ("optimizer=adam", "optimizer.lr=0.01"), ("lr_scale=0.5",)]
+
+    def one(*own):
+        run, said = make(*overrides, *own, data=data, model=model, store=store)
+        assert said == "on"
+        return run
+
+    alone, together = ([one(*own) for own in words] for _ in range(2))
+    for run in alone:
+        train([run])
+    program = Fused(together)
+    monkeypatch.setattr(Run, "measure", None)  # they are validated as one, too
+    train(together, program)
+    for plain, fused in zip(alone, together):
+        assert_equal(fused, plain, 1e-4)
+
+
+def test_runs_whose_frozen_weights_differ_share_none():
+    """Features of other frozen weights are no program's."""
+    runs = [make("transfer.freeze_depth=1", f"seed={seed}")[0] for seed in range(2)]
+    with pytest.raises(Unlike, match="differ"):
+        Fused(runs)

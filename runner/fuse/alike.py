@@ -34,8 +34,6 @@ def refusal(run: "Run") -> str:
     """Why a run that is ready to train cannot share a program."""
     if run.team is not None:
         return "torchrun: several processes share this run"
-    if run.features is not None:
-        return "transfer.cache: what its frozen stages answer is shared already"
     return apart(run.parts, run.config)
 
 
@@ -50,7 +48,8 @@ def structure(model: nn.Module) -> str:
 def program(run: "Run") -> str:
     """What runs that share a program agree in, their network's structure apart."""
     images = len(run.normalize.mean), run.normalize.size, run.num_classes
-    return repr((run.batch_size, run.accumulate, run.precision, str(run.device), run.memory_format, images))
+    origin = None if run.features is None else run.features.origin
+    return repr((run.batch_size, run.accumulate, run.precision, str(run.device), run.memory_format, images, origin))
 
 
 def same_batches(runs: list["Run"]) -> dict[int, int]:

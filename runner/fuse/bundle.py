@@ -35,6 +35,8 @@ class Bundle:
         for row, run in zip(self._rows, runs):
             places[row] = run
         self.network = Network([None if run is None else run.model for run in places], mapped)
+        if (features := runs[0].features) is not None:
+            self.network.enter(features.cut, runs[0].device)
         kinds = [None if run is None else kind(run) for run in places]
         self._together = [
             Together(places[first : first + many], first, self.network.stacks)
@@ -123,11 +125,14 @@ class Bundle:
             run.model.eval()
 
         def network(images: Tensor) -> Tensor:
-            return _at(self.network(images.repeat(1, self.network.count, 1, 1)), self._rows)
+            return _at(self.network(torch.cat([images] * self.network.count, 1)), self._rows)
 
-        split, options = first.val_split, (first.normalize, first.autocast, first.batch_size, first.num_classes)
+        split, normalize = first.val_split, first.normalize
+        if first.features is not None:
+            split, normalize = first.features.split(split)
+        options = first.autocast, first.batch_size, first.num_classes
         try:
-            found = evaluate_all(network, len(self.runs), split, *options)
+            found = evaluate_all(network, len(self.runs), split, normalize, *options)
         finally:
             for run in self.runs:
                 run.train_mode()
@@ -182,10 +187,10 @@ class Bundle:
         way = "torch.func.vmap" if self._mapped else "networks side by side in the channels"
         for run in self.runs:
             run.train_mode()
-        images = [run.preview(min(run.batch_size, 8)).images for run in self.runs]
+        images = [run.entering(min(run.batch_size, 8)) for run in self.runs]
         with self.runs[0].autocast():
             with _kept(self.runs):
-                alone = torch.stack([run.model(batch) for run, batch in zip(self.runs, images)], 1)
+                alone = torch.stack([run.forward(batch) for run, batch in zip(self.runs, images)], 1)
             try:
                 with _kept(self.runs), torch.enable_grad():  # in which some layers object that else do not
                     together = self._logits(images).detach()

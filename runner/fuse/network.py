@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from runner.noise import Noise
+from runner.transfer.cut import Cut, Rest
 
 Form = Callable[[Tensor], Tensor]
 
@@ -61,6 +62,7 @@ class Network(nn.Module):
             if self._give_form(path, module, members):
                 inside.append(path)
         self.asks_each = "" in inside  # nothing is shared
+        self._rest: Rest | None = None
         if mapped:
             self.body.forward = functools.partial(_mapped, lead, self.body, self.count)
 
@@ -68,7 +70,11 @@ class Network(nn.Module):
         for module, leading in self._modes:  # theirs changes from epoch to epoch, and for all alike
             if module.training is not leading.training:
                 module.training = leading.training
-        return self.body(images).unflatten(1, (self.count, -1))
+        return (self._rest or self.body)(images).unflatten(1, (self.count, -1))
+
+    def enter(self, cut: Cut, device: torch.device) -> None:
+        """From now on the input is what crosses this cut of each network."""
+        self._rest = Rest(self.body, cut.side_by_side(self.count), device)
 
     @torch.no_grad()
     def part(self) -> None:

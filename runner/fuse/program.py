@@ -37,20 +37,25 @@ class Fused(Program):
 
     def _tried(self, groups: list[list[Run]]) -> list[Bundle]:
         """Networks side by side; where that shares nothing, or gives other answers, mapped as wholes."""
+        no = (
+            "features are kept"
+            if groups[0][0].features is not None
+            else mappable([run.model for run in sum(groups, [])])
+        )
         try:
             bundles = _compared(groups, mapped=False)
         except Unlike as error:
-            if no := mappable([run.model for some in groups for run in some]):
+            if no:
                 raise Unlike(f"{error}; nor by torch.func.vmap: {no}") from error
             return _compared(groups, mapped=True)
-        if bundles[0].network.asks_each and not mappable([run.model for some in groups for run in some]):
-            for bundle in bundles:
-                bundle.part()
-            try:
-                return _compared(groups, mapped=True)
-            except Unlike:
-                return _compared(groups, mapped=False)
-        return bundles
+        if no or not bundles[0].network.asks_each:
+            return bundles
+        for bundle in bundles:
+            bundle.part()
+        try:
+            return _compared(groups, mapped=True)
+        except Unlike:
+            return _compared(groups, mapped=False)
 
     def part(self) -> None:
         """Gives each run all that is its own, so that it can go on alone."""
@@ -75,7 +80,8 @@ class Fused(Program):
     def _made(self, runs: list[Run]) -> list[Batch]:
         """What lies in memory is fetched for all at once; what nothing augments is normalised at once, too."""
         first, split = runs[0], runs[0].train_split
-        if not isinstance(split, ResidentSplit) or any(run.train_split is not split for run in runs):
+        kept = first.features is not None or not isinstance(split, ResidentSplit)
+        if kept or any(run.train_split is not split for run in runs):
             return [by(run, run.next_batch) for run in runs]
         images, labels = next(split.batches([torch.cat([run.next_rows() for run in runs])]))
         plain = all(not run.pipeline and run.parts.splits is first.parts.splits for run in runs)

@@ -60,7 +60,9 @@ def impossible(builder: Builder, config: dict[str, Any], device: torch.device) -
     for seed in (config["seed"], config["seed"] + 1):
         own = config | {"seed": seed}
         noise = generator(seed, "noise", device)
-        runs.append(Run(own, builder.parts(own, builder.splits(own, device), device, noise), device, noise))
+        splits = builder.splits(own, device)
+        runs.append(Run(own, builder.parts(own, splits, device, noise), device, noise))
+        builder.features.serve(runs[-1], splits)
     try:
         Fused(runs)
     except Unlike as error:

@@ -85,7 +85,7 @@ def reason_alone(plan: "Plan", entry: "Entry") -> str:
         return ""
     if entry.facts.steps < LEAST:
         return SHORT
-    if plan.device == "cpu" and 3 * entry.facts.flops * entry.job.config["batch_size"] > LARGE:
+    if plan.device == "cpu" and 3 * entry.facts.step_flops * entry.job.config["batch_size"] > LARGE:
         return f"a step has more than {LARGE:.0e} operations: it keeps a core busy by itself"
     return ""
 

@@ -127,20 +127,33 @@ class Features:
         """A network from the cut on."""
         return Rest(model, self.cut, self.run.device)
 
+    @torch.no_grad()
+    def enter(self, images: Tensor) -> Tensor:
+        """What crosses the cut, for normalised images."""
+        with modes_kept(self.run.model), self.run.autocast():
+            return enters(self.run.model.eval(), self.cut, images)
+
     def batches(self, order: Iterable[Tensor], draws: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """The training split's batches; variants are drawn as the pipeline draws them."""
         numbers = (row * self.views + pick(len(row), self.pipeline, draws).to(row.device) for row in order)
         return self._of(self.run.train_split).batches(numbers)
+
+    @property
+    def origin(self) -> str:
+        """Of features that are the same: where the network is cut, and a hash of its frozen weights."""
+        return f"{self.cut} {self._frozen}"
+
+    def split(self, split: Split) -> tuple[Activations, "Ready"]:
+        """What stands for one of the run's splits, and for its normalisation."""
+        return self._of(split), Ready(self.data.size)
 
     def members(self, members: Sequence[nn.Module], split: Split) -> list[nn.Module | Member]:
         """Networks as `evaluate` asks them for one pass: from the cut on. As they are, where their frozen part is
         another's."""
         if all(split is not own for own in self._splits):
             return list(members)
-        ready = Ready(self.data.size)
-        return [
-            Member(self.rest(one), ready, self._of(split), Standard()) if self._serves(one) else one for one in members
-        ]
+        kept, ready = self.split(split)
+        return [Member(self.rest(one), ready, kept, Standard()) if self._serves(one) else one for one in members]
 
     def _serves(self, model: nn.Module) -> bool:
         if model is self.run.model:
@@ -182,9 +195,7 @@ class Features:
         """Rows `[B V, F]` on the CPU, chunk by chunk."""
         run, cut = self.run, self.cut
         for images, _ in split.batches(torch.arange(len(split), device=split.device).split(CHUNK)):
-            with modes_kept(run.model), run.autocast():
-                run.model.eval()
-                views = [enters(run.model, cut, run.normalize(view)) for view in variants(images, pipeline)]
+            views = [self.enter(run.normalize(view)) for view in variants(images, pipeline)]
             yield torch.stack([flat(view, cut.strides) for view in views], 1).flatten(0, 1).cpu()
 
     def _alike(self) -> str:

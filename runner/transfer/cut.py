@@ -5,7 +5,7 @@ the cut replaced by empty answers of the right shape. They are NaN, so that a ne
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,10 @@ class Layout:
     def of(cls, batch: Tensor) -> "Layout":
         return cls(tuple(batch.shape[1:]), batch.dtype)
 
+    def times(self, count: int) -> "Layout":
+        """With so many times the channels."""
+        return Layout((count * self.shape[0], *self.shape[1:]), self.dtype)
+
     def empty(self, device: torch.device) -> Tensor:
         """A row without content, to be expanded."""
         value = math.nan if self.dtype.is_floating_point else 0
@@ -42,6 +46,11 @@ class Cut:
     images: Layout
     features: Layout  # what enters
     strides: tuple[int, ...]  # of its rows: the memory format decides in which order dropout draws
+
+    def side_by_side(self, count: int) -> "Cut":
+        """Of so many networks whose activations lie side by side in the channels."""
+        before = tuple((name, layout.times(count)) for name, layout in self.before)
+        return replace(self, before=before, images=self.images.times(count))
 
 
 class _Reached(Exception):

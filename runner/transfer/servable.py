@@ -52,6 +52,24 @@ def refusal(context: Context) -> str | None:
     return None
 
 
+def foreseen(
+    config: Mapping[str, Any],
+    model: nn.Module,
+    transfer: Any,
+    pipeline: Mapping[str, Transform],
+    stack: Mapping[str, Any],
+    images: Tensor,
+) -> Cut | None:
+    """Where a run will probably be cut; None where it will see images."""
+    if transfer.cache is False:
+        return None
+    try:
+        consider(config, model, transfer, pipeline, stack)
+        return plan(model, transfer, images)
+    except Declined:
+        return None
+
+
 def insisted(no: Declined) -> str:
     """The line for whoever wants the cache at all costs."""
     return f"transfer.cache=true: {no}; {no.way_out}, or transfer.cache=auto"
