@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from descendants import cpu_seconds
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -79,12 +80,10 @@ def sweep(common: list[str], heads: list[tuple[str, ...]]) -> tuple[Stopwatch, l
 
 def command(words: list[str]) -> Stopwatch:
     """A command's time, its children's seconds of the CPU included."""
-    watch = Stopwatch()
+    watch, before = Stopwatch(), cpu_seconds()
     with tempfile.TemporaryDirectory() as folder, watch.running():
-        before = os.times()
         subprocess.run([sys.executable, "-m", "runner", *words], cwd=folder, check=True, capture_output=True)
-        after = os.times()
-    watch.cpu = sum(after[2:4]) - sum(before[2:4])
+    watch.cpu = cpu_seconds() - before
     return watch
 
 

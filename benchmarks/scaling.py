@@ -11,7 +11,6 @@ out.
 """
 
 import argparse
-import ctypes
 import os
 import statistics
 import sys
@@ -24,7 +23,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from sweep import PR_SET_CHILD_SUBREAPER, Case, runner
+from sweep import Case, runner
 
 from runner.model.mlp import MLP
 
@@ -166,8 +165,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--fast", action="store_true")
     given = parser.parse_args()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     found = []
     say = sys.stdout.write
     say("| against | | size | runs | CPU s | seconds | without start-up and plan |\n" + "|---" * 7 + "|\n")

@@ -10,7 +10,6 @@ ended with it. `--fast` takes few images and epochs: it shows that everything wo
 """
 
 import argparse
-import ctypes
 import itertools
 import json
 import os
@@ -24,10 +23,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from descendants import cpu_seconds
 from peers.common import WORKLOADS
 
 PEERS = Path(__file__).parent / "peers"
-PR_SET_CHILD_SUBREAPER = 36  # Linux: grandchildren that outlive their parent become ours, and their seconds too
 FACTORS = {"optimizer": "optimizer", "lr_scale": "lr_scale", "weight_decay": "optimizer.weight_decay"}
 
 
@@ -46,16 +45,14 @@ class Case:
     def measure(self) -> None:
         """Runs the commands in a folder of their own; an error where not every combination left a result."""
         with tempfile.TemporaryDirectory() as folder:
-            before, start, text = os.times(), time.perf_counter(), ""
+            before, start, text = cpu_seconds(), time.perf_counter(), ""
             for command in self.commands:
                 done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
                 if done.returncode:
                     raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
                 text += done.stdout
             self.wall.append(time.perf_counter() - start)
-            _reap()
-            after = os.times()
-            self.cpu.append(sum(after[2:4]) - sum(before[2:4]))
+            self.cpu.append(cpu_seconds() - before)
             found = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
             found += [json.loads(path.read_bytes()) for path in Path(folder).glob("outputs/*/*/result.json")]
         if len(found) != self.runs:
@@ -63,17 +60,6 @@ class Case:
         self.said.append(sum(float(seconds) for seconds in re.findall(r"runs?: .*; ([\d.]+) s", text)))
         tested = statistics.fmean(one["test_accuracy"] for one in found)
         self.accuracies = max(one["val_accuracy"] for one in found), tested
-
-
-def _reap() -> None:
-    """Waits for processes that outlived their parents (Ray's end a moment after it), ten seconds at most."""
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
-        try:
-            if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                time.sleep(0.1)
-        except ChildProcessError:
-            return
 
 
 def runner(words: list[str]) -> list[str]:
@@ -157,8 +143,6 @@ def main() -> None:
     parser.add_argument("--fast", action="store_true")
     given = parser.parse_args()
     given.root = str(Path(given.root).resolve())
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     sys.stdout.write(
         "| | seconds | without start-up and plan | CPU s | times the first | best val | mean test |\n"
         + "|---" * 7

@@ -6,11 +6,10 @@
 session alone (training, checkpoint, validation, test), with TensorBoard, and as the task executes it (`result.json`,
 `config.yaml`, settings of the process). The last two are whole sweeps of 8 and of 72 runs: the difference of what they
 tell of themselves, over 64. That counts the report's share of a run, and leaves out start-up and plan; their CPU
-seconds are those of the whole commands, plan included.
+seconds are those of all processes of the whole commands, plan included.
 """
 
 import argparse
-import os
 import re
 import statistics
 import subprocess
@@ -21,6 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from descendants import cpu_seconds
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -77,13 +77,13 @@ def launcher_cost(workers: int) -> Cost:
         seeds = ",".join(map(str, range(runs)))
         command = [sys.executable, "-m", "runner", "-m", *WORDS, f"seed={seeds}", f"hydra.launcher.workers={workers}"]
         with tempfile.TemporaryDirectory() as folder:
-            before = os.times()
+            before = cpu_seconds()
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-            after = os.times()
+            taken = cpu_seconds() - before
         found = re.search(rf"{runs} runs: {runs} done; ([\d.]+) s", done.stdout)
         if found is None:
             raise SystemExit(f"{done.stdout[-2000:]}{done.stderr[-4000:]}")
-        told.append((float(found[1]), sum(after[2:4]) - sum(before[2:4])))
+        told.append((float(found[1]), taken))
     return tuple((many - few) / (MANY - FEW) for few, many in zip(*told, strict=True))
 
 

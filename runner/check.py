@@ -157,6 +157,8 @@ def shown(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list | tuple):
         return "[" + ",".join(shown(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{shown(item)}" for key, item in value.items()) + "}"
     return str(value)
 
 
@@ -235,11 +237,15 @@ def _bind(group: str, path: str, node: Any, trust: list[str]) -> list[str]:
     takes = set(parameters) - GIVEN.get(group, frozenset())
     typed = GROUPS[group].model_fields if group in GROUPS else {}
     own = OWN_KEYS.get(group, frozenset())
+    stray = []
     for key, value in node.items():
         if key == "_target_" or key in own:
             continue
         if key.startswith("_") or (key not in takes and not any_name):  # Hydra would obey or drop an underscore
             names = sorted(takes - {"self", "args", "kwargs"})
+            if not names:
+                stray.append(key)
+                continue
             lines.append(
                 f"{path}.{key}={shown(value)}: no such key; it has {', '.join(names)}{did_you_mean(key, names)}"
             )
@@ -249,6 +255,10 @@ def _bind(group: str, path: str, node: Any, trust: list[str]) -> list[str]:
             and (wrong := _wrong_type(value, hints.get(key), parameters[key].default))
         ):
             lines.append(f"{path}.{key}={shown(value)}: {wrong}")
+    if stray:  # an experiment's, as a rule, beside another option than its own
+        told = ", ".join(f"{path}.{key}={shown(node[key])}" for key in stray)
+        way_out = f"choose another {group}, or take them out (~{path}.{stray[0]})"
+        lines.append(f"{told}: no such key; it has none of its own; {way_out}")
     required = {
         name
         for name, p in parameters.items()

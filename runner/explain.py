@@ -57,7 +57,7 @@ def explain(error: Exception, typed: list[str]) -> str:
     if match := re.search(r"Could not (?:override|delete|append to config)[^']*'([^']+)'", message):
         return _unknown_key(match[1], typed, message)
     if isinstance(error, OverrideParseException):
-        return unreadable(error)
+        return _misspelt(error) or unreadable(error)
     if match := re.match(r"Error merging override ((.+?)=.*)", message):
         return f"{as_typed(match[1])}: {OWN.get(match[2], f'does not fit what is there{_cause(error)}')}"
     if match := re.search(r"Sweeping over Hydra's configuration is not supported *: *'(.+)'", message):
@@ -74,6 +74,25 @@ def explain(error: Exception, typed: list[str]) -> str:
 
 def _cause(error: Exception) -> str:
     return f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ and str(error.__cause__) else ""
+
+
+def _misspelt(error: OverrideParseException) -> str | None:
+    """What to say of a key that is near to one, where its value cannot be read: the shell took the quotes, perhaps."""
+    key, _, text = as_typed(error.override).partition("=")
+    if "=" not in text or not re.fullmatch(r"[\w.]+", key) or key.startswith("hydra.") or _exists(key):
+        return None
+    told = _unknown_key(key, [], "")
+    return told if "did you mean" in told else None
+
+
+def _exists(key: str) -> bool:
+    """Whether some option has it."""
+    group, _, rest = key.partition(".")
+    if not rest or group not in top_keys():
+        return key in top_keys()
+    if group in STACKS:
+        return rest.partition(".")[0] in options(group)
+    return rest.partition(".")[0] in keys(group)
 
 
 def _unknown_key(key: str, typed: list[str], message: str) -> str:
@@ -113,7 +132,8 @@ def _unknown_key(key: str, typed: list[str], message: str) -> str:
     if rest in known:
         others = [option for option in options(group) if rest in OmegaConf.load(CONF / group / f"{option}.yaml")]
         more = ", ..." if len(others) > FEW else ""
-        return f"{key}: the chosen {group} has no key '{rest}'; {', '.join(others[:FEW])}{more} have"
+        have = "has" if len(others) == 1 else "have"
+        return f"{key}: the chosen {group} has no key '{rest}'; {', '.join(others[:FEW])}{more} {have}"
     near = did_you_mean(rest, known)
     listed = f"; it has {', '.join(known)}" if known and not (near and len(known) > MANY) else ""
     return f"{key}: no key '{rest}' in {group}{listed}{near}"

@@ -298,13 +298,14 @@ def test_a_probe_measures_and_leaves_nothing(cli):
         assert row[5] == "2.59 M"  # counted: the first layer has no gradient of its input
         assert re.fullmatch(r"\d+\.\d s", row[6]) and re.fullmatch(r"[\d.]+ [MG]B", row[7])
     assert re.search(r"about [\d.]+ s in all, 2 at once, \d+ kB on disk, [\d.]+ [MG]B of memory for the largest", out)
-    assert "a few steps of 1 of 1 distinct programs" in out
+    assert "a few steps of 1 of 1 distinct program " in out
     assert not list(Path().iterdir())
 
 
 def test_the_disk_that_a_run_takes_is_foretold(cli):
     """Within a third of what a run leaves, checkpoint and all."""
     _, out, _ = cli("model=convnet", "epochs=1", "dry_run=true")
+    assert "1 run in outputs/runs (dry run" in out
     foretold = re.search(r"([\d.]+) ([kM])B on disk", out)
     cli("model=convnet", "epochs=1")
     (folder,) = (path.parent for path in Path("outputs/runs").glob("*/result.json"))

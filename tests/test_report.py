@@ -18,6 +18,7 @@ from runner.report import write_report, write_results
 from runner.report.__main__ import main
 from runner.report.collect import METRICS, collect
 from runner.report.tables import Keys, results_csv, summarize
+from runner.sweep.lock import Lock
 
 
 def write_run(folder, status="done", swept=None, epochs=3, **fields):
@@ -351,3 +352,16 @@ def test_a_thousand_runs_are_read_quickly(tmp_path):
     start = time.perf_counter()
     assert len(collect(tmp_path)) == 100
     assert time.perf_counter() - start < 1
+
+
+def test_a_run_that_nobody_does_any_more_is_interrupted(tmp_path):
+    """results.csv and the page tell a run that goes on from one that was left, as `python -m runner.sweep status`."""
+    write_run(tmp_path / "left", status="running", swept={"seed": 0})
+    write_run(tmp_path / "held", status="running", swept={"seed": 1})
+    with Lock(tmp_path / "held"):
+        page = write_report(tmp_path).read_text()
+    statuses = {
+        row["run"]: row["status"] for row in csv.DictReader((tmp_path / "results.csv").read_text().splitlines())
+    }
+    assert statuses == {"left": "interrupted", "held": "running"}
+    assert "1 interrupted" in page and "The same command finishes" in page

@@ -201,7 +201,7 @@ def test_trials_are_runs_and_the_number_is_a_total(search, cli):
     number, typed = re.search(r"best: trial (\d+), .*:  python -m runner (.*)", out).groups()
     assert trials()[int(number)].value == max(values)
     code, out, _ = cli(*shlex.split(typed))
-    assert code == 0 and "1 of 1 runs are done already" in out and len(results_of(FOLDER)) == 4
+    assert code == 0 and "1 of 1 run done already" in out and len(results_of(FOLDER)) == 4
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes"])
@@ -340,9 +340,9 @@ def test_the_last_epoch_is_no_reason_to_stop(search, monkeypatch):
     never = optuna.pruners.ThresholdPruner(lower=2.0, n_warmup_steps=2)
     monkeypatch.setattr(Pruner, "build", lambda self: never)
     code, out, _ = search(1, LR, "hydra.sweeper.pruner=median")
-    assert code == 0 and "1 of 1 trials: 1 done" in out
+    assert code == 0 and "1 of 1 trial: 1 done" in out
     code, out, _ = search(1, LR, "hydra.sweeper.pruner=median", "epochs=3", "name=longer")
-    assert code == 0 and "1 of 1 trials: 1 pruned" in out and "stopped at epoch 2 of 3" in out
+    assert code == 0 and "1 of 1 trial: 1 pruned" in out and "stopped at epoch 2 of 3" in out
 
 
 def _last_word(folder: Path) -> str:
@@ -449,7 +449,7 @@ def test_an_experiment_may_bring_the_space(search, cli):
     assert json.loads((next(FOLDER.glob("*/result.json"))).read_text())["swept"].keys() == {"optimizer.lr"}
     typed = re.search(r"best: .*:  python -m runner (.*)", out)[1]
     code, out, _ = cli("--config-dir", "mine", *shlex.split(typed))
-    assert code == 0 and "1 of 1 runs are done already" in out
+    assert code == 0 and "1 of 1 run done already" in out
     code, _, err = cli("--config-dir", "mine", "experiment=found", "hydra/sweeper=search", *SMALL)
     assert code == 2 and "brings a sweep of its own: add -m" in err
 

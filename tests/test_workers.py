@@ -184,7 +184,7 @@ def test_two_terminals_do_each_run_once(cli, tmp_path):
     ]
     told = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    assert all("6 runs: 6 done" in text or "all 6 runs are done" in text for text in told)
+    assert all("6 runs: 6 done" in text or "nothing was left to do" in text for text in told)
     folders = [path for path in Path("outputs/runs").iterdir() if (path / "result.json").exists()]
     assert len(folders) == 6
     for folder in folders:
@@ -277,7 +277,7 @@ def test_a_full_disk_stops_the_sweep_which_then_goes_on(cli, workers):
     code, _, err = cli(*words)
     line = next(line for line in err.splitlines() if line.startswith("runner: "))
     assert code == 1 and "No space left on device" in line
-    assert "the 2 runs that are left need about" in line and "the same command goes on" in line
+    assert "the rest (2 runs) takes about" in line and "the same command goes on" in line
     assert sorted(r["status"] for r in results_of(Path("outputs/full")).values()) == ["done", "running"]
     Path("room").touch()
     assert cli(*words)[0] == 0
@@ -378,7 +378,7 @@ def test_two_plans_share_a_folder(cli):
     assert cli(*SWEEP, "name=both")[0] == 0
     first = results_of(Path("outputs/both"))
     code, out, _ = cli(*(word.replace("seed=0,1", "seed=1,2") for word in SWEEP), "name=both")
-    assert code == 0 and "2 of 4 runs are done already" in out
+    assert code == 0 and "2 of 4 runs done already" in out
     second = results_of(Path("outputs/both"))
     assert len(second) == 6 and all(second[name] == result for name, result in first.items())
 

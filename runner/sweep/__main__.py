@@ -11,6 +11,7 @@ from rich.text import Text
 from runner.console import console
 from runner.errors import ConfigError
 from runner.fuse.verdict import verdicts
+from runner.report.wording import count
 from runner.sweep import frozen, ledger, lock
 from runner.sweep.together import told
 
@@ -68,7 +69,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     out = console()
     counts = Counter(status for _, status, _ in found)
-    out.print(f"{len(found)} runs in {asked.folder}: " + ", ".join(f"{n} {status}" for status, n in counts.items()))
+    out.print(
+        f"{count(len(found), 'run')} in {asked.folder}: " + ", ".join(f"{n} {status}" for status, n in counts.items())
+    )
     if words := told((record.result for record in ledger.records(asked.folder)), verdicts(asked.folder)):
         out.print(words, soft_wrap=True)
     shown = [row for row in found if row[1] != "done"]

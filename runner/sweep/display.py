@@ -15,6 +15,7 @@ from rich.text import Text
 from runner.console import console
 from runner.fuse.verdict import verdicts
 from runner.listener import Listener
+from runner.report.wording import count as counted
 from runner.sweep import lock
 from runner.sweep.ledger import Record
 from runner.sweep.plan import Entry, Plan
@@ -81,18 +82,16 @@ class Display(Listener):
     def __enter__(self) -> "Display":
         plan = self.plan
         if plan.done:
-            self.out.print(f"{len(plan.done)} of {len(plan.entries)} runs are done already" + twice(plan))
+            self.out.print(f"{len(plan.done)} of {counted(len(plan.entries), 'run')} done already" + twice(plan))
         elif plan.duplicates:
-            several = "combination is" if plan.duplicates == 1 else "combinations are"
-            self.out.print(f"{plan.duplicates} {several} typed twice and run once")
+            self.out.print(f"{counted(plan.duplicates, 'combination')} typed twice and run once")
         self._begin()
         return self
 
     def _begin(self) -> None:
         plan = self.plan
         if skipped := max(entry.facts.skipped for entry in plan.entries):
-            words = "1 image" if skipped == 1 else f"{skipped} images"
-            self.out.print(f"{words} could not be read, and will not be used")
+            self.out.print(f"{counted(skipped, 'image')} could not be read, and will not be used")
         if self.out.is_terminal and self.count:
             self._live.start()
 
@@ -173,7 +172,7 @@ class Display(Listener):
         )
 
     def _best(self) -> str:
-        runs = f"{self.ended}/{self.count} runs"
+        runs = f"{self.ended}/{counted(self.count, 'run')}"
         return runs if self.best is None else f"{runs}, best {self.best[1]}"
 
     def worth(self, result: dict[str, Any]) -> tuple[float, str] | None:
@@ -206,10 +205,10 @@ class Display(Listener):
             ends = ", ".join(f"{n} {status}" for status, n in counts.items())
             missing = len(plan.entries) - len(results)
             ends += f", {missing} not started" if missing else ""
-            out.print(f"{len(plan.entries)} runs: {ends}; {time.monotonic() - self.started:.1f} s")
+            out.print(f"{counted(len(plan.entries), 'run')}: {ends}; {time.monotonic() - self.started:.1f} s")
             self.say_together(results)
             if len(plan.done) == len(plan.entries):
-                out.print(f"all {len(plan.entries)} runs are done; rerun=true repeats them")
+                out.print("nothing was left to do; rerun=true repeats")
         if self.report:
             out.print(f"report:  {self.report}", soft_wrap=True)
             out.print(f"curves:  tensorboard --logdir {plan.folder}", soft_wrap=True)

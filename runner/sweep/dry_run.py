@@ -5,6 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.console import console
+from runner.report.wording import count
 from runner.sweep.cost import Cost, Costs, costs
 from runner.sweep.display import COLOURS, MOST_ROWS, twice
 from runner.sweep.plan import Entry, Plan
@@ -21,8 +22,7 @@ def show(plan: Plan) -> None:
     for reason, labels in plan.refused.items():
         for label in labels:
             refused.setdefault(label, []).append(reason)
-    count = len(plan.entries) + len(refused)
-    out.print(_table(plan, found, refused, count))
+    out.print(_table(plan, found, refused, len(plan.entries) + len(refused)))
     if plan.lone:
         show_stages(plan.entries[0], out)
         out.print(f"folder: {plan.entries[0].job.folder}", soft_wrap=True)
@@ -32,9 +32,9 @@ def show(plan: Plan) -> None:
         out.print(line, soft_wrap=True)
 
 
-def _table(plan: Plan, found: Costs, refused: dict[str, list[str]], count: int) -> Table:
+def _table(plan: Plan, found: Costs, refused: dict[str, list[str]], total: int) -> Table:
     """What cannot run comes first: it is what somebody has to look at."""
-    table = Table(title=f"{count} runs in {plan.folder} (dry run: nothing is started)")
+    table = Table(title=f"{count(total, 'run')} in {plan.folder} (dry run: nothing is started)")
     for column in ("", "combination", "status", *COLUMNS):
         table.add_column(column, overflow="fold", justify="right" if column in COLUMNS else "left")
     for label, reasons in list(refused.items())[:MOST_ROWS]:
@@ -50,7 +50,7 @@ def _table(plan: Plan, found: Costs, refused: dict[str, list[str]], count: int) 
             f"{entry.facts.steps:,}",
             *_words(found.runs[entry.job.fingerprint]),
         )
-    if more := count - table.row_count:
+    if more := total - table.row_count:
         table.caption = f"and {more} more"
     return table
 
@@ -73,7 +73,9 @@ def _sums(plan: Plan, found: Costs) -> list[str]:
         if memory is not None:
             lines[0] += f", {mebibytes(memory)} of memory for the largest run"
     if found.probed:
-        lines.append(f"measured: a few steps of {found.probed} of {found.programs} distinct programs (sweep.probe)")
+        lines.append(
+            f"measured: a few steps of {found.probed} of {count(found.programs, 'distinct program')} (sweep.probe)"
+        )
         if found.probed < found.programs:
             lines[-1] += "; the others (~) by their operations"
     lines += [f"fails at once: {label}: {reason}" for label, reason in found.failed.items()]

@@ -78,14 +78,27 @@ def write(plan: "Plan") -> None:
             for job in runs
         ],
     }
-    names = {job.fingerprint for job in runs}
     with FileLock(plan.folder / lock.GUARD):
-        others = [
-            other
-            for other in read(plan.folder)
-            if other["command"] != told["command"] or {run["fingerprint"] for run in other["runs"]} != names
-        ]
-        write_json(plan.folder / FILE, {"plans": [*others, told]}, durable=False)
+        write_json(plan.folder / FILE, {"plans": [*_others(plan), told]}, durable=False)
+
+
+def withdraw(plan: "Plan") -> None:
+    """Takes a plan out of the folder's, of which nothing has begun."""
+    with FileLock(plan.folder / lock.GUARD):
+        if others := _others(plan):
+            write_json(plan.folder / FILE, {"plans": others}, durable=False)
+        else:
+            (plan.folder / FILE).unlink()
+
+
+def _others(plan: "Plan") -> list[dict[str, Any]]:
+    """The plans of a folder that are of another command, or of other runs."""
+    command, names = plan.entries[0].job.command, {entry.job.fingerprint for entry in plan.entries}
+    return [
+        other
+        for other in read(plan.folder)
+        if other["command"] != command or {run["fingerprint"] for run in other["runs"]} != names
+    ]
 
 
 def changes(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

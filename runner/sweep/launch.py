@@ -7,10 +7,12 @@ from typing import Any, Protocol
 
 from runner.errors import ConfigError, DiskFull
 from runner.report import write_report
+from runner.report.wording import count
 from runner.sweep import frozen, fuse
 from runner.sweep.crew import Crew
 from runner.sweep.display import Display
 from runner.sweep.drive import Drive
+from runner.sweep.folder import planned
 from runner.sweep.plan import Plan
 
 
@@ -46,15 +48,7 @@ def settle(plan: Plan, launcher: Launcher) -> None:
 
 def launch(plan: Plan, launcher: Launcher) -> None:
     """Executes what is left to do; each run's end stands in its folder. An error ends its own run alone."""
-    try:
-        plan.folder.mkdir(parents=True, exist_ok=True)
-        if plan.todo and not plan.lone:
-            frozen.write(plan)
-    except OSError as error:
-        raise ConfigError(
-            f"{plan.folder}: cannot write there ({error.strerror}); set name= or hydra.sweep.dir="
-        ) from error
-    with Display(plan) as display:
+    with planned(plan), Display(plan) as display:
         try:
             if plan.todo:
                 with launcher.crew(plan, display) as crew:
@@ -83,6 +77,6 @@ def missing(plan: Plan) -> str:
     needed = left * sum(sizes) / len(sizes)
     more = max(0.0, needed - free)
     return (
-        f"the {left} runs that are left need about {needed / 1e6:,.0f} MB, {more / 1e6:,.0f} MB more than are free; "
+        f"the rest ({count(left, 'run')}) takes about {needed / 1e6:,.0f} MB, {more / 1e6:,.0f} MB more than are free; "
         "make room, then the same command goes on"
     )

@@ -7,6 +7,7 @@ import torch
 from hydra.types import HydraContext
 
 from runner.build import cores
+from runner.check import shown
 from runner.errors import ConfigError
 from runner.sweep import processes
 from runner.sweep.crew import Crew, ThisProcess
@@ -32,12 +33,14 @@ class Local:
         for key, value, least in numbers:
             whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
             if value != "auto" and not whole:
-                raise ConfigError(f"hydra.launcher.{key}={value}: must be auto, or a whole number of at least {least}")
+                raise ConfigError(
+                    f"hydra.launcher.{key}={shown(value)}: must be auto, or a whole number of at least {least}"
+                )
         seconds = isinstance(self.timeout, int | float) and not isinstance(self.timeout, bool) and self.timeout > 0
         if self.timeout is not None and not seconds:
-            raise ConfigError(f"hydra.launcher.timeout={self.timeout}: must be seconds above 0, or null")
-        if self.fuse not in ("auto", True, False):
-            raise ConfigError(f"hydra.launcher.fuse={self.fuse}: must be auto, true or false")
+            raise ConfigError(f"hydra.launcher.timeout={shown(self.timeout)}: must be seconds above 0, or null")
+        if self.fuse != "auto" and not isinstance(self.fuse, bool):
+            raise ConfigError(f"hydra.launcher.fuse={shown(self.fuse)}: must be auto, true or false")
         if self.timeout is not None and self.workers == 0:
             raise ConfigError("hydra.launcher.timeout needs worker processes: leave hydra.launcher.workers=0 out")
 

@@ -12,7 +12,7 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
 from runner.build import Builder, Facts, check_device, threads
-from runner.check import Refused, check
+from runner.check import Refused, check, shown
 from runner.errors import ConfigError
 from runner.schema import STACKS
 from runner.sweep import fuse, lock
@@ -48,7 +48,7 @@ class Entry:
     def label(self) -> str:
         """The combination in words."""
         words = self.job.swept or dict.fromkeys(["defaults"])
-        return " ".join(f"{k}={_typed(v)}" if v is not None or k != "defaults" else k for k, v in words.items())
+        return " ".join(f"{k}={shown(v)}" if v is not None or k != "defaults" else k for k, v in words.items())
 
 
 @dataclass
@@ -212,13 +212,6 @@ def make_plan(
     plan = _with_ledger(list(entries.values()), duplicates, not multirun, builder)
     plan.refused, plan.asked, plan.probe = refused, len(kept), part(brought[0].config, typed).probe
     return plan
-
-
-def _typed(value: Any) -> str:
-    """A value as one types it."""
-    if isinstance(value, list):
-        return "[" + ",".join(map(_typed, value)) + "]"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def refusal(complaints: dict[str, list[str]], count: int) -> str:

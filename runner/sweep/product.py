@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from runner.check import Refused, complaints, shown
 from runner.errors import ConfigError, did_you_mean
 from runner.grammar import OWN
+from runner.report.wording import count
 from runner.schema import Sweep
 from runner.sweep.typed import Pairs, name, values
 
@@ -87,12 +88,8 @@ def _check_groups(groups: Iterable[list[str]], lists: dict[str, Pairs]) -> None:
     for group in groups:
         lengths = {key: len(lists.get(key, [])) for key in group}
         if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{key} has {_count(count)}" for key, count in lengths.items())
+            told = ", ".join(f"{key} has {count(values, 'value')}" for key, values in lengths.items())
             raise ConfigError(f"{_words([group])}: the keys of a group need equally many values; {told}")
-
-
-def _count(count: int) -> str:
-    return f"{count} value{'' if count == 1 else 's'}"
 
 
 def _words(groups: list[list[str]]) -> str:

@@ -1,5 +1,6 @@
 """What the sweeper `search` does: asks for a trial whenever a worker is free, and tells how its run ended."""
 
+import contextlib
 import csv
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from runner.report import write_report
 from runner.session import METRICS
 from runner.sweep import fuse, lock
 from runner.sweep.drive import Drive
+from runner.sweep.folder import sweep_folder
 from runner.sweep.launch import opened
 from runner.sweep.ledger import FINISHED, GOOD, Record, by_fingerprint, read
 from runner.sweep.plan import Entry, moved
@@ -41,13 +43,9 @@ def search(master: DictConfig, loader: ConfigLoader, launcher: Launcher, argumen
         known = Search(scope, _memory(scope) if (scope.plan.folder / FILE).exists() else None).known()
         show_space(scope, known)
         return
-    scope.plan.folder.mkdir(parents=True, exist_ok=True)
-    memory = _memory(scope)
-    try:
+    with sweep_folder(scope.plan.folder, FILE), contextlib.closing(_memory(scope)) as memory:
         Search(scope, memory).run(ours)
         ends = [status(trial) for trial in memory.trials()]
-    finally:
-        memory.close()
     if any(end not in GOOD for end in ends):
         sys.exit(1)
 

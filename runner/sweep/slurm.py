@@ -167,8 +167,9 @@ class Jobs(Crew):
 
 def _absent() -> str | None:
     """Why there is no cluster to ask, if there is none."""
-    if shutil.which("srun") is None:
-        return "no srun"
+    for command in ("srun", "sbatch", "sinfo"):
+        if shutil.which(command) is None:
+            return f"no {command}"
     asked = subprocess.run(["sinfo", "--noheader"], capture_output=True, text=True)
     return _last(asked.stderr) if asked.returncode else None
 

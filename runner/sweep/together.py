@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from runner.fuse.verdict import Verdict, known
+from runner.report.wording import count
 from runner.sweep.fuse import reason_alone
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ MOST = 3  # reasons that are named
 
 def foretold(plan: "Plan") -> list[str]:
     """Which of the runs that are left share a program, or may, and why the others do not."""
-    if plan.fusing == "false":
+    if plan.fusing == "false" or plan.lone and plan.entries[0].facts.members == 1:
         return []
     shared: dict[str, list[Entry]] = {}
     alone: dict[str, int] = {}
@@ -25,7 +26,7 @@ def foretold(plan: "Plan") -> list[str]:
             reason = _alone(plan, entry)
             alone[reason] = alone.get(reason, 0) + 1
     lines = [f"{_programs(plan, entries)}: {words}" for words, entries in shared.items()]
-    return lines + [f"{count} alone: {reason}" for reason, count in alone.items()]
+    return lines + [f"{number} alone: {reason}" for reason, number in alone.items()]
 
 
 def _shared(plan: "Plan", entry: "Entry") -> str:
@@ -47,19 +48,16 @@ def _programs(plan: "Plan", entries: list["Entry"]) -> str:
     if plan.lone:
         return f"{entries[0].facts.members} networks in one program"
     groups = {plan.seats[entry.job.fingerprint][0] for entry in entries}
-    runs = "1 run" if len(entries) == 1 else f"{len(entries)} runs"
-    return f"{runs} in {'one program' if len(groups) == 1 else f'{len(groups)} programs'}"
+    return f"{count(len(entries), 'run')} in {'one program' if len(groups) == 1 else f'{len(groups)} programs'}"
 
 
 def told(results: Iterable[dict[str, Any]], verdicts: list[Verdict]) -> str:
     """How many runs were trained together, and what trials measured; empty where nothing was asked."""
-    count = sum("fused" in result for result in results)
+    fused = sum("fused" in result for result in results)
     parts = []
-    if count:
+    if fused:
         reasons = _few(verdict.reason for verdict in verdicts if verdict.fused)
-        parts.append(
-            f"{count} {'run' if count == 1 else 'runs'} trained together" + (f": {reasons}" if reasons else "")
-        )
+        parts.append(f"{count(fused, 'run')} trained together" + (f": {reasons}" if reasons else ""))
     if reasons := _few(verdict.reason for verdict in verdicts if not verdict.fused):
         parts.append(f"one by one: {reasons}")
     return "; ".join(parts)

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.console import console
+from runner.report.wording import count as counted
 from runner.sweep.display import COLOURS, MOST_ROWS, Display, number
 from runner.sweep.ledger import records
 from runner.sweep.plan import Entry
@@ -66,7 +67,7 @@ class Trials(Display):
         left = self.scope.total - len(trials)
         words += f", {left} not started" if left > 0 else ""
         total = max(self.scope.total, len(trials))
-        self.out.print(f"{len(trials)} of {total} trials: {words}; {time.monotonic() - self.started:.1f} s")
+        self.out.print(f"{len(trials)} of {counted(total, 'trial')}: {words}; {time.monotonic() - self.started:.1f} s")
         self.say_together(record.result for record in records(self.plan.folder))
         if self.report:
             self.out.print(f"report:  {self.report}", soft_wrap=True)
@@ -117,7 +118,7 @@ def told(scope: Scope, known: int) -> str:
     search, total = scope.settings, scope.total
     pruner = "no pruner" if search.pruner == "none" else f"pruner {search.pruner}"
     goals = ", ".join(f"{'highest' if more else 'lowest'} {name}" for name, more in zip(search.metric, search.higher))
-    counts = f"{total} trials in all, {known} known, {max(0, total - known)} to come"
+    counts = f"{counted(total, 'trial')} in all, {known} known, {max(0, total - known)} to come"
     return f"search for the {goals} (sampler {search.sampler}, {pruner}): {counts}"
 
 
