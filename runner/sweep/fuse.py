@@ -83,6 +83,8 @@ def reason_alone(plan: "Plan", entry: "Entry") -> str:
         return entry.facts.apart or "task: only task=train trains"
     if plan.fusing != "auto":
         return ""
+    if plan.fuse_max == 1 and entry.facts.members == 1:
+        return "hydra.launcher.fuse_max=1"
     if entry.facts.steps < LEAST:
         return SHORT
     if plan.device == "cpu" and 3 * entry.facts.step_flops * entry.job.config["batch_size"] > LARGE:
