@@ -6,6 +6,7 @@ import logging
 import pickle
 import shutil
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from runner.errors import ConfigError
 from runner.model.convnet import ConvNet
 from runner.sweep.identity import fingerprints
 from runner.train import train
+from runner.transfer import weights
 from runner.transfer.finetune import Finetune, broken_seals
 from runner.transfer.weights import channels, read
 from tests.conftest import result_of
@@ -214,6 +216,24 @@ def test_files_without_weights_are_refused(tmp_path):
     assert "no such file or folder" in refusal("transfer.weights=nowhere.pth")
     line = refusal("model=squeezenet1_1", "transfer.weights=imagenet_v1", "data.limit=20")
     assert "squeezenet1_1 has the weights default, IMAGENET1K_V1" in line
+
+
+def test_weights_that_cannot_be_fetched_are_asked_for_once(monkeypatch):
+    """Without a network a sweep waits for one attempt, not for one a combination; each is refused."""
+    asked = []
+
+    def fetch(url, **options):
+        asked.append(url)
+        raise URLError("no network")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetch)
+    weights._fetched.cache_clear()
+    for _ in range(2):
+        assert "cannot be fetched (<urlopen error no network>); give the path" in refusal(
+            "model=squeezenet1_1", "transfer.weights=default", "data.limit=20"
+        )
+    weights._fetched.cache_clear()
+    assert len(asked) == 1
 
 
 def test_folders_that_are_no_finished_run_are_refused(tmp_path):

@@ -155,19 +155,19 @@ def _published(source: str, node: Mapping[str, Any]) -> Weights:
             f"{did_you_mean(source, names)}"
         )
     weights = known.DEFAULT if source.upper() == "DEFAULT" else known[source.upper()]
-    try:
-        state = _fetched(weights)
-    except (OSError, RuntimeError) as error:  # no network, or a file that was cut short
-        raise ConfigError(
-            f"transfer.weights={source}: cannot be fetched ({error}); give the path of a file instead"
-        ) from error
+    state = _fetched(weights)
+    if isinstance(state, Exception):
+        raise ConfigError(f"transfer.weights={source}: cannot be fetched ({state}); give the path of a file instead")
     return Weights(state, weights.url, f"{node['name']} {weights.name}", preset(node, weights))
 
 
 @functools.lru_cache(maxsize=4)
-def _fetched(weights: Any) -> dict[str, Tensor]:
-    """A member of torchvision's enumeration, downloaded once."""
-    return weights.get_state_dict(progress=False, check_hash=True)
+def _fetched(weights: Any) -> dict[str, Tensor] | Exception:
+    """A member of torchvision's enumeration, downloaded once; or why not, tried once for all runs of a sweep."""
+    try:
+        return weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:  # no network, or a file that was cut short
+        return error
 
 
 @torch.no_grad()
