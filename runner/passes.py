@@ -8,7 +8,7 @@ import torch
 
 from runner.data.splits import Splits
 from runner.transfer.cut import Cut, Rest
-from runner.transfer.servable import foreseen
+from runner.transfer.servable import Declined, foreseen
 
 if TYPE_CHECKING:
     from runner.build import Parts
@@ -30,11 +30,13 @@ def passed(config: dict[str, Any], parts: "Parts", splits: Splits) -> Passed:
     device = next(model.parameters()).device
     images = torch.zeros(2, splits.channels, splits.size, splits.size, device=device)
     logits, flops = _counted(model.eval(), images)
-    cut = None
-    if transfer.depth(model):
+    whole = Passed(tuple(logits.shape), flops, None, flops)
+    if transfer.cache is False or transfer.depth(model) == 0:
+        return whole
+    try:
         cut = foreseen(config, model, transfer, parts.pipeline, parts.stack, images)
-    if cut is None:
-        return Passed(tuple(logits.shape), flops, None, flops)
+    except Declined:
+        return whole
     _, left = _counted(Rest(model.eval(), cut, device), torch.zeros(2, *cut.features.shape, device=device))
     return Passed(tuple(logits.shape), flops, cut, left)
 

@@ -29,7 +29,7 @@ class Lookahead(WeightAverage):
     def check(self, context: Context) -> str | None:
         if context.config["optimizer"]["full_batch"]:
             return (
-                "ensemble=lookahead: moves the weights between steps, and optimizers of full batches (bfgs, lbfgs, ...) "
+                "ensemble=lookahead: moves the weights between steps, and those of full batches (bfgs, lbfgs, ...) "
                 "go on from where they were; use mini-batches (optimizer=sgd), or ensemble=none"
             )
         steps = timeline(context.config, context.train_size).steps

@@ -44,9 +44,9 @@ def refusal(context: Context) -> str | None:
     if context.transfer.cache is not True:
         return None
     side, device = context.image_size, next(context.model.parameters()).device
+    images = torch.zeros(2, context.channels, side, side, device=device)
     try:
-        consider(context.config, context.model, context.transfer, context.pipeline, context.stack)
-        plan(context.model, context.transfer, torch.zeros(2, context.channels, side, side, device=device))
+        foreseen(context.config, context.model, context.transfer, context.pipeline, context.stack, images)
     except Declined as no:
         return insisted(no)
     return None
@@ -59,15 +59,10 @@ def foreseen(
     pipeline: Mapping[str, Transform],
     stack: Mapping[str, Any],
     images: Tensor,
-) -> Cut | None:
-    """Where a run will probably be cut; None where it will see images."""
-    if transfer.cache is False:
-        return None
-    try:
-        consider(config, model, transfer, pipeline, stack)
-        return plan(model, transfer, images)
-    except Declined:
-        return None
+) -> Cut:
+    """Where a run will probably be cut, found with two images. Raises `Declined`."""
+    consider(config, model, transfer, pipeline, stack)
+    return plan(model, transfer, images)
 
 
 def insisted(no: Declined) -> str:
