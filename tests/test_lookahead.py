@@ -135,7 +135,7 @@ def test_fewer_steps_than_one_move():
     ):
         Builder().rehearse(check(composed(*words, "ensemble.every=7")))
     Builder().rehearse(check(composed(*words, "ensemble.every=6")))
-    with pytest.raises(Refused, match="those of full batches"):
+    with pytest.raises(Refused, match="an optimizer of full batches"):
         Builder().rehearse(check(composed(*words[1:3], "optimizer=lbfgs")))
 
 

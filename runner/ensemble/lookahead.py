@@ -29,8 +29,8 @@ class Lookahead(WeightAverage):
     def check(self, context: Context) -> str | None:
         if context.config["optimizer"]["full_batch"]:
             return (
-                "ensemble=lookahead: moves the weights between steps, and those of full batches (bfgs, lbfgs, ...) "
-                "go on from where they were; use mini-batches (optimizer=sgd), or ensemble=none"
+                "ensemble=lookahead: moves the weights between steps, and an optimizer of full batches (lbfgs, ...) "
+                "goes on from where it was; use mini-batches (optimizer=sgd), or ensemble=none"
             )
         steps = timeline(context.config, context.train_size).steps
         if self.every > steps:
