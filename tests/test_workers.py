@@ -324,7 +324,7 @@ def test_the_plan_says_what_every_run_is(cli):
 
 
 def test_a_resumed_run_keeps_its_threads(cli):
-    """However many workers the second command has: threads change the last digits."""
+    """However many workers the second command has: threads change the last digits. As many as are typed it has."""
     words = ("-m", "model=convnet", "seed=0,1", "epochs=1", "batch_size=512", "log.images=0", "name=t")
     assert cli(*words, "hydra.launcher.workers=2")[0] == 0
     plan = Path("outputs/t/plan.json")
@@ -332,10 +332,11 @@ def test_a_resumed_run_keeps_its_threads(cli):
     for run in content["plans"][0]["runs"]:
         run["threads"] = 3
     plan.write_text(json.dumps(content))
-    for path in Path("outputs/t").glob("*/result.json"):
-        path.unlink()
-    assert cli(*words, "hydra.launcher.workers=1")[0] == 0
-    assert {r["threads"] for r in results_of(Path("outputs/t")).values()} == {3}
+    for more, expected in (((), 3), (("threads=1",), 1)):
+        for path in Path("outputs/t").glob("*/result.json"):
+            path.unlink()
+        assert cli(*words, "hydra.launcher.workers=0", *more)[0] == 0
+        assert {r["threads"] for r in results_of(Path("outputs/t")).values()} == {expected}
 
 
 def test_a_plan_of_another_program_is_left_alone(cli):

@@ -84,11 +84,12 @@ class Plan:
         return config["device"] if ":" in config["device"] else check_device(config).type
 
     def settle(self, workers: int, frozen: dict[str, int]) -> None:
-        """How many runs are done at once, and each one's threads: those of an earlier plan, where it had one."""
+        """How many runs are done at once, and each one's threads: as typed, else those of an earlier plan that had it."""
         self.workers = workers
         for i, entry in enumerate(self.entries):
             job = entry.job
-            count = frozen.get(job.fingerprint) or threads(job.config, entry.facts, workers)
+            earlier = frozen.get(job.fingerprint) if job.config["threads"] == "auto" else None
+            count = earlier or threads(job.config, entry.facts, workers)
             self.entries[i] = replace(entry, job=replace(job, threads=count))
 
     def status(self, entry: Entry) -> str:
