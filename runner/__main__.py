@@ -4,6 +4,7 @@ Every command is a plan: a lone run is a plan of one, `-m` makes the product. So
 where done, resumed and reported by the same code (`runner.sweep`).
 """
 
+import gc
 import os
 import re
 import sys
@@ -79,7 +80,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def cli() -> None:
     """The console script `runner`."""
-    sys.exit(main())
+    gc.set_threshold(
+        100_000, 50, 50
+    )  # what torch, Hydra and the plan make at the start stays: not to be looked through
+    code = main()
+    gc.freeze()  # nor once more at the end, which takes over a second
+    sys.exit(code)
 
 
 if __name__ == "__main__":

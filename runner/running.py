@@ -20,6 +20,7 @@ from runner.evaluate import Measured, Member, evaluate
 from runner.inputs import Normalize
 from runner.meter import Meter
 from runner.model.stages import stage_parameters
+from runner.optimizer.kernels import fuse
 from runner.progress import Diverged, Progress, Row
 from runner.seeds import generator
 from runner.steps import batches
@@ -62,6 +63,8 @@ class Run:
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.precision = precision(config, device)
         self.scaler = torch.amp.GradScaler(device.type) if self.precision == torch.float16 else None
+        if self.scaler is None:  # which looks for gradients to leave out before the step, not in it
+            fuse(self.optimizer)
         self.memory_format = torch.channels_last if channels_last(config, self.model) else torch.contiguous_format
         self.model.to(memory_format=self.memory_format)
         self.normalize = Normalize(splits, device, self.memory_format)

@@ -24,6 +24,8 @@ def doubled(*overrides, **options):
     run = make(*overrides, **options)
     run.val_split = None
     run.model.double()
+    for state in run.optimizer.state.values():  # AdaGrad has it from the start
+        state["sum"] = state["sum"].double()
     plain = run.mix
 
     def mix(*given):

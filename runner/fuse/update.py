@@ -3,12 +3,13 @@
 For optimizers that treat each number alone and whose step is proportional to the rate (`ELEMENTWISE`): one of them
 takes a step of rate 1, from zero, with the gradients of all; each run's row of it times the run's own rate is the run's
 step. Weight decay is applied outside, per run. State lives in stacked tensors, of which each run's own optimizer has
-its rows: what it saves is what it would have alone.
+its rows: what it saves is what it would have alone. Kernels that do a whole step at once (`runner.optimizer.kernels`)
+get the rows themselves, in one call: they round the last numbers of a tensor otherwise than those before.
 """
 
 import copy
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -62,6 +63,8 @@ class Together:
         self._rows = rows
         self._weights = [stack.data[rows] for stack, _ in moved]
         self._steps = [torch.zeros_like(weights) for weights in self._weights]
+        self._apart = bool(runs[0].optimizer.param_groups[0].get("fused"))
+        self._moved = [row for steps in self._steps for row in steps.unbind(0)] if self._apart else self._steps
         self._groups = [[group[id(own[row])] for own in self._own] for row, group in enumerate(groups)]
         self._rates: list[list[float]] = []
         self._inner = self._one()
@@ -76,12 +79,17 @@ class Together:
         options = {key: value for key, value in like.param_groups[0].items() if key not in OWN}
         inner = object.__new__(type(like))
         vars(inner).update(vars(like))  # copy.copy would leave out what a subclass added
-        inner.param_groups = [options | {"params": self._steps, "lr": 1.0, "weight_decay": 0.0}]
+        inner.param_groups = [options | {"params": self._moved, "lr": 1.0, "weight_decay": 0.0}]
         inner.state = defaultdict(dict)
         return inner
 
     def _take(self) -> None:
         """The runs' own state, where they have been trained before."""
+        if self._apart:
+            for row, run, p in self._each_row():
+                if state := run.optimizer.state.get(p):
+                    self._inner.state[row] = state
+            return
         for steps, own in zip(self._steps, self._own):
             states = [run.optimizer.state.get(p) for run, p in zip(self.runs, own)]
             if states[0]:
@@ -93,12 +101,21 @@ class Together:
 
     def _give(self) -> None:
         """Makes the rows of the state each run's own."""
+        if self._apart:
+            for row, run, p in self._each_row():
+                run.optimizer.state[p] = self._inner.state[row]
+            return
         for steps, own in zip(self._steps, self._own):
             if state := self._inner.state.get(steps):
                 for row, (run, p) in enumerate(zip(self.runs, own)):
                     run.optimizer.state[p] = {
                         key: value[row] if _each(value, steps) else value for key, value in state.items()
                     }
+
+    def _each_row(self) -> Iterator[tuple[Tensor, Run, Tensor]]:
+        """What moves, the run that it belongs to, and the run's own weights."""
+        owners = ((run, p) for own in self._own for run, p in zip(self.runs, own))
+        return ((row, run, p) for row, (run, p) in zip(self._moved, owners, strict=True))
 
     def part(self) -> None:
         """Gives each run what it shares with the others, before they go different ways."""
@@ -127,7 +144,9 @@ class Together:
                 torch._foreach_addcmul_(self._weights, terms, self._scales, value=-1)
             else:
                 gradients = torch._foreach_add(gradients, terms)
-        for steps, gradient in zip(self._steps, gradients):
+        if self._apart:
+            gradients = [row for gradient in gradients for row in gradient.unbind(0)]
+        for steps, gradient in zip(self._moved, gradients, strict=True):
             steps.grad = gradient
         fresh = not self._inner.state
         self._inner.step()

@@ -84,7 +84,7 @@ class Plan:
         return config["device"] if ":" in config["device"] else check_device(config).type
 
     def settle(self, workers: int, frozen: dict[str, int]) -> None:
-        """How many runs are done at once, and each one's threads: as typed, else those of an earlier plan that had it."""
+        """How many runs are done at once, and each one's threads: as typed, else those that an earlier plan gave it."""
         self.workers = workers
         for i, entry in enumerate(self.entries):
             job = entry.job

@@ -4,6 +4,7 @@ The server that workers are forked from imports this once (`runner.sweep.process
 few milliseconds.
 """
 
+import gc
 import os
 import sys
 import threading
@@ -20,6 +21,8 @@ from runner.build import Builder
 from runner.listener import Listener
 from runner.sweep.lock import alive
 from runner.sweep.perform import Work, perform
+
+gc.freeze()  # all that is loaded stays, in the workers too
 
 LOOK = 1.0  # seconds between two looks at whether the sweep is still there
 

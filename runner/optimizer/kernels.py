@@ -1,0 +1,25 @@
+"""Optimizers of torch that can take a step of all weights in one pass over memory."""
+
+import torch
+
+from runner.optimizer.adam import Adam
+
+# Kinds of devices on which torch has a kernel for the whole step. Memory is what a step waits for: on the CPU Adam's
+# takes a third of the time of its eight passes (docs/benchmarks.md). SGD's fails where some weights had no gradient in
+# its first step, as in stages that thaw.
+FUSED = {
+    torch.optim.Adam: ("cpu", "cuda"),
+    torch.optim.AdamW: ("cpu", "cuda"),
+    torch.optim.Adagrad: ("cpu",),
+    Adam: ("cpu", "cuda"),
+}
+
+
+def fuse(optimizer: torch.optim.Optimizer) -> None:
+    """Has an optimizer of one of these classes use that kernel."""
+    if isinstance(optimizer, Adam) and not optimizer.bias_correction:  # its step is our own
+        return
+    devices = FUSED.get(type(optimizer), ())
+    for group in optimizer.param_groups:
+        if all(p.device.type in devices and p.is_floating_point() for p in group["params"]):
+            group["fused"], group["foreach"] = True, False
