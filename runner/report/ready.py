@@ -1,6 +1,5 @@
 """Imported while the runs of a sweep are done: everything that its report will need, loaded and compiled."""
 
-import runner.report.best
 import runner.report.parquet
 import runner.surface.overlay
 import runner.tracking.aggregate  # noqa: F401

@@ -53,7 +53,7 @@ def launch(plan: Plan, launcher: Launcher) -> None:
             if plan.todo:
                 with launcher.crew(plan, display) as crew:
                     if plan.workers:  # this process waits anyway
-                        threading.Thread(target=import_module, args=["runner.report.ready"], daemon=True).start()
+                        threading.Thread(target=_prepare_report, args=[plan], daemon=True).start()
                     for entry in Drive(plan, crew, display).all(plan.todo):
                         display.end(entry)
         except DiskFull as full:
@@ -61,6 +61,13 @@ def launch(plan: Plan, launcher: Launcher) -> None:
         finally:
             if any(map(plan.result, plan.entries)):
                 display.report = write_report(plan.folder)
+
+
+def _prepare_report(plan: Plan) -> None:
+    """Loads what the report will need."""
+    import_module("runner.report.ready")
+    if len({entry.job.config["seed"] for entry in plan.entries}) > 1:  # one seed has no statistics
+        import_module("runner.report.best")
 
 
 def missing(plan: Plan) -> str:
