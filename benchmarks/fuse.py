@@ -11,7 +11,7 @@ building of the runs to their second step; their data, which they share, is not 
 
 The whole loop is 32 runs of mlp on digits, 20 epochs: everything that a run does between its first step and its last
 (validation, TensorBoard, metrics.csv, best weights, checkpoints), and the whole command. `--fast` is tiny: it shows
-that everything works, and measures nothing. The picture goes to docs/pictures/fuse.png, unless `--fast`.
+that everything works, and measures nothing. The picture of all models goes to docs/pictures/fuse.png, unless `--fast`.
 """
 
 import argparse
@@ -222,7 +222,7 @@ def main() -> None:
         say(f"| the whole command, workers=0 | {alone:.2f} | {fused:.2f} | {alone / fused:.2f} |\n")
     clock = "CPU seconds of one thread" if given.device.type == "cpu" else "seconds by the clock"
     say(f"\n{given.device.type}, {clock}, torch {torch.__version__}, {rounds} round(s)\n")
-    if not given.fast:
+    if not given.fast and len(given.models) == len(STEPS):
         draw(rows, given.device)
 
 
