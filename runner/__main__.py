@@ -80,11 +80,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def cli() -> None:
     """The console script `runner`."""
-    gc.set_threshold(
-        100_000, 50, 50
-    )  # what torch, Hydra and the plan make at the start stays: not to be looked through
+    # What torch, Hydra and the plan make at the start stays: it need not be looked through again and again, nor once
+    # more at the end, which takes over a second.
+    gc.set_threshold(100_000, 50, 50)
     code = main()
-    gc.freeze()  # nor once more at the end, which takes over a second
+    gc.freeze()
     sys.exit(code)
 
 

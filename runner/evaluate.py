@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import nll_loss, one_hot
 
 from runner.data.splits import Split
-from runner.evaluation.base import Evaluation
+from runner.evaluation.base import Evaluation, answer
 from runner.evaluation.standard import Standard
 from runner.inputs import Normalize
 
@@ -157,8 +157,8 @@ def evaluate_all(
     tally = Tally(num_classes, split.labels.device, count)
     for images, labels in split.batches(_rows(split, batch_size, count * split.shape[0] * normalize.size**2)):
         with autocast():
-            logits = network(normalize(images))
-        tally.add(labels, logits.float().log_softmax(-1).transpose(0, 1))
+            log = answer(network, normalize(images))
+        tally.add(labels, log.transpose(0, 1))
     return [Measured(*found) for found in tally.read(len(split))]
 
 

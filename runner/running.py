@@ -20,7 +20,7 @@ from runner.evaluate import Measured, Member, evaluate
 from runner.inputs import Normalize
 from runner.meter import Meter
 from runner.model.stages import stage_parameters
-from runner.optimizer.kernels import fuse
+from runner.optimizer.kernels import use_kernel
 from runner.progress import Diverged, Progress, Row
 from runner.seeds import generator
 from runner.steps import batches
@@ -64,7 +64,7 @@ class Run:
         self.precision = precision(config, device)
         self.scaler = torch.amp.GradScaler(device.type) if self.precision == torch.float16 else None
         if self.scaler is None:  # which looks for gradients to leave out before the step, not in it
-            fuse(self.optimizer)
+            use_kernel(self.optimizer)
         self.memory_format = torch.channels_last if channels_last(config, self.model) else torch.contiguous_format
         self.model.to(memory_format=self.memory_format)
         self.normalize = Normalize(splits, device, self.memory_format)
@@ -217,16 +217,20 @@ class Run:
         self.progress.step += 1
 
     @property
+    def epoch_ended(self) -> bool:
+        """Whether the step that was done was an epoch's last."""
+        return self.progress.step % self.steps_per_epoch == 0
+
+    @property
     def validates(self) -> bool:
         """Whether `look` will ask the validation split."""
-        return self.progress.step % self.steps_per_epoch == 0 and self.val_split is not None
+        return self.epoch_ended and self.val_split is not None
 
     def look(self, measured: Measured | None = None) -> None:
         """At the step that was done: logs, at an epoch's end its validation, unless that was `measured` already."""
-        epoch_ends = self.progress.step % self.steps_per_epoch == 0
-        if epoch_ends or self.progress.step - self.meter.since == self.every:
+        if self.epoch_ended or self.progress.step - self.meter.since == self.every:
             self._log()
-            if epoch_ends:
+            if self.epoch_ended:
                 self._end_epoch(measured)
 
     def pause(self) -> None:

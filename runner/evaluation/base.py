@@ -26,6 +26,7 @@ class Evaluation(Option):
         raise NotImplementedError
 
 
-def answer(model: nn.Module, inputs: Tensor) -> Tensor:
-    """One pass: logarithms of probabilities `[B, K]`, float32, whatever precision the network computes in."""
+def answer(model: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """One pass: logarithms of probabilities, of the logits' shape `[B, K]` or `[B, N, K]`; float32, whatever precision
+    the network computes in."""
     return model(inputs).float().log_softmax(-1)

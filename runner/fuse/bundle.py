@@ -115,28 +115,23 @@ class Bundle:
 
     def measure(self, runs: list[Run]) -> dict[int, Measured]:
         """By id, what the validation split's one pass found of those of these runs whose own network is watched."""
-        first = self.runs[0]
-        asked = [
-            run for run in runs if run.ensemble.watched(run) is run.model and run.parts.splits is first.parts.splits
-        ]
-        if len(asked) < 2:
+        first, count = self.runs[0], self.network.count
+        own = [run for run in runs if run.ensemble.watched(run) is run.model]
+        asked = {id(run) for run in own if run.parts.splits is first.parts.splits}
+        if not asked:
             return {}
         for run in self.runs:
             run.model.eval()
-
-        def network(images: Tensor) -> Tensor:
-            return _at(self.network(torch.cat([images] * self.network.count, 1)), self._rows)
-
         split, normalize = first.val_split, first.normalize
         if first.features is not None:
             split, normalize = first.features.split(split)
         options = first.autocast, first.batch_size, first.num_classes
-        try:
-            found = evaluate_all(network, len(self.runs), split, normalize, *options)
+        try:  # empty places too: what is found of a run is the same, whoever else is left
+            found = evaluate_all(lambda x: self.network(torch.cat([x] * count, 1)), count, split, normalize, *options)
         finally:
             for run in self.runs:
                 run.train_mode()
-        return {id(run): one for run, one in zip(self.runs, found) if run in asked}
+        return {id(run): found[row] for run, row in zip(self.runs, self._rows) if id(run) in asked}
 
     def _loss(self, batches: tuple[Batch, ...]) -> tuple[Tensor, Tensor]:
         """Losses `[N]` and answers `[B, N]`, of a (micro-)batch of each run."""

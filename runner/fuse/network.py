@@ -52,7 +52,8 @@ class Network(nn.Module):
         own = [*models[0].parameters(), *models[0].buffers()]
         own += [module.noise for module in models[0].modules() if isinstance(module, Noise)]
         self.body = copy.deepcopy(models[0], {id(thing): thing for thing in own})
-        self._modes = list(zip(self.body.modules(), lead.modules(), strict=True))
+        pairs = zip(self.body.modules(), lead.modules(), strict=True)
+        self._modes = [(norm, own) for norm, own in pairs if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
         inside: list[str] = []  # paths of what is asked network by network
         for path, module in list(self.body.named_modules()):
             members = [model.get_submodule(path) for model in models]
@@ -67,9 +68,8 @@ class Network(nn.Module):
             self.body.forward = functools.partial(_mapped, lead, self.body, self.count)
 
     def forward(self, images: Tensor) -> Tensor:
-        for module, leading in self._modes:  # theirs changes from epoch to epoch, and for all alike
-            if module.training is not leading.training:
-                module.training = leading.training
+        for norm, own in self._modes:  # changes from epoch to epoch, and for all alike
+            norm.training = own.training
         return (self._rest or self.body)(images).unflatten(1, (self.count, -1))
 
     def enter(self, cut: Cut, device: torch.device) -> None:

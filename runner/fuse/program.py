@@ -37,11 +37,8 @@ class Fused(Program):
 
     def _tried(self, groups: list[list[Run]]) -> list[Bundle]:
         """Networks side by side; where that shares nothing, or gives other answers, mapped as wholes."""
-        no = (
-            "features are kept"
-            if groups[0][0].features is not None
-            else mappable([run.model for run in sum(groups, [])])
-        )
+        runs = [run for some in groups for run in some]
+        no = mappable([run.model for run in runs]) if runs[0].features is None else "features are kept"
         try:
             bundles = _compared(groups, mapped=False)
         except Unlike as error:
@@ -64,17 +61,22 @@ class Fused(Program):
 
     def batches(self, runs: list[Run]) -> list[Batch]:
         """Runs of one seed and one augmentation see the same images: one of them makes the batch for all."""
-        self._draws = [(run, run.augmenting.get_state()) for run in runs if run.pipeline or run.mixers]
+        self._draws = []
         sharing: dict[Any, list[Run]] = defaultdict(list)
         for run in runs:
             sharing[self._alike[id(run)], run.progress.step].append(run)
-        found: dict[int, Batch] = {}
-        for some, batch in zip(sharing.values(), self._made([some[0] for some in sharing.values()])):
-            state = some[0].augmenting.get_state() if len(some) > 1 else None
-            for run in some:
-                found[id(run)] = batch
-                if run is not some[0]:
+        firsts = [some[0] for some in sharing.values()]
+        drawing = [some for some in sharing.values() if some[0].pipeline or some[0].mixers]
+        for first, *others in drawing:
+            state = first.augmenting.get_state()
+            self._draws += [(run, state) for run in (first, *others)]
+        batches = self._made(firsts)
+        for first, *others in drawing:
+            if others:
+                state = first.augmenting.get_state()
+                for run in others:
                     run.augmenting.set_state(state)
+        found = {id(run): batch for some, batch in zip(sharing.values(), batches) for run in some}
         return [found[id(run)] for run in runs]
 
     def _made(self, runs: list[Run]) -> list[Batch]:

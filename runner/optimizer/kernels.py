@@ -15,7 +15,7 @@ FUSED = {
 }
 
 
-def fuse(optimizer: torch.optim.Optimizer) -> None:
+def use_kernel(optimizer: torch.optim.Optimizer) -> None:
     """Has an optimizer of one of these classes use that kernel."""
     if isinstance(optimizer, Adam) and not optimizer.bias_correction:  # its step is our own
         return
