@@ -4,9 +4,11 @@
         [--size 128] [--epochs 10] [--threads 1] [--command] [--depths]
 
 `training` is the loop's time, validation after each epoch included, and with the cache all that it needs: trying the
-cut, computing, keeping and checking activations, from an empty folder. `again` is the same sweep in a process that
-finds the files. Each row is one measurement of both; on a busy machine read the CPU's seconds. `--command` measures
-whole commands as a user types them: start-up, tests, pictures, report. `--depths` sweeps freeze_depth.
+cut, computing, keeping and checking activations, from an empty folder; then, as in any sweep, a trial of whether the
+heads are trained as one program, and that. `one by one` is with the cache and without that. `again` is the same sweep
+in a process that finds the files. Each row is one measurement of both; on a busy machine read the CPU's seconds.
+`--command` measures whole commands as a user types them: start-up, tests, pictures, report. `--depths` sweeps
+freeze_depth.
 """
 
 import argparse
@@ -27,6 +29,8 @@ from omegaconf import OmegaConf
 from runner.build import Builder
 from runner.check import check
 from runner.explain import CONF
+from runner.fuse.seat import NOISE, Seat
+from runner.fuse.trial import judge
 from runner.listener import Listener
 from runner.session import Session
 from runner.task.base import Job
@@ -57,8 +61,8 @@ def config_of(overrides: list[str]) -> dict:
         return check(OmegaConf.to_container(compose("config", overrides), resolve=True))
 
 
-def sweep(common: list[str], heads: list[tuple[str, ...]]) -> tuple[Stopwatch, list[float]]:
-    """The time that training takes, and each head's last validation loss."""
+def sweep(common: list[str], heads: list[tuple[str, ...]], fuse: bool = False) -> tuple[Stopwatch, list[float]]:
+    """The time that training takes, and each head's last validation loss. fuse: as one program, if a trial says so."""
     builder, watch, losses = Builder(), Stopwatch(), []
     serve = builder.features.serve
 
@@ -67,14 +71,21 @@ def sweep(common: list[str], heads: list[tuple[str, ...]]) -> tuple[Stopwatch, l
             return serve(*arguments)
 
     builder.features.serve = timed
-    for head in heads:
-        config = config_of([*common, *head])
-        with tempfile.TemporaryDirectory() as folder:
-            job = Job(Path(folder), config, "0", "0", [], {}, {}, "", torch.get_num_threads())
-            with Session(job, builder, torch.device("cpu"), Listener()) as session:
-                with watch.running():
-                    train(session.runs)
-                losses.append(session.run.progress.history[-1]["val_loss"])
+    for group in [heads] if fuse else [[head] for head in heads]:
+        with contextlib.ExitStack() as stack:
+            runs = []
+            for row, head in enumerate(group):
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                job = Job(folder, config_of([*common, *head]), "0", "0", [], {}, {}, "", torch.get_num_threads())
+                runs.append(stack.enter_context(Session(job, builder, torch.device("cpu"), Listener())).run)
+                runs[-1].seat = Seat(row, len(group), NOISE) if fuse else None  # one seed: as a sweep's plan has it
+            with watch.running():
+                verdict, program = judge(runs, must=False) if fuse else (None, None)
+                for some in [runs] if program is not None else [[run] for run in runs]:
+                    train(some, program)
+            if verdict is not None:
+                sys.stderr.write(f"{len(runs)} heads: {verdict.reason}\n")
+            losses += [run.progress.history[-1]["val_loss"] for run in runs]
     return watch, losses
 
 
@@ -122,14 +133,16 @@ def main() -> None:
         sweep([*words, "epochs=1", "transfer.cache=false"], HEADS[:1])  # decodes the photos, warms the process up
         for name, augmentation in CASES.items():
             plain, wanted = sweep([*words, augmentation, "transfer.cache=false"], HEADS)
-            cached, found = sweep([*words, augmentation, "transfer.cache=true"], HEADS)
-            again, _ = sweep([*words, augmentation, "transfer.cache=true"], HEADS)
-            line(f"8 heads, {name}: training", plain, cached)
-            line(f"8 heads, {name}: training, again", plain, again)
-            far = max(abs(a - b) / b for a, b in zip(found, wanted, strict=True))
-            sys.stdout.write(
-                f"| largest relative difference of the last validation losses: {far:.1g} |" + " |" * 6 + "\n"
-            )
+            for way, fuse in (("training", True), ("training, one by one", False)):
+                for more in ("", ", again"):
+                    cached, found = sweep([*words, augmentation, "transfer.cache=true"], HEADS, fuse)
+                    line(f"8 heads, {name}: {way}{more}", plain, cached)
+                far = max(abs(a - b) / b for a, b in zip(found, wanted, strict=True))
+                sys.stdout.write(
+                    f"| largest relative difference of the last validation losses: {far:.1g} |" + " |" * 6 + "\n"
+                )
+                for path in Path(folder).rglob("features-*"):
+                    path.unlink()
         if arguments.depths:
             depths = [(f"transfer.freeze_depth={depth}", f"seed={seed}") for depth in ("all", 3, 2) for seed in (0, 1)]
             plain, _ = sweep([*words, "transfer.cache=false"], depths)

@@ -59,6 +59,8 @@ class Facts:
     network: str = ""  # a hash of its structure
     members: int = 1  # runs of an ensemble, side by side
     apart: str = ""  # why it can share a program with no other run, where it cannot
+    mixing: tuple[str, ...] = ()  # items of the stack that mix images or targets
+    modifying: tuple[str, ...] = ()  # and those that change the network, and may bring noise
 
 
 @dataclass
@@ -326,6 +328,8 @@ class Builder:
             network=f"{structure(parts.model)} {found.cut}",
             members=parts.ensemble.count,
             apart=apart(parts, config),
+            mixing=_with_hook(parts.stack, "mix"),
+            modifying=_with_hook(parts.stack, "modify"),
         )
 
     def _passes(self, config: dict[str, Any], parts: Parts, splits: Splits) -> Passed:
@@ -336,6 +340,11 @@ class Builder:
         if key not in self._passed:
             self._passed[key] = passed(config, parts, splits)
         return self._passed[key]
+
+
+def _with_hook(stack: dict[str, Any], hook: str) -> tuple[str, ...]:
+    """Items that do something there."""
+    return tuple(name for name, item in stack.items() if item.overrides(hook))
 
 
 def threads(config: dict[str, Any], facts: Facts, at_once: int) -> int:

@@ -17,6 +17,7 @@ from runner.batch import Batch
 from runner.build import Parts
 from runner.data.splits import Split
 from runner.evaluate import Measured, Member, evaluate
+from runner.fuse.seat import Seat
 from runner.inputs import Normalize
 from runner.meter import Meter
 from runner.model.stages import stage_parameters
@@ -85,7 +86,7 @@ class Run:
         self.team: Team | None = None  # processes that train this run together
         self.left = False  # by an error, or a judge
         self.fused: int | None = None  # runs of the program that it began in, where several share one
-        self.seat: tuple[int, int] | None = None  # its place in that program, of how many
+        self.seat: Seat | None = None  # its place in that program
         self._sharing = 1  # runs that this process trains side by side
         self._started = time.perf_counter()
         self.ensemble.begin(self)
@@ -357,7 +358,7 @@ class Run:
             "generators": {"augmentation": self.augmenting.get_state(), "noise": self.noise.get_state()},
             "global_noise": torch.get_rng_state(),
             "device_noise": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
-            "seat": self.seat,
+            "seat": None if self.seat is None else tuple(self.seat),
             "progress": vars(replace(self.progress, seconds=self.seconds())),
         }
 
@@ -374,7 +375,7 @@ class Run:
         torch.set_rng_state(state["global_noise"].cpu())
         if state["device_noise"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["device_noise"].cpu(), self.device)
-        self.seat = state["seat"]
+        self.seat = None if state["seat"] is None else Seat(*state["seat"])
         self.progress = Progress(**state["progress"])
         self.meter.since, self._started = self.progress.step, time.perf_counter()
         self.rewind()

@@ -46,6 +46,10 @@ class Objective:
 class Program:
     """How the runs of a loop get their batches and gradients, and take their steps."""
 
+    def due(self, runs: list[Run]) -> list[Run]:
+        """Those of the runs that take the next step; the others wait for them."""
+        return runs
+
     def batches(self, runs: list[Run]) -> list[Batch]:
         """A batch of each run."""
         return [run.next_batch() for run in runs]
@@ -94,8 +98,11 @@ def train(runs: list[Run], program: Program | None = None, leave: Leave | None =
         run.train_mode()
     active: list[Run] = []
     while True:
-        going = [run for run in runs if not run.ended]
-        if len(going) != len(active):
+        going = program.due([run for run in runs if not run.ended])
+        if going != active:
+            for run in going:
+                if active and run not in active:  # it waited, and that was not its time
+                    run.wait()
             for run in (*active, *going):
                 run.share_time(max(1, len(going)))
             active = going

@@ -7,6 +7,7 @@ import torch
 
 from runner import checkpoint, distributed
 from runner.build import Builder
+from runner.fuse.seat import Seat
 from runner.running import Run
 from runner.seeds import generator
 from runner.task.base import Job
@@ -29,8 +30,9 @@ class Training:
         self.runs = [self.run, *(self._build(builder, device, i) for i in range(1, self.run.ensemble.count))]
         self.sealed = [run.transfer.seal(run.model, self.config["epochs"]) for run in self.runs]
         if (group := builder.group) is not None:  # a checkpoint has its own
-            for row, run in enumerate(self.runs, group.seat[0] * len(self.runs)):
-                run.seat = row, group.seat[1] * len(self.runs)
+            place, members = group.seat, len(self.runs)
+            for row, run in enumerate(self.runs, place.row * members):
+                run.seat = Seat(row, place.count * members, place.common)
         self.path = job.folder / checkpoint.FILE
         self.resumed = self._resume(device)
         self.program, self.group, team = None, builder.group, distributed.team()

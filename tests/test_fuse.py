@@ -9,6 +9,7 @@ from runner.fuse.bundle import Bundle
 from runner.fuse.faults import Unlike
 from runner.fuse.network import Network
 from runner.fuse.program import Fused
+from runner.fuse.seat import APART, Seat
 from runner.model.own_noise import Dropout
 from runner.train import Alone, step, train
 from tests.test_train import make, splits
@@ -135,9 +136,9 @@ def test_structures_and_noise(words):
 MIXED = [("optimizer=sgd", "seed=1"), ("optimizer=adam", "seed=2"), ("optimizer=momentum", "seed=3")]
 
 
-def seated(runs, count=None):
+def seated(runs, count=None, common=APART):
     for row, run in enumerate(runs):
-        run.seat = row, count or len(runs)
+        run.seat = Seat(row, count or len(runs), common)
     return runs
 
 

@@ -36,7 +36,8 @@ class LocalLauncher(PlanLauncher):
         if config.hydra.sweeper.get("multirun", True) and self.workers != 0 and not config.dry_run:
             from runner.sweep.server import prepare
 
-            prepare()  # what workers need is loaded while the sweep is planned
+            # What workers need is loaded while the sweep is planned.
+            prepare(str(config[group].get("_target_")) for group in ("data", "model"))
 
     def open(self) -> "Local":
         """What executes plans. Raises `ConfigError` for values that cannot be."""

@@ -2,11 +2,11 @@
 
 import hashlib
 import inspect
-import json
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from runner.fuse.seat import batches
 from runner.noise import Noise, noisy
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ def same_batches(runs: list["Run"]) -> dict[int, int]:
     numbers: dict[Any, int] = {}
     found = {}
     for run in runs:
-        config, mixers = run.config, {id(item) for item in run.mixers}
-        mixing = {name: config["regularization"][name] for name, item in run.parts.stack.items() if id(item) in mixers}
+        mixers = {id(item) for item in run.mixers}
+        mixing = [name for name, item in run.parts.stack.items() if id(item) in mixers]
         draws = bytes(run.augmenting.get_state().cpu().numpy())
-        key = id(run.train_split), json.dumps([config["seed"], config["augmentation"], mixing]), draws
+        key = id(run.train_split), batches(run.config, mixing), draws
         found[id(run)] = numbers.setdefault(key, len(numbers))
     return found

@@ -14,6 +14,8 @@ from runner.batch import Batch
 from runner.evaluate import Measured, evaluate_all
 from runner.fuse.faults import Unlike, by
 from runner.fuse.network import Network
+from runner.fuse.once import beside, once
+from runner.fuse.seat import APART, NOISE, Seat
 from runner.fuse.update import Together, kind
 from runner.noise import noisy
 from runner.running import Run
@@ -28,13 +30,14 @@ class Bundle:
 
     def __init__(self, runs: list[Run], mapped: bool = False):
         self.runs, self._mapped = runs, mapped
-        self._rows, count = list(range(len(runs))), len(runs)
+        self._rows, count, common = list(range(len(runs))), len(runs), APART
         if runs[0].seat is not None:
-            self._rows, count = [run.seat[0] for run in runs], runs[0].seat[1]
+            self._rows, (_, count, common) = [run.seat.row for run in runs], runs[0].seat
+        self._common, self._takes_once = common > APART, True
         places: list[Run | None] = [None] * count
         for row, run in zip(self._rows, runs):
             places[row] = run
-        self.network = Network([None if run is None else run.model for run in places], mapped)
+        self.network = Network([None if run is None else run.model for run in places], mapped, common == NOISE)
         if (features := runs[0].features) is not None:
             self.network.enter(features.cut, runs[0].device)
         kinds = [None if run is None else kind(run) for run in places]
@@ -53,7 +56,7 @@ class Bundle:
         if len(left) == len(self.runs):
             return self
         self.part()
-        return Bundle(left, self._mapped) if left else None
+        return self.like(left) if left else None
 
     def halves(self) -> list["Bundle"]:
         """Two of half the size."""
@@ -69,8 +72,14 @@ class Bundle:
         memory.free(device)
         for part in parts:
             for row, run in enumerate(part):
-                run.seat = row, len(part)
-        return [Bundle(part, self._mapped) for part in parts]
+                run.seat = Seat(row, len(part), run.seat.common if run.seat else APART)
+        return [self.like(part) for part in parts]
+
+    def like(self, runs: list[Run]) -> "Bundle":
+        """Of these of its runs, which need not be compared again."""
+        found = Bundle(runs, self._mapped)
+        found._takes_once = self._takes_once
+        return found
 
     def part(self) -> None:
         """Gives each run all that is its own."""
@@ -127,7 +136,7 @@ class Bundle:
             split, normalize = first.features.split(split)
         options = first.autocast, first.batch_size, first.num_classes
         try:  # empty places too: what is found of a run is the same, whoever else is left
-            found = evaluate_all(lambda x: self.network(torch.cat([x] * count, 1)), count, split, normalize, *options)
+            found = evaluate_all(lambda x: self.network(self._same(x)), count, split, normalize, *options)
         finally:
             for run in self.runs:
                 run.train_mode()
@@ -151,12 +160,19 @@ class Bundle:
 
     def _logits(self, images: list[Tensor]) -> Tensor:
         """`[B, N, K]` of images `[B, C, H, W]` for each run; empty places see nothing, and say nothing."""
+        if self._common:
+            found = self.network(self._same(images[0]))
+            return found if self.network.count == len(images) else _at(found, self._rows)
         if self.network.count == len(images):
             return self.network(torch.cat(images, 1))
         parts = [torch.zeros_like(images[0])] * self.network.count
         for row, own in zip(self._rows, images):
             parts[row] = own
         return _at(self.network(torch.cat(parts, 1)), self._rows)
+
+    def _same(self, images: Tensor) -> Tensor:
+        """What is the same for all networks, as theirs takes it."""
+        return once(images) if self._takes_once else beside(once(images), self.network.count)
 
     def _hand_out(self) -> None:
         """Gradients of single runs: of penalties, which look at a run's own weights, into the stacks; all of them to
@@ -180,9 +196,11 @@ class Bundle:
         """Raises `Unlike` where the shared network gives other logits than each run's own."""
         name = type(self.runs[0].model).__name__
         way = "torch.func.vmap" if self._mapped else "networks side by side in the channels"
+        seen = self.runs[:1] if self._common else self.runs
+        images = [run.entering(min(run.batch_size, 8)) for run in seen] * (len(self.runs) // len(seen))
+        self._takes_once = self._try_once(images[0])
         for run in self.runs:
             run.train_mode()
-        images = [run.entering(min(run.batch_size, 8)) for run in self.runs]
         with self.runs[0].autocast():
             with _kept(self.runs):
                 alone = torch.stack([run.forward(batch) for run, batch in zip(self.runs, images)], 1)
@@ -194,9 +212,25 @@ class Bundle:
                 raise Unlike(f"{name} does not take {way} ({said})") from error
         if alone.shape != together.shape:
             raise Unlike(f"{name} does not take {way}")
-        off = (alone - together).abs().max() / alone.abs().max().clamp_min(1e-6)
+        off = _off(together, alone)
         if not off <= TOLERANCE[self.runs[0].precision]:
-            raise Unlike(f"{name} answers otherwise with {way} (logits are {float(off):.1g} off)")
+            raise Unlike(f"{name} answers otherwise with {way} (logits are {off:.1g} off)")
+
+    def _try_once(self, images: Tensor) -> bool:
+        """Whether what is the same for all need not lie side by side: some networks' own code objects."""
+        for run in self.runs:
+            run.model.eval()
+        with self.runs[0].autocast():
+            try:
+                wanted = self.network(beside(once(images), self.network.count))
+                return _off(self.network(once(images)), wanted) <= TOLERANCE[self.runs[0].precision]
+            except RuntimeError:
+                return False
+
+
+def _off(found: Tensor, wanted: Tensor) -> float:
+    """The largest difference, relative to the largest number."""
+    return float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-6))
 
 
 def _at(logits: Tensor, rows: list[int]) -> Tensor:

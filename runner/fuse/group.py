@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.fuse.faults import Blamed, Unlike
 from runner.fuse.program import Fused
+from runner.fuse.seat import Seat
 from runner.fuse.trial import judge
 from runner.fuse.verdict import Verdict, keep, known
 from runner.running import Run
@@ -30,12 +31,12 @@ class Group:
     """`key`: of the program that its runs may share; `folder`: of the sweep, where it stands whether that pays; `must`:
     whether it pays or not; `coming`: brings the next job here, and says whether there was one.
 
-    `seat`: of the job that comes next, its place in the program, of how many.
+    `seat`: of the job that comes next, its place in the program.
     """
 
     def __init__(self, key: str, folder: Path, must: bool, coming: Callable[[], bool]):
         self._key, self._folder, self._must, self._coming = key, folder, must, coming
-        self.seat: tuple[int, int] = (0, 1)  # of the job that comes next
+        self.seat = Seat(0, 1)  # of the job that comes next
         self._waiting: list[Training] = []
         self._errors: dict[int, Exception] = {}  # by id of the run that it ended
 

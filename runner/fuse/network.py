@@ -4,11 +4,14 @@ Activations lie side by side in the channels: `[B, N * C, H, W]`, or `[B, N * F]
 Containers, pools and nonlinearities work on that as they are; layers with weights have a form of their own here
 (`FORMS`); whatever else is asked network by network. Weights are stacked `[N, ...]`, and each network's own parameters
 are rows of these. Networks that mix what lies side by side are mapped as wholes, by `torch.func.vmap`.
+
+Images that are the same for all come `Once`, `[B, C, H, W]`, and stay so up to the first layer with weights.
 """
 
+import contextlib
 import copy
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -17,6 +20,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from runner.fuse.once import Once, beside, once, plain
 from runner.noise import Noise
 from runner.transfer.cut import Cut, Rest
 
@@ -33,18 +37,19 @@ ALIKE = (
 
 
 class Network(nn.Module):
-    """Networks of one structure as one: images `[B, N * C, H, W]` to logits `[B, N, K]`.
+    """Networks of one structure as one: images `[B, N * C, H, W]`, or `Once`, to logits `[B, N, K]`.
 
     From then on parameters and buffers of each are views of `stacks`: whoever changes one changes the other. None is
     the place of a network that is not there any more.
 
-    mapped: as a whole, for which it must be `mappable`.
+    mapped: as a whole, for which it must be `mappable`. alike: their noise is the same, too, draw by draw.
     """
 
-    def __init__(self, models: list[nn.Module | None], mapped: bool = False):
+    def __init__(self, models: list[nn.Module | None], mapped: bool = False, alike: bool = False):
         super().__init__()
-        self.count = len(models)
+        self.count, self._alike = len(models), alike
         lead = next(model for model in models if model is not None)
+        self._lead = models.index(lead)
         models = _filled(models, lead)
         self.stacks: list[tuple[Tensor, list[Tensor]]] = []  # of parameters [N, ...], and each network's own
         self.statistics: list[tuple[Tensor, list[Tensor]]] = []
@@ -63,18 +68,22 @@ class Network(nn.Module):
             if self._give_form(path, module, members):
                 inside.append(path)
         self.asks_each = "" in inside  # nothing is shared
-        self._rest: Rest | None = None
+        self._rests: tuple[Rest, Rest] | None = None  # after a cut: of all, and of one for all
         if mapped:
             self.body.forward = functools.partial(_mapped, lead, self.body, self.count)
 
     def forward(self, images: Tensor) -> Tensor:
         for norm, own in self._modes:  # changes from epoch to epoch, and for all alike
             norm.training = own.training
-        return (self._rest or self.body)(images).unflatten(1, (self.count, -1))
+        network = self.body if self._rests is None else self._rests[isinstance(images, Once)]
+        found = network(images)
+        if isinstance(found, Once):
+            raise RuntimeError("no layer with weights")
+        return found.unflatten(1, (self.count, -1))
 
     def enter(self, cut: Cut, device: torch.device) -> None:
         """From now on the input is what crosses this cut of each network."""
-        self._rest = Rest(self.body, cut.side_by_side(self.count), device)
+        self._rests = Rest(self.body, cut.side_by_side(self.count), device), Rest(self.body, cut, device)
 
     @torch.no_grad()
     def part(self) -> None:
@@ -95,6 +104,8 @@ class Network(nn.Module):
         module._forward_pre_hooks.clear()
         axis = 0 if ".parametrizations." in f".{path}" else 1
         module.forward = functools.partial(_each, members, self._held(module), axis)
+        if isinstance(module, Noise) and not any(member._forward_hooks for member in members):
+            module.forward = functools.partial(_drawn, members, self._lead, self._alike, module.forward)
         return True
 
     def _stack(self, module: nn.Module, members: list[nn.Module]) -> None:
@@ -137,6 +148,7 @@ def _filled(models: list[nn.Module | None], like: nn.Module) -> list[nn.Module]:
 
 def _each(members: list[nn.Module], held: Callable[[], list[dict[str, Tensor]]], axis: int, x: Tensor) -> Tensor:
     """Each network's own layer on its own part."""
+    x = beside(x, len(members))
     if axis == 0:  # of weights, as a parametrization sees them
         parts = x.unbind(0)
     else:  # not `chunk`, whose parts no layer may change in place
@@ -149,6 +161,21 @@ def _each(members: list[nn.Module], held: Callable[[], list[dict[str, Tensor]]],
     return torch.stack(found) if axis == 0 else torch.cat(found, 1)
 
 
+def _drawn(members: list[Noise], lead: int, alike: bool, each: Form, x: Tensor) -> Tensor:
+    """Noise on what is the same for all: drawn once where all would draw the same. `lead`: one that is not a
+    filler."""
+    first = members[lead]
+    if not isinstance(x, Once) or (first.active and not alike):
+        return each(x)
+    found = once(first(plain(x)))
+    if first.active and first.noise is not None:
+        state = first.noise.get_state()
+        for member in members:
+            if member.noise is not first.noise:
+                member.noise.set_state(state)
+    return found
+
+
 def _mapped(like: nn.Module, body: nn.Module, count: int, x: Tensor) -> Tensor:
     """All networks at once; `like` is one of them, `body` holds the weights of all."""
 
@@ -156,9 +183,20 @@ def _mapped(like: nn.Module, body: nn.Module, count: int, x: Tensor) -> Tensor:
         return functional_call(like, (weights, buffers), (part,))
 
     weights, buffers = dict(body.named_parameters()), dict(body.named_buffers())
-    parts = x.unflatten(1, (count, -1))
-    with sdpa_kernel(SDPBackend.MATH):  # the others would be asked network by network
-        return torch.vmap(one, in_dims=(0, 0, 1), out_dims=1)(weights, buffers, parts).flatten(1)
+    parts, axis = (plain(x), None) if isinstance(x, Once) else (x.unflatten(1, (count, -1)), 1)
+    with sdpa_kernel(SDPBackend.MATH), _no_fast_attention():  # the others would be asked network by network
+        return torch.vmap(one, in_dims=(0, 0, axis), out_dims=1)(weights, buffers, parts).flatten(1)
+
+
+@contextlib.contextmanager
+def _no_fast_attention() -> Iterator[None]:
+    """Without the one kernel that torch has for a whole layer of a transformer at test time."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def mappable(models: list[nn.Module]) -> str:
@@ -205,7 +243,10 @@ def _linear(module: nn.Linear, members: list[nn.Module]) -> Form:
     count = len(members)
 
     def forward(x: Tensor) -> Tensor:
-        parts = x.unflatten(1, (count, -1))  # [B, N, F]
+        if isinstance(x, Once) and x.ndim == 2:
+            bias = None if module.bias is None else module.bias.flatten()
+            return F.linear(plain(x), module.weight.flatten(0, 1), bias)
+        parts = beside(x, count).unflatten(1, (count, -1))  # [B, N, F]
         if torch.is_autocast_enabled(x.device.type):
             found = parts.transpose(0, 1) @ module.weight.mT
             found = (found if module.bias is None else found + module.bias.unsqueeze(1)).transpose(0, 1)
@@ -260,6 +301,9 @@ def _conv(module: nn.Conv2d, members: list[nn.Module]) -> Form | None:
     def forward(x: Tensor) -> Tensor:
         weight, bias = module.weight.flatten(0, 1), None if module.bias is None else module.bias.flatten()
         options = module.stride, module.padding, module.dilation
+        if isinstance(x, Once) and module.groups == 1:
+            return F.conv2d(plain(x), weight, bias, *options)
+        x = beside(x, count)
         if count > 1 or module.groups > 1:
             return F.conv2d(x, weight, bias, *options, count * module.groups)
         # The last one of several, beside itself: in no group it would have another kernel, and other last digits.
@@ -273,13 +317,16 @@ def _conv(module: nn.Conv2d, members: list[nn.Module]) -> Form | None:
 def _batch_norm(module: nn.modules.batchnorm._BatchNorm, members: list[nn.Module]) -> Form | None:
     if module.momentum is None or not module.track_running_stats or not _same(members, "momentum", "eps", "affine"):
         return None
+    count = len(members)
 
     def forward(x: Tensor) -> Tensor:
         if module.training:
             module.num_batches_tracked.add_(1)
         weight, bias = (None if one is None else one.flatten() for one in (module.weight, module.bias))
         mean, variance = module.running_mean.view(-1), module.running_var.view(-1)
-        return F.batch_norm(x, mean, variance, weight, bias, module.training, module.momentum, module.eps)
+        return F.batch_norm(
+            beside(x, count), mean, variance, weight, bias, module.training, module.momentum, module.eps
+        )
 
     return forward
 
@@ -287,11 +334,12 @@ def _batch_norm(module: nn.modules.batchnorm._BatchNorm, members: list[nn.Module
 def _group_norm(module: nn.GroupNorm, members: list[nn.Module]) -> Form | None:
     if not _same(members, "num_groups", "eps", "affine"):
         return None
-    groups = len(members) * module.num_groups
+    count = len(members)
+    groups = count * module.num_groups
 
     def forward(x: Tensor) -> Tensor:
         weight, bias = (None if one is None else one.flatten() for one in (module.weight, module.bias))
-        return F.group_norm(x, groups, weight, bias, module.eps)
+        return F.group_norm(beside(x, count), groups, weight, bias, module.eps)
 
     return forward
 

@@ -14,6 +14,7 @@ from runner.fuse.alike import program, refusal, same_batches, structure
 from runner.fuse.bundle import Bundle
 from runner.fuse.faults import Unlike, by
 from runner.fuse.network import mappable
+from runner.fuse.seat import Seat
 from runner.running import Run
 from runner.train import Leave, Objective, Program
 
@@ -30,10 +31,24 @@ class Fused(Program):
             raise Unlike(reason)
         if len({(structure(run.model), program(run)) for run in runs}) > 1:
             raise Unlike("their networks, batches or devices differ")
-        self.bundles = self._tried(_seated(runs))
-        self._alike = same_batches(runs)
+        self._seat(runs)
         self._draws: list[tuple[Run, Tensor]] = []  # what their generators stood at before the step's batches
         self.leave: Leave | None = None  # who is told of a run whose own optimizer fails
+
+    def _seat(self, runs: list[Run]) -> None:
+        """Makes networks of those that are due first."""
+        first = _due(runs)
+        self.bundles = self._tried(_seated(first))
+        self._alike = same_batches(first)
+
+    def due(self, runs: list[Run]) -> list[Run]:
+        """Runs whose batches are made once stay at one step: after a kill some may have further to go than others."""
+        due = _due(runs)
+        here = {id(run) for bundle in self.bundles for run in bundle.runs}
+        if not here.issuperset(map(id, due)):
+            self.part()
+            self._seat(runs)
+        return due
 
     def _tried(self, groups: list[list[Run]]) -> list[Bundle]:
         """Networks side by side; where that shares nothing, or gives other answers, mapped as wholes."""
@@ -58,6 +73,10 @@ class Fused(Program):
         """Gives each run all that is its own, so that it can go on alone."""
         for bundle in self.bundles:
             bundle.part()
+
+    def take_up(self) -> None:
+        """After `part`: the same runs again, from what was loaded into them."""
+        self.bundles = [bundle.like(bundle.runs) for bundle in self.bundles]
 
     def batches(self, runs: list[Run]) -> list[Batch]:
         """Runs of one seed and one augmentation see the same images: one of them makes the batch for all."""
@@ -166,7 +185,7 @@ def _compared(groups: list[list[Run]], mapped: bool) -> list[Bundle]:
 def _seated(runs: list[Run]) -> list[list[Run]]:
     """The runs by programs, in which each has a place of its own: one, unless they come from several."""
     found: list[list[Run]] = []
-    for run in sorted(runs, key=lambda run: run.seat or (0, 0)):
+    for run in sorted(runs, key=lambda run: run.seat or (0, 0, 0)):
         for some in found:
             if run.seat is None or _fits(run.seat, [other.seat for other in some]):
                 some.append(run)
@@ -176,6 +195,14 @@ def _seated(runs: list[Run]) -> list[list[Run]]:
     return found
 
 
-def _fits(seat: tuple[int, int], taken: list[tuple[int, int] | None]) -> bool:
+def _due(runs: list[Run]) -> list[Run]:
+    """Those at the earliest step, where any of them have something in common."""
+    if not any(run.seat is not None and run.seat.common for run in runs):
+        return runs
+    least = min(run.progress.step for run in runs)
+    return [run for run in runs if run.progress.step == least]
+
+
+def _fits(seat: Seat, taken: list[Seat | None]) -> bool:
     """Whether a place is free in the program of those who have these."""
-    return all(other is not None and other[1] == seat[1] and other != seat for other in taken)
+    return all(other is not None and other[1:] == seat[1:] and other != seat for other in taken)

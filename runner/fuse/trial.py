@@ -10,7 +10,7 @@ import torch
 from runner.build import Builder
 from runner.fuse.faults import Unlike
 from runner.fuse.program import Fused
-from runner.fuse.verdict import LEAST, SHORT, Verdict
+from runner.fuse.verdict import SHORT, Verdict, least
 from runner.running import Run
 from runner.seeds import generator
 from runner.timing import timed
@@ -18,12 +18,14 @@ from runner.train import Alone, Program, move
 
 GAIN = 1.05  # that one program must be faster to be chosen
 LOOKS = 3
-SLOW, FEW = 0.02, 4  # where a lone step takes more seconds, so many runs speak for all, and one look suffices
+FEW = 4  # runs that speak for all where a lone step takes more than
+SHORT_STEP = 0.002  # seconds;
+SLOW = 0.02  # where it takes more than these, one look at the program suffices
 
 
 def judge(runs: list[Run], must: bool) -> tuple[Verdict, Fused | None]:
     """Tries both ways; the runs stand where they stood. `must`: one program, unless that is impossible."""
-    if not must and max(run.steps for run in runs) < LEAST:
+    if not must and max(run.steps for run in runs) < least(runs[0].features is not None):
         return Verdict(False, SHORT), None
     try:
         return _tried(runs, must)
@@ -35,19 +37,20 @@ def _tried(runs: list[Run], must: bool) -> tuple[Verdict, Fused | None]:
     if must:
         return Verdict(True, "hydra.launcher.fuse=true"), Fused(runs)
     states = [copy.deepcopy(run.state_dict()) for run in runs]
-    alone = _lone(runs[:FEW])
-    if not (slow := alone > SLOW):
+    alone = _lone(runs[:: -(-len(runs) // FEW)])  # neighbours are alike
+    if alone < SHORT_STEP:
         alone = _lone(runs)
     _rewind(runs, states)
     program = Fused(runs)
     places = sum(bundle.network.count for bundle in program.bundles)  # those of runs that are elsewhere cost as much
-    together = _seconds(runs, program, 1 if slow else LOOKS) / places
+    together = _seconds(runs, program, 1 if alone > SLOW else LOOKS) / places
     program.part()
     _rewind(runs, states)
     words = f"a step takes {1e3 * alone:.3g} ms alone and {1e3 * together:.3g} ms among {places}"
     if alone < GAIN * together:
         return Verdict(False, words), None
-    return Verdict(True, words), Fused(runs)
+    program.take_up()
+    return Verdict(True, words), program
 
 
 def _lone(runs: list[Run]) -> float:
@@ -89,7 +92,7 @@ def _cpu_seconds(work: Callable[[], None]) -> float:
 def _step(runs: list[Run], program: Program) -> None:
     for run in runs:
         run.rewind()
-    move(runs, program)
+    move(program.due(runs), program)
 
 
 def _rewind(runs: list[Run], states: list[dict]) -> None:

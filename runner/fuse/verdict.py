@@ -11,7 +11,13 @@ from runner.files import write_json
 
 FOLDER = ".fuse"  # in the sweep's folder
 LEAST = 100  # steps of a run below which a trial would not pay
+LEAST_KEPT = 20  # of one on kept features, whose epochs are few steps of little but shared work
 SHORT = f"fewer than {LEAST} steps: a trial would not pay"
+
+
+def least(kept: bool) -> int:
+    """Steps of a run from which on a trial pays; `kept`: it trains on features that are kept."""
+    return LEAST_KEPT if kept else LEAST
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from runner.files import RESULT, write_json
 from runner.sweep import lock
 from runner.sweep.crew import Crew, Ended
 from runner.sweep.display import Display
+from runner.sweep.fuse import seated
 from runner.sweep.ledger import read
 from runner.sweep.perform import Sharing, Work, done_meanwhile, standing
 from runner.sweep.plan import Entry, Plan, moved
@@ -114,8 +115,8 @@ class Drive:
                 found.append(other)
         free = self.crew.capacity - len(self._mates)
         found = found if group is not None else found[: min(plan.fuse_max, -(-(1 + len(found)) // free)) - 1]
-        for row, other in enumerate((entry, *found)):
-            plan.seats.setdefault(other.job.fingerprint, ("", row, 1 + len(found)))
+        for other, seat in zip((entry, *found), seated([entry, *found])):
+            plan.seats.setdefault(other.job.fingerprint, ("", seat))
         for other in found:
             self._waiting.remove(other)
         return found
@@ -138,8 +139,8 @@ class Drive:
         self._active[job.fingerprint] = entry
         self.display.begin(entry)
         sharing = None
-        if seat := plan.seats.get(job.fingerprint):
-            sharing = Sharing(entry.program, plan.folder, plan.fusing == "true", seat[1:])
+        if place := plan.seats.get(job.fingerprint):
+            sharing = Sharing(entry.program, plan.folder, plan.fusing == "true", place[1])
         return Work(job, entry.hydra, self._number - 1, plan.rerun, began, sharing)
 
     def _settle(self, ended: Ended) -> None:

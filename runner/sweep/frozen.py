@@ -15,10 +15,11 @@ from filelock import FileLock
 
 from runner.errors import ConfigError
 from runner.files import write_json
+from runner.fuse.seat import Seat
 from runner.sweep import lock
 
 if TYPE_CHECKING:
-    from runner.sweep.fuse import Seat
+    from runner.sweep.fuse import Place
     from runner.sweep.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -49,9 +50,10 @@ def threads(folder: Path) -> dict[str, int]:
     return {run["fingerprint"]: run["threads"] for run in _runs(folder)}
 
 
-def seats(folder: Path) -> "dict[str, Seat]":
+def seats(folder: Path) -> "dict[str, Place]":
     """Fingerprint -> its place among the runs that it is trained with, likewise."""
-    return {run["fingerprint"]: tuple(run["seat"]) for run in _runs(folder) if run.get("seat")}
+    told = {run["fingerprint"]: run["seat"] for run in _runs(folder) if run.get("seat")}
+    return {fingerprint: (group, Seat(*seat)) for fingerprint, (group, *seat) in told.items()}
 
 
 def _runs(folder: Path) -> list[dict[str, Any]]:
@@ -71,7 +73,7 @@ def write(plan: "Plan") -> None:
                 "run": job.folder.name,
                 "fingerprint": job.fingerprint,
                 "threads": job.threads,
-                "seat": plan.seats.get(job.fingerprint),
+                "seat": _flat(plan.seats.get(job.fingerprint)),
                 "swept": job.swept,
                 "changes": changes(base, flat(job.config)),
             }
@@ -80,6 +82,11 @@ def write(plan: "Plan") -> None:
     }
     with FileLock(plan.folder / lock.GUARD):
         write_json(plan.folder / FILE, {"plans": [*_others(plan), told]}, durable=False)
+
+
+def _flat(place: "Place | None") -> list[Any] | None:
+    """The group, and the numbers of the seat."""
+    return None if place is None else [place[0], *place[1]]
 
 
 def withdraw(plan: "Plan") -> None:

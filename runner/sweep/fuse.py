@@ -3,11 +3,12 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import ConfigError
-from runner.fuse.verdict import LEAST, SHORT
+from runner.fuse.seat import APART, BATCHES, NOISE, Seat, batches, noise
+from runner.fuse.verdict import SHORT, least
 
 if TYPE_CHECKING:
     from runner.build import Facts
@@ -22,7 +23,7 @@ AUTO_MOST = 32  # runs of a group: more gain little
 # networks that gained, in docs/benchmarks.md, have a tenth), and many such at once may not fit into memory. On a GPU
 # too little memory halves a program.
 LARGE = 2e9
-Seat = tuple[str, int, int]  # the group, the place in it, of how many
+Place = tuple[str, Seat]  # the group, and the seat in it
 
 
 def program(config: dict[str, Any], facts: "Facts") -> str:
@@ -42,7 +43,7 @@ def ask(plan: "Plan", launcher: "Launcher") -> None:
         raise ConfigError(f"hydra.launcher.fuse=true: {'; '.join(lines)}; use hydra.launcher.fuse=auto")
 
 
-def settle(plan: "Plan", launcher: "Launcher", earlier: dict[str, Seat]) -> None:
+def settle(plan: "Plan", launcher: "Launcher", earlier: dict[str, Place]) -> None:
     """Fixes which runs are trained as one; `earlier`: by fingerprint, what the folder's plans have fixed. Raises
     `ConfigError` as `ask` does."""
     ask(plan, launcher)
@@ -55,13 +56,30 @@ def settle(plan: "Plan", launcher: "Launcher", earlier: dict[str, Seat]) -> None
             plan.seats[entry.job.fingerprint] = earlier[entry.job.fingerprint]
         elif not reason_alone(plan, entry):
             groups.setdefault(f"{entry.program}-{entry.job.threads}", []).append(entry)
-    taken = {group for group, _, _ in earlier.values()}
+    taken = {group for group, _ in earlier.values()}
     for key, entries in groups.items():
-        if len(entries) > 1 or plan.fusing == "true" or entries[0].facts.members > 1:
-            for number, some in enumerate(_shared_out(entries, plan)):
-                name = next(name for i in itertools.count(number) if (name := f"{key}-{i}") not in taken)
-                taken.add(name)
-                plan.seats |= {entry.job.fingerprint: (name, row, len(some)) for row, entry in enumerate(some)}
+        for number, some in enumerate(_shared_out(entries, plan)):
+            if len(some) < 2 and plan.fusing == "auto" and entries[0].facts.members == 1:
+                continue
+            name = next(name for i in itertools.count(number) if (name := f"{key}-{i}") not in taken)
+            taken.add(name)
+            plan.seats |= {entry.job.fingerprint: (name, seat) for entry, seat in zip(some, seated(some))}
+
+
+def seated(entries: list["Entry"]) -> list[Seat]:
+    """Seats for runs that share a program."""
+    return [Seat(row, len(entries), _common(entries)) for row in range(len(entries))]
+
+
+def _common(entries: list["Entry"]) -> int:
+    """What all of these have in common, as `runner.fuse.seat` has it."""
+    if len(entries) == 1 or entries[0].facts.members > 1 or not _same(entries, batches, "mixing"):
+        return APART
+    return NOISE if _same(entries, noise, "modifying") else BATCHES
+
+
+def _same(entries: list["Entry"], key: Callable[[dict[str, Any], Any], str], items: str) -> bool:
+    return len({key(entry.job.config, getattr(entry.facts, items)) for entry in entries}) == 1
 
 
 def _refusals(plan: "Plan") -> list[str]:
@@ -85,20 +103,26 @@ def reason_alone(plan: "Plan", entry: "Entry") -> str:
         return ""
     if plan.fuse_max == 1 and entry.facts.members == 1:
         return "hydra.launcher.fuse_max=1"
-    if entry.facts.steps < LEAST:
+    if entry.facts.steps < least(kept=entry.facts.step_flops < entry.facts.flops):
         return SHORT
     if plan.device == "cpu" and 3 * entry.facts.step_flops * entry.job.config["batch_size"] > LARGE:
         return f"a step has more than {LARGE:.0e} operations: it keeps a core busy by itself"
     return ""
 
 
-def _shared_out(entries: list["Entry"], plan: "Plan") -> Iterator[list["Entry"]]:
-    """Groups of nearly equal size, as many as there are workers; those of one optimizer side by side."""
+def _shared_out(entries: list["Entry"], plan: "Plan") -> list[list["Entry"]]:
+    """Groups of nearly equal size, as many as there are workers; those of one optimizer side by side. Where it comes
+    out even each group's runs see the same images."""
     order = sorted(entries, key=lambda entry: json.dumps(_kind(entry.job.config["optimizer"]), sort_keys=True))
-    groups = max(-(-len(order) // plan.fuse_max), min(max(1, plan.workers), len(order) // 2), 1)
-    sizes = [len(order) // groups + (number < len(order) % groups) for number in range(groups)]
-    for size in sizes:
-        yield [order.pop(0) for _ in range(size)]
+    even = _parts(sorted(order, key=lambda entry: batches(entry.job.config, entry.facts.mixing)), plan)
+    return even if all(map(_common, even)) else _parts(order, plan)
+
+
+def _parts(order: list["Entry"], plan: "Plan") -> list[list["Entry"]]:
+    count = max(-(-len(order) // plan.fuse_max), min(max(1, plan.workers), len(order) // 2), 1)
+    size, more = divmod(len(order), count)
+    ends = list(itertools.accumulate(size + (number < more) for number in range(count)))
+    return [order[first:end] for first, end in zip([0, *ends], ends)]
 
 
 def _kind(optimizer: dict[str, Any]) -> dict[str, Any]:

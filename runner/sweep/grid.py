@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from runner import distributed
 from runner.build import Builder
 from runner.errors import ConfigError
-from runner.sweep import display, dry_run
+from runner.sweep import display
 from runner.sweep.launch import launch, opened, settle
 from runner.sweep.plan import make_plan, refusal
 
@@ -40,6 +40,8 @@ def _command(
     settle(plan, ours)
     distributed.check(plan)
     if plan.entries[0].job.config["dry_run"]:
+        from runner.sweep import dry_run  # which loads what counts and draws
+
         dry_run.show(plan)
         if plan.refused:
             raise ConfigError(refusal(plan.refused, plan.asked))

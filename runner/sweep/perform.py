@@ -11,6 +11,7 @@ from hydra.types import HydraContext
 from runner.build import Builder
 from runner.errors import DiskFull, disk_full
 from runner.fuse.group import Group
+from runner.fuse.seat import Seat
 from runner.listener import Listener
 from runner.sweep import lock
 from runner.sweep.hydra_job import Part, run_job
@@ -40,7 +41,7 @@ class Sharing:
     key: str  # of the program
     folder: Path  # of the sweep, where it stands whether that pays
     must: bool  # whether it pays or not
-    seat: tuple[int, int]  # the run's place in that program, of how many
+    seat: Seat  # the run's place in that program
 
 
 def perform(work: Work, builder: Builder, context: HydraContext, listener: Listener) -> bool:

@@ -70,7 +70,7 @@ class Plan:
     workers: int = 0  # runs done at once; 0: in this process, one after the other
     fusing: str = "false"  # auto | true | false: whether runs of one program are trained as one
     fuse_max: int = 1  # runs of a group
-    seats: dict[str, fuse.Seat] = field(default_factory=dict)  # fingerprint -> its place among those it trains with
+    seats: dict[str, fuse.Place] = field(default_factory=dict)  # fingerprint -> its place among those it trains with
 
     @property
     def todo(self) -> list[Entry]:

@@ -3,7 +3,7 @@
 import contextlib
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from multiprocessing import forkserver
 
 # glibc gives large blocks back to the system at every step; with these it keeps them (docs/benchmarks.md). They count
@@ -15,10 +15,12 @@ ALLOCATOR = {
 }
 
 
-def prepare() -> None:
-    """Starts the server, if it is not there: it loads torch while the sweep is planned."""
+def prepare(targets: Iterable[str] = ()) -> None:
+    """Starts the server, if it is not there: it loads torch while the sweep is planned, and the modules of the
+    runner's own `targets`, which each worker would load for itself."""
+    modules = [target.rpartition(".")[0] for target in targets if target.startswith("runner.")]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["runner.sweep.warm"])
+    context.set_forkserver_preload(["runner.sweep.warm", *modules])
     with environment(ALLOCATOR | {"OMP_NUM_THREADS": "1"}):  # torch sets each run's own number of threads
         forkserver.ensure_running()
 

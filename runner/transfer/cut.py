@@ -128,11 +128,15 @@ class Rest:
         # What stands on the object itself: most modules have their class's `forward` alone.
         self.skipped = {call: vars(call).get("forward") for call in calls_before(model, cut)}
         self.answers = [(layout.empty(device), layout.shape) for _, layout in cut.before]
+        self._last: Tensor | None = None  # of the answers, in memory of its own
 
     def __call__(self, features: Tensor) -> Tensor:
         count = len(features)
         answers = [empty.expand(count, *shape) for empty, shape in self.answers]
-        answers[-1:] = [answer.clone() for answer in answers[-1:]]  # a function that follows may work in place
+        if answers:  # a function that follows may work in place
+            if self._last is None or len(self._last) < count:
+                self._last = answers[-1].clone()
+            answers[-1] = self._last[:count]
         coming = iter(answers)
         entered = False
 

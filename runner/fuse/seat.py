@@ -1,0 +1,28 @@
+"""A run's place in a program, and what it has in common with the others there. Loads no torch."""
+
+import json
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+APART, BATCHES, NOISE = range(3)  # what all runs of a program have in common: nothing; batches; noise, too
+
+
+class Seat(NamedTuple):
+    """Fixed before the first step, and kept in the checkpoint: on all of it a run's last digits depend."""
+
+    row: int
+    count: int  # places
+    common: int = APART
+
+
+def batches(config: dict[str, Any], mixing: Iterable[str]) -> str:
+    """What runs of one program agree in whose batches are equal, step by step; `mixing`: items of their stacks."""
+    items = {name: config["regularization"][name] for name in mixing}
+    whence = config["data"], config["transfer"]  # whose weights may bring a normalisation of their own
+    return json.dumps([config["seed"], *whence, config["augmentation"], items])
+
+
+def noise(config: dict[str, Any], modifying: Iterable[str]) -> str:
+    """What runs of one structure agree in whose networks draw the same; `modifying`: items that may bring noise."""
+    items = {name: config["regularization"][name] for name in modifying}
+    return json.dumps([config["seed"], config["model"], items])
