@@ -20,6 +20,7 @@ from runner.data.prepare import prepare
 from runner.data.splits import Source, Splits
 from runner.errors import ConfigError
 from runner.fuse.alike import apart, structure
+from runner.graph.capture import unfit
 from runner.inputs import sample
 from runner.model.fitted import Fitted
 from runner.model.own_noise import own
@@ -256,7 +257,11 @@ class Builder:
 
     def rehearse(self, config: dict[str, Any]) -> Facts:
         """Constructs a checked combination once, without training: its objects' own objections are raised here."""
-        check_device(config)
+        device = check_device(config)
+        if config["cuda_graph"] is True and device.type != "cuda":
+            raise ConfigError(
+                f"cuda_graph=true: device={config['device']} is no CUDA device here ({device}); use cuda_graph=auto"
+            )
         splits = self.splits(config)
         if config["batch_size"] > len(splits.train) and not config["optimizer"]["full_batch"]:
             raise ConfigError(
@@ -310,6 +315,8 @@ class Builder:
         if found.answers != (2, len(splits.classes)):
             wanted = (2, len(splits.classes))
             raise ConfigError(f"model: gives {found.answers} for 2 images, not {wanted}, a logit for each class")
+        if config["cuda_graph"] is True and (reason := unfit(parts.optimizer, config)):
+            raise ConfigError(f"cuda_graph=true: {reason}; use cuda_graph=auto")
         rows = parts.transfer.table(parts.model)
         weights = parts.transfer.weights(config["model"])
         return Facts(

@@ -28,6 +28,7 @@ from runner.tracking.probes import Probe, hessian_ends
 
 if TYPE_CHECKING:
     from runner.distributed import Team
+    from runner.graph.replays import Replays
     from runner.train import Objective
     from runner.transfer.cache import Features
 
@@ -83,6 +84,8 @@ class Run:
         self._rows: Iterator[Tensor] | None = None
         self.features: Features | None = None
         self.team: Team | None = None  # processes that train this run together
+        self.replays: Replays | None = None  # what a lone run's gradients come from, where they are a CUDA graph
+        self.graph = ""  # whether they are, and why
         self.left = False  # by an error, or a judge
         self.fused: int | None = None  # runs of the program that it began in, where several share one
         self.seat: tuple[int, int] | None = None  # its place in that program, of how many

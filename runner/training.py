@@ -7,6 +7,7 @@ import torch
 
 from runner import checkpoint, distributed
 from runner.build import Builder
+from runner.graph.trial import train_alone
 from runner.running import Run
 from runner.seeds import generator
 from runner.task.base import Job
@@ -44,8 +45,10 @@ class Training:
         """To the end. Raises `Diverged`."""
         if self.group is not None:
             self.group.train(self)
-        else:
+        elif self.program is not None:
             train(self.runs, self.program)
+        else:
+            train_alone(self.runs)
 
     def _build(self, builder: Builder, device: torch.device, number: int) -> Run:
         """The run, or one member of an ensemble of several: a run with a seed of its own."""

@@ -1,13 +1,13 @@
 """Which runs can share a program."""
 
 import hashlib
-import inspect
 import json
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from runner.noise import Noise, noisy
+from runner.optimizer.base import looks_again
 
 if TYPE_CHECKING:
     from runner.build import Parts
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 def apart(parts: "Parts", config: dict[str, Any]) -> str:
     """Why a run cannot share a program with any other; empty where it can."""
-    step = inspect.signature(type(parts.optimizer).step).parameters
-    if any(p.default is inspect.Parameter.empty for name, p in step.items() if name != "self"):
+    if looks_again(parts.optimizer):
         return f"optimizer: {type(parts.optimizer).__name__} looks at the loss more than once a step"
     if config["precision"] == "fp16":
         return "precision=fp16: each run scales its loss by itself"

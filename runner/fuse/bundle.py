@@ -15,6 +15,8 @@ from runner.evaluate import Measured, evaluate_all
 from runner.fuse.faults import Unlike, by
 from runner.fuse.network import Network
 from runner.fuse.update import Together, kind
+from runner.graph.capture import Capture
+from runner.graph.replays import Replays
 from runner.noise import noisy
 from runner.running import Run
 
@@ -46,6 +48,23 @@ class Bundle:
         self._own = [kinds[row] is None for row in self._rows]  # whose optimizers read their parameters' gradients
         self.apart = [run for run, own in zip(runs, self._own) if own]  # that take their steps each by itself
         self._noisy = any(noisy(run.model) for run in runs)
+        self.replays: Replays | None = None  # what gradients come from, where they are a CUDA graph
+        self._graphs: tuple[Capture, bool] | None = None
+
+    def replay(self, capture: Capture, must: bool) -> Replays:
+        """From now on the gradients are replayed. `must`: what cannot be captured is an error."""
+        self._graphs = capture, must
+        stacks = [stack for stack, _ in self.network.stacks]
+        held = [*stacks, *(stack for stack, _ in self.network.statistics)]
+        self.replays = Replays(self.runs, stacks, held, self._passes, capture, must, self._eager)
+        return self.replays
+
+    def _of(self, runs: list[Run]) -> "Bundle":
+        """Some of these runs, whose steps are done in the same way."""
+        found = Bundle(runs, self._mapped)
+        if self._graphs is not None:
+            found.replay(*self._graphs)
+        return found
 
     def only(self, wanted: Container[int]) -> "Bundle | None":
         """With those of its runs alone that have these ids; None where there is none."""
@@ -53,7 +72,7 @@ class Bundle:
         if len(left) == len(self.runs):
             return self
         self.part()
-        return Bundle(left, self._mapped) if left else None
+        return self._of(left) if left else None
 
     def halves(self) -> list["Bundle"]:
         """Two of half the size."""
@@ -65,12 +84,12 @@ class Bundle:
         middle = len(self.runs) // 2
         parts = self.runs[:middle], self.runs[middle:]
         device = self.runs[0].device
-        del self.network, self._together
+        del self.network, self._together, self.replays
         memory.free(device)
         for part in parts:
             for row, run in enumerate(part):
                 run.seat = row, len(part)
-        return [Bundle(part, self._mapped) for part in parts]
+        return [self._of(part) for part in parts]
 
     def part(self) -> None:
         """Gives each run all that is its own."""
@@ -87,30 +106,40 @@ class Bundle:
 
     def gradients(self, batches: list[Batch]) -> Tensor:
         """Losses `[N]`; the gradients stand in the stacks, and in the parameters of who wants to see them."""
+        total = self._eager(batches) if self.replays is None else self.replays(batches)
+        self._hand_out()
+        return total
+
+    def _eager(self, batches: list[Batch]) -> Tensor:
+        """Losses `[N]`, kernel by kernel; where that fails, everything stands as it stood."""
         draws = [run.noise.get_state() for run in self.runs] if self._noisy else []
         statistics = [(stack, stack.clone()) for stack, _ in self.network.statistics]
-        counts: list[tuple[Tensor, tuple[Batch, ...]]] = []
-        for stack, own in self.network.stacks:
-            stack.grad = None
-            for p in own:
-                p.grad = None
-        total = None
         try:
-            for parts in zip(*(batch.split(self.runs[0].accumulate) for batch in batches)):
-                loss, guesses = self._loss(parts)
-                loss.sum().backward()
-                counts.append((guesses, parts))
-                total = loss.detach() if total is None else total + loss.detach()
+            return self._passes(batches)
         except Exception:  # perhaps for memory: then halves begin where this began
             for run, state in zip(self.runs, draws):
                 run.noise.set_state(state)
             for stack, before in statistics:
                 stack.copy_(before)
             raise
+
+    def _passes(self, batches: list[Batch]) -> Tensor:
+        """Losses `[N]`; the gradients stand in the stacks."""
+        counts: list[tuple[Tensor, tuple[Batch, ...]]] = []
+        for stack, own in self.network.stacks:
+            stack.grad = None
+            for p in own:
+                p.grad = None
+        total = None
+        for parts in zip(*(batch.split(self.runs[0].accumulate) for batch in batches)):
+            loss, guesses = self._loss(parts)
+            loss.sum().backward()
+            counts.append((guesses, parts))
+            total = loss.detach() if total is None else total + loss.detach()
         for guesses, parts in counts:
             for row, (run, batch) in enumerate(zip(self.runs, parts)):
                 run.meter.count(guesses[:, row], batch.labels)
-        self._hand_out()
+        self._weigh()
         return total
 
     def measure(self, runs: list[Run]) -> dict[int, Measured]:
@@ -158,22 +187,23 @@ class Bundle:
             parts[row] = own
         return _at(self.network(torch.cat(parts, 1)), self._rows)
 
+    def _weigh(self) -> None:
+        """Gradients of penalties, which look at a run's own weights, go into the stacks."""
+        weighed = [row for run, row in zip(self.runs, self._rows) if run.penalties]
+        for stack, own in self.network.stacks:
+            for row in weighed if stack.grad is not None else ():
+                if own[row].grad is not None:
+                    stack.grad[row] += own[row].grad
+                    own[row].grad = None
+
     def _hand_out(self) -> None:
-        """Gradients of single runs: of penalties, which look at a run's own weights, into the stacks; all of them to
-        runs that look at theirs."""
+        """Gradients of single runs to those that look at theirs."""
         due = [run.probe.due(run.progress.step) for run in self.runs]
         looks = [run.clip is not None or own or probed for run, own, probed in zip(self.runs, self._own, due)]
-        weighed = [bool(run.penalties) for run in self.runs]
-        if not any(looks) and not any(weighed):
-            return
+        seen = [row for row, looking in zip(self._rows, looks) if looking]
         for stack, own in self.network.stacks:
-            if stack.grad is None:
-                continue
-            for number, row in enumerate(self._rows):
-                p = own[row]
-                if weighed[number] and p.grad is not None:
-                    stack.grad[row] += p.grad
-                p.grad = stack.grad[row] if looks[number] else None
+            for row in seen if stack.grad is not None else ():
+                own[row].grad = stack.grad[row]
 
     @torch.no_grad()
     def compare(self) -> None:

@@ -14,6 +14,8 @@ from runner.fuse.alike import program, refusal, same_batches, structure
 from runner.fuse.bundle import Bundle
 from runner.fuse.faults import Unlike, by
 from runner.fuse.network import mappable
+from runner.graph.capture import Capture
+from runner.graph.replays import Replays
 from runner.running import Run
 from runner.train import Leave, Objective, Program
 
@@ -121,6 +123,9 @@ class Fused(Program):
             else:
                 self.bundles.append(bundle)
         return [losses[id(run)] for run in runs]
+
+    def replay(self, runs: list[Run], capture: Capture, must: bool) -> list[Replays]:
+        return [bundle.replay(capture, must) for bundle in self.bundles]
 
     def measure(self, runs: list[Run]) -> dict[int, Measured]:
         """Where memory does not suffice, each looks by itself."""

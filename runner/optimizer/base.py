@@ -1,5 +1,6 @@
 """What optimizers share that look at the loss more than once a step."""
 
+import inspect
 import logging
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -16,6 +17,12 @@ from runner.option import Option
 log = logging.getLogger(__name__)
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]]
+
+
+def looks_again(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether its step cannot do without a closure."""
+    step = inspect.signature(type(optimizer).step).parameters
+    return any(p.default is inspect.Parameter.empty for name, p in step.items() if name != "self")
 
 
 class FullBatch(Option):
