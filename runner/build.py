@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from runner.check import Refused, arguments, locate, shown
+from runner.compiled import lacking
 from runner.context import Context
 from runner.data.prepare import prepare
 from runner.data.splits import Source, Splits
@@ -258,6 +259,8 @@ class Builder:
     def rehearse(self, config: dict[str, Any]) -> Facts:
         """Constructs a checked combination once, without training: its objects' own objections are raised here."""
         device = check_device(config)
+        if config["compile"] is True and (missing := lacking(device)):
+            raise ConfigError(f"compile=true: {missing}; install it, or use compile=auto")
         if config["cuda_graph"] is True and device.type != "cuda":
             raise ConfigError(
                 f"cuda_graph=true: device={config['device']} is no CUDA device here ({device}); use cuda_graph=auto"

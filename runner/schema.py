@@ -116,7 +116,7 @@ class Config(Keys):
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     threads: AutoOr | Positive  # of the CPU
     channels_last: AutoOr | bool
-    compile: bool
+    compile: AutoOr | bool
     cuda_graph: AutoOr | bool
     deterministic: bool
     accumulate: Positive  # micro-batches into which a batch is split; the gradient is that of the whole batch

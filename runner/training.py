@@ -6,8 +6,9 @@ from typing import Any
 import torch
 
 from runner import checkpoint, distributed
+from runner.alone import train_alone
 from runner.build import Builder
-from runner.graph.trial import train_alone
+from runner.files import PLAN
 from runner.running import Run
 from runner.seeds import generator
 from runner.task.base import Job
@@ -33,6 +34,8 @@ class Training:
             for row, run in enumerate(self.runs, group.seat[0] * len(self.runs)):
                 run.seat = row, group.seat[1] * len(self.runs)
         self.path = job.folder / checkpoint.FILE
+        folder = job.folder.parent
+        self.folder = folder if (folder / PLAN).exists() else None  # of the sweep
         self.resumed = self._resume(device)
         self.program, self.group, team = None, builder.group, distributed.team()
         if team is not None:
@@ -48,7 +51,7 @@ class Training:
         elif self.program is not None:
             train(self.runs, self.program)
         else:
-            train_alone(self.runs)
+            train_alone(self.runs, self.folder)
 
     def _build(self, builder: Builder, device: torch.device, number: int) -> Run:
         """The run, or one member of an ensemble of several: a run with a seed of its own."""

@@ -122,11 +122,11 @@ def test_auto_says_what_it_took():
     run = on_gpu(*RICH)
     run.train_mode()
     settle([run], Alone())
-    assert run.graph.startswith(("on (gradients of a step take", "off (gradients of a step take"))
+    assert run.chosen["cuda_graph"].startswith(("on (gradients of a step take", "off (gradients of a step take"))
     other = on_gpu(*RICH)
     plain = other.forward
     other.forward = lambda x: plain(x) * (1 if float(x.mean()) > 0 else 2)
     settle([other], Alone())
-    assert other.graph.startswith("off (") and "captur" in other.graph
+    assert other.chosen["cuda_graph"].startswith("off (") and "captur" in other.chosen["cuda_graph"]
     for _ in range(WARM + 2):
         step([other], Alone())

@@ -243,7 +243,7 @@ def test_auto_keeps_the_faster_and_leaves_no_trace(monkeypatch, seconds, word, t
         step(runs, program)
     before = copy.deepcopy([run.state_dict() for run in both[1]])
     trial.settle(both[1], programs[1], tape)
-    assert [run.graph for run in both[1]] == [word] * len(both[1])
+    assert [run.chosen["cuda_graph"] for run in both[1]] == [word] * len(both[1])
     for run, state in zip(both[1], before):
         now = run.state_dict()
         assert torch.equal(now["generators"]["augmentation"], state["generators"]["augmentation"])
@@ -306,7 +306,7 @@ def test_auto_stays_with_the_host(words, options, tape, reason):
     run = make("epochs=40", *words, **options)
     run.train_mode()
     trial.settle([run], Alone(), tape())
-    assert re.fullmatch(rf"off \(.*{reason}.*\)", run.graph)
+    assert re.fullmatch(rf"off \(.*{reason}.*\)", run.chosen["cuda_graph"])
     step([run], Alone())
 
 

@@ -20,7 +20,7 @@ def apart(parts: "Parts", config: dict[str, Any]) -> str:
         return f"optimizer: {type(parts.optimizer).__name__} looks at the loss more than once a step"
     if config["precision"] == "fp16":
         return "precision=fp16: each run scales its loss by itself"
-    if config["compile"]:
+    if config["compile"] is True:
         return "compile=true: a run's own network is compiled"
     if parts.transfer.every:
         return f"transfer.unfreeze.every={parts.transfer.every}: runs would train different stages"

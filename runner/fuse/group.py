@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.alone import train_alone
 from runner.fuse.faults import Blamed, Unlike
 from runner.fuse.program import Fused
 from runner.fuse.trial import judge
 from runner.fuse.verdict import Verdict, keep, known
-from runner.graph.trial import settle, train_alone
+from runner.graph.trial import settle
 from runner.running import Run
 from runner.train import Leave, train
 
@@ -71,7 +72,7 @@ class Group:
             try:
                 for run in one.runs:
                     run.wait()
-                train_alone(one.runs, leave)
+                train_alone(one.runs, self._folder, leave)
             except Exception as error:
                 leave(one.runs[0], error)
 

@@ -76,12 +76,12 @@ def _seconds(runs: list[Run], program: Program, looks: int) -> float:
     for run in runs:
         run.train_mode()
     settle(runs, program)
-    if runs[0].graph.startswith("on"):
+    if runs[0].chosen.get("cuda_graph", "").startswith("on"):
         for _ in range(WARM):
             _step(runs, program)
     found = fastest(lambda: _step(runs, program), runs[0].device, looks)
     for run in runs:
-        run.replays, run.graph = None, ""
+        run.replays, run.chosen = None, {}
     return found
 
 

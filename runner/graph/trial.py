@@ -9,7 +9,7 @@ from torch import Tensor
 from runner import memory
 from runner.graph.capture import Capture, CudaGraphs, unfit
 from runner.graph.replays import WARM, Replays
-from runner.train import Alone, Leave, Program, train
+from runner.train import Program
 from runner.trying import distance, fastest, untouched
 
 if TYPE_CHECKING:
@@ -24,23 +24,17 @@ LOOKS = 5
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2}  # relative to the largest number
 
 
-def train_alone(runs: list["Run"], leave: Leave | None = None) -> None:
-    """Trains runs to their ends, each by a program of its own."""
-    program = Alone()
-    for run in runs:
-        settle([run], program)
-    train(runs, program, leave)
-
-
 def settle(runs: list["Run"], program: Program, capture: Capture | None = None) -> None:
     """Decides it for runs that a program is about to train; each run is told."""
     run = runs[0]
     asked, device = run.config["cuda_graph"], run.device
     if asked is False or (asked == "auto" and device.type != "cuda" and capture is None):
         return
+    for run in runs:
+        run.train_mode()
     word = _word(runs, program, capture or CudaGraphs(device), must=asked is True)
     for run in runs:
-        run.graph = word
+        run.chosen["cuda_graph"] = word
     log.info("CUDA graph: %s", word)
 
 

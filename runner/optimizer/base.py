@@ -40,7 +40,7 @@ class FullBatch(Option):
             return f"accumulate={config['accumulate']}: {name} cuts its batch into chunks by itself; use accumulate=1"
         if config["clip_grad_norm"] is not None:
             return f"clip_grad_norm={config['clip_grad_norm']}: {name} needs whole gradients; use clip_grad_norm=null"
-        if config["compile"] and self.differentiates_twice:
+        if config["compile"] is True and self.differentiates_twice:
             return f"compile=true: {name} needs second derivatives, which compiled networks lack; use compile=false"
         for item, mixer in context.stack.items():
             if mixer.overrides("mix") and draws(mixer, context):
