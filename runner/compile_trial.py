@@ -13,12 +13,11 @@ from runner.batch import Batch
 from runner.compiled import compiled, lacking
 from runner.fuse.alike import program, structure
 from runner.fuse.verdict import Compiled, keep, known
-from runner.graph.trial import TOLERANCE
 from runner.optimizer.base import looks_again
 from runner.running import Run
 from runner.timing import timed
 from runner.train import gradients
-from runner.trying import distance, fastest, untouched
+from runner.trying import Found, fastest, untouched
 
 log = logging.getLogger(__name__)
 
@@ -88,24 +87,19 @@ def _tried(run: Run, batch: Batch, plain: float, left: int) -> Compiled:
     """Both ways, each from where the run stands now; `plain`: seconds of the one."""
     forward = run.forward
     with untouched([run]):
-        wanted = _numbers(run, batch)
+        wanted = Found.of(gradients(run, batch), run.trained)
     try:
         began = time.perf_counter()
         run.forward = compiled(run.model)
         with untouched([run]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler's, of the runner's and torch's code alike
-            off = distance(_numbers(run, batch), wanted)
+            found = Found.of(gradients(run, batch), run.trained)
         took = time.perf_counter() - began
-        if not off <= TOLERANCE[run.precision]:
-            return Compiled(False, f"losses or gradients are {off:.1g} off")
+        if off := found.off(wanted, run.precision):
+            return Compiled(False, off)
         with untouched([run]):
             quick = fastest(lambda: gradients(run, batch), run.device, LOOKS)
     finally:
         run.forward = forward
     words = f"gradients of a step take {1e3 * quick:.3g} ms, and compiling {took:.0f} s, against {1e3 * plain:.3g} ms"
     return Compiled(plain >= GAIN * quick and (plain - quick) * left >= took, words)
-
-
-def _numbers(run: Run, batch: Batch) -> list[torch.Tensor | None]:
-    loss = gradients(run, batch)
-    return [loss, *(None if p.grad is None else p.grad.clone() for p in run.trained)]

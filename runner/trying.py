@@ -1,8 +1,10 @@
 """Steps that are tried: how long they take, what they give; nothing of them stays."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +15,8 @@ from runner.timing import timed
 
 if TYPE_CHECKING:
     from runner.running import Run
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
 @contextlib.contextmanager
@@ -62,10 +66,34 @@ def _cpu_seconds(work: Callable[[], Any]) -> float:
     return time.process_time() - began
 
 
-def distance(found: Sequence[Tensor | None], wanted: Sequence[Tensor | None]) -> float:
-    """The largest difference between numbers of two lists, relative to the largest number."""
+@dataclass(frozen=True)
+class Found:
+    """What a step gave."""
+
+    losses: Tensor
+    gradients: list[Tensor | None]
+
+    @classmethod
+    def of(cls, losses: Tensor, leaves: Sequence[Tensor]) -> "Found":
+        """A copy of what stands now."""
+        return cls(losses.clone(), [None if leaf.grad is None else leaf.grad.clone() for leaf in leaves])
+
+    def off(self, wanted: "Found", precision: torch.dtype) -> str:
+        """How far these are from others, in words; empty where they agree."""
+        found = _distance([self.losses], [wanted.losses]), _distance(self.gradients, wanted.gradients)
+        if all(off <= TOLERANCE[precision] for off in found):  # not where one is no number
+            return ""
+        return f"losses are {found[0]:.1g} off, gradients {found[1]:.1g}"
+
+
+def _distance(found: Sequence[Tensor | None], wanted: Sequence[Tensor | None]) -> float:
+    """The largest difference between numbers, relative to the largest of their tensor, or to a hundredth of the largest
+    of all, where a tensor is zero but for rounding."""
     if any((x is None) is not (y is None) for x, y in zip(found, wanted, strict=True)):
-        return float("inf")
-    pairs = [(x.float(), y.float()) for x, y in zip(found, wanted) if x is not None]
-    off = max(float((x - y).abs().max()) for x, y in pairs)
-    return off / max(1e-12, *(float(y.abs().max()) for _, y in pairs))
+        return math.inf
+    pairs = [(x.double(), y.double()) for x, y in zip(found, wanted) if x is not None]
+    if not pairs:
+        return 0.0
+    apart = torch.stack([(x - y).abs().max() for x, y in pairs])
+    sizes = torch.stack([y.abs().max() for _, y in pairs])
+    return float((apart / sizes.clamp_min(max(1e-2 * float(sizes.max()), 1e-12))).max())

@@ -68,6 +68,7 @@ def test_what_is_faster_is_kept_and_goes_on(tried):
     compile_trial.settle(run, None)
     assert run.compiled and run.forward is made[-1] and run.chosen["compile"].startswith("on (gradients of a step take")
     step([run], Alone())
+    assert run.state_dict()["compiled"] is True
     for found in (True, False):
         state = copy.deepcopy(run.state_dict()) | {"compiled": found}
         again = whole(make(*LONG))
@@ -89,10 +90,12 @@ def test_a_checkpoint_from_before_there_were_trials(tried):
     assert made == [] and run.forward is run.model
 
 
-@pytest.mark.parametrize(("steps", "on"), [(12000, True), (120, False)])
-def test_compiling_must_earn_its_time(tried, steps, on):
-    """A tenth of a millisecond at each of 120 steps is less than a tenth of a second."""
-    tried(0.0011, 0.001, lambda model: time.sleep(0.1) or torch.nn.Sequential(model))
+@pytest.mark.parametrize(
+    ("eager", "steps", "on"), [(0.0011, 12000, True), (0.0011, 120, False), (0.00102, 10**9, False)]
+)
+def test_compiling_must_earn_its_time(tried, eager, steps, on):
+    """A tenth of a millisecond at each of 120 steps is less than a tenth of a second; 2 % is none, however many."""
+    tried(eager, 0.001, lambda model: time.sleep(0.1) or torch.nn.Sequential(model))
     run = make(*LONG)
     run.steps = steps
     compile_trial.settle(run, None)
@@ -117,7 +120,7 @@ class Broken(Wrong):
 
 
 @pytest.mark.parametrize(
-    ("network", "reason"), [(Wrong, r"losses or gradients are \S+ off"), (Broken, "RuntimeError: no kernel")]
+    ("network", "reason"), [(Wrong, "losses are 0 off, gradients 1"), (Broken, "RuntimeError: no kernel")]
 )
 def test_what_the_compiler_makes_is_checked(tried, network, reason):
     """Wrong numbers and errors of the compiler are reasons to stay as it is."""

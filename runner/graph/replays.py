@@ -12,6 +12,7 @@ from runner import memory
 from runner.batch import Batch
 from runner.errors import ConfigError
 from runner.graph.capture import Capture, Replay, beside
+from runner.noise import noisy
 from runner.trying import aside
 
 if TYPE_CHECKING:
@@ -36,10 +37,6 @@ class Recorded:
     guesses: Tensor  # [N, B]
     penalties: Tensor | None  # [P], of `named`
     named: list[tuple["Run", str]]
-
-
-class Uncapturable(Exception):
-    """Why a step is no graph."""
 
 
 class Replays:
@@ -105,7 +102,7 @@ class Replays:
             found = self.eager(batches)
         changed = [owner for owner, told, now in zip(self._owners(), before, self._told()) if told != now]
         if changed:
-            self._fail(Uncapturable(f"{type(changed[0]).__name__} keeps numbers of its own, step by step, in Python"))
+            self._fail(RuntimeError(f"{type(changed[0]).__name__} keeps numbers of its own, step by step, in Python"))
         return found
 
     def _owners(self) -> list[Any]:
@@ -130,7 +127,8 @@ class Replays:
                 found["penalties"] = torch.stack([term for _, _, term in terms]) if terms else None
                 found["named"] = [(run, name) for run, name, _ in terms]
 
-        replay = self._capture(work, [run.noise for run in self.runs])
+        # Only those that are needed: each costs two kernels a replay.
+        replay = self._capture(work, [run.noise for run in self.runs if noisy(run.model)])
         return Recorded(replay, own, [leaf.grad for leaf in self.leaves], **found)
 
     def _replayed(self, graph: Recorded, inputs: list[Tensor], batches: list[Batch]) -> Tensor:
@@ -161,6 +159,8 @@ class Replays:
         if self._must:
             raise ConfigError(f"cuda_graph=true: this step is no graph ({self.failed}); use cuda_graph=auto") from error
         log.warning("no CUDA graph: %s", self.failed)
+        for run in self.runs:
+            run.chosen["cuda_graph"] = f"off from step {run.progress.step + 1} on ({self.failed})"
 
 
 def _distinct(batches: list[Batch]) -> tuple[list[Tensor], list[int]]:

@@ -3,14 +3,11 @@
 import logging
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from runner import memory
 from runner.graph.capture import Capture, CudaGraphs, unfit
 from runner.graph.replays import WARM, Replays
 from runner.train import Program
-from runner.trying import distance, fastest, untouched
+from runner.trying import Found, fastest, untouched
 
 if TYPE_CHECKING:
     from runner.batch import Batch
@@ -21,7 +18,6 @@ log = logging.getLogger(__name__)
 GAIN = 1.05  # that replays must be faster to be chosen
 LEAST = 100  # steps that are left, below which a trial would not pay
 LOOKS = 5
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2}  # relative to the largest number
 
 
 def settle(runs: list["Run"], program: Program, capture: Capture | None = None) -> None:
@@ -72,22 +68,17 @@ def _tried(replays: Replays, batches: list["Batch"]) -> tuple[bool, str]:
     runs = replays.runs
     device, precision = runs[0].device, runs[0].precision
     with untouched(runs):
-        numbers = _numbers(replays, replays.eager(batches))
+        wanted = Found.of(replays.eager(batches), replays.leaves)
         plain = fastest(lambda: replays.eager(batches), device, LOOKS)
     with untouched(runs):
         for _ in range(WARM):
             replays(batches)
     with untouched(runs):
-        off = distance(_numbers(replays, replays(batches)), numbers)
+        found = Found.of(replays(batches), replays.leaves)
         if replays.failed:
             return False, replays.failed
-        if not off <= TOLERANCE[precision]:
-            return False, f"losses or gradients are {off:.1g} off"
+        if off := found.off(wanted, precision):
+            return False, off
         replayed = fastest(lambda: replays(batches), device, LOOKS)
     words = f"gradients of a step take {1e3 * replayed:.3g} ms against {1e3 * plain:.3g} ms"
     return plain >= GAIN * replayed, words
-
-
-def _numbers(replays: Replays, losses: Tensor) -> list[Tensor | None]:
-    """Losses and gradients, to be kept."""
-    return [losses, *(None if p.grad is None else p.grad.clone() for p in replays.leaves)]
