@@ -26,5 +26,7 @@ def lacking(device: torch.device) -> str:
     """What torch.compile misses on this machine; empty where it has all."""
     if device.type == "cuda":
         return "" if importlib.util.find_spec("triton") else "Triton is not installed"
+    if device.type != "cpu":
+        return ""
     name = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     return "" if shutil.which(name) else f"there is no C++ compiler ({name})"
