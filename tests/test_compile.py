@@ -1,6 +1,7 @@
 """`compile=auto`: who is compiled, what the trial finds, and that a run keeps to it."""
 
 import copy
+import math
 import os
 import re
 import time
@@ -14,6 +15,7 @@ from runner.alone import train_alone
 from runner.build import check_device
 from runner.fuse.alike import apart
 from runner.train import Alone, step
+from runner.trying import Found
 from tests.conftest import results_of
 from tests.test_fuse import SMALL_CONV, splits, states
 from tests.test_train import make
@@ -128,6 +130,18 @@ def test_what_the_compiler_makes_is_checked(tried, network, reason):
     run = make(*LONG)
     compile_trial.settle(run, None)
     assert re.fullmatch(rf"off \({reason}\)", run.chosen["compile"]) and run.forward is run.model
+
+
+@pytest.mark.parametrize(
+    ("number", "agrees"), [(1.0, True), (1.0001, True), (1.1, False), (math.nan, False), (math.inf, False)]
+)
+def test_each_weight_counts(number, agrees):
+    """A gradient that is small beside others is compared by its own size; what is no number agrees with nothing."""
+    loss = torch.tensor(5.0)
+    wanted = Found(loss, [torch.tensor([100.0, 3.0]), torch.tensor([1.0]), None])
+    found = Found(loss, [torch.tensor([100.0, 3.0]), torch.tensor([number]), None])
+    assert (found.off(wanted, torch.float32) == "") is agrees
+    assert Found(loss, [*found.gradients[:1], None, None]).off(wanted, torch.float32) != ""
 
 
 def test_one_word_for_the_runs_of_a_sweep(tried, tmp_path):
