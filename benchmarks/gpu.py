@@ -2,10 +2,11 @@
 
     python benchmarks/gpu.py [--parts loop fuse augmentation cache sweep] [--device cuda] [--fast]
 
-- loop: our loop (`compile=false`, `compile=true`) beside one written by hand: resident data, the same network, batch,
-  precision and optimizer, no schedule, no accuracy, no log; eager, with torch.compile, and as one CUDA graph a step.
-- fuse: 32 runs that share a program beside the same runs alone (eager), and beside lone runs as CUDA graphs, captured
-  by hand: the honest baseline. Memory too.
+- loop: our loop (as it comes, `compile=true`, `cuda_graph=true`) beside one written by hand: resident data, the same
+  network, batch, precision and optimizer, no schedule, no accuracy, no log; eager, with torch.compile, and as one CUDA
+  graph a step, its optimizer included.
+- fuse: 32 runs that share a program, as it comes and with `cuda_graph=true`, beside the same runs alone, in both ways,
+  and beside lone runs as CUDA graphs, captured by hand: the honest baseline. Memory too.
 - augmentation: batches of 512 images of 3x32x32, from bytes to what the network takes.
 - cache: a sweep of eight heads on frozen stages with and without the feature cache.
 - sweep: 32 runs of convnet from the shell: one after the other, packed workers, fused; how busy the GPU is meanwhile,
@@ -33,9 +34,12 @@ from sweep import Case, runner
 from torch.nn.functional import cross_entropy
 
 from runner.build import Builder
+from runner.fuse.program import Fused
+from runner.graph.capture import CudaGraphs
+from runner.graph.replays import WARM
 from runner.running import Run
 from runner.timing import timed
-from runner.train import Alone
+from runner.train import Alone, Program
 
 STEPS = {"mlp": 200, "convnet": 100, "resnet20": 20}  # of one measurement
 PIPELINES = ("flip,crop", "flip,crop,color_jitter", "randaugment", "trivialaugment", "affine,cutout")
@@ -98,12 +102,14 @@ def by_loop(device: torch.device, fast: bool, builder: Builder, _: Path) -> Iter
             return runs_of(model, 1, device, builder, list(more))[0]
 
         ways = {
-            "ours": _ours(one()),
-            "ours, compile=true": _ours(one("compile=true")),
+            "ours": _ours([one()], Alone()),
+            "ours, compile=true": _ours([one("compile=true")], Alone()),
             "by hand, eager": ByHand(one(), "sgd", "eager"),
             "by hand, compiled": ByHand(one(), "sgd", "compiled"),
         }
         if device.type == "cuda":
+            ways["ours, cuda_graph=true"] = _replayed([one()], Alone())
+            ways["ours, compile=true, cuda_graph=true"] = _replayed([one("compile=true")], Alone())
             ways["by hand, one CUDA graph"] = ByHand(one(), "sgd", "graph")
         took, _ = measured(1 if fast else 5, *(_clock(way, count, device) for way in ways.values()))
         rates = {name: count / seconds for name, seconds in zip(ways, took, strict=True)}
@@ -111,11 +117,18 @@ def by_loop(device: torch.device, fast: bool, builder: Builder, _: Path) -> Iter
             share = rate / rates["by hand, compiled"]
             yield f"{model}: {name}", f"{rate:,.0f} steps/s, {share:.2f} of the compiled loop by hand"
         if device.type != "cuda":
-            yield f"{model}: by hand, one CUDA graph", "left out: needs CUDA"
+            yield f"{model}: CUDA graphs, ours and by hand", "left out: need CUDA"
 
 
-def _ours(run: Run) -> Callable[[int], None]:
-    return lambda count: steps([run], Alone(), count)
+def _ours(runs: list[Run], program: Program) -> Callable[[int], None]:
+    return lambda count: steps(runs, program, count)
+
+
+def _replayed(runs: list[Run], program: Program) -> Callable[[int], None]:
+    """The same with CUDA graphs, which are recorded here."""
+    program.replay(runs, CudaGraphs(runs[0].device), must=True)
+    steps(runs, program, WARM + 1)
+    return _ours(runs, program)
 
 
 def _clock(way: Callable[[int], None], count: int, device: torch.device) -> Callable[[], float]:
@@ -132,14 +145,20 @@ def by_fuse(device: torch.device, fast: bool, builder: Builder, _: Path) -> Iter
         yield f"{many} x {model}: alone", f"{single * 1e3:.3f} ms a run and step"
         yield f"{many} x {model}: fused", f"{shared * 1e3:.3f} ms, {ratio:.2f} times faster; {size:.0f} MB"
         if device.type == "cuda":
-            runs = runs_of(model, len(OPTIMIZERS), device, builder, [])
-            graphs = [ByHand(run, name, "graph") for run, name in zip(runs, OPTIMIZERS, strict=True)]
-            took, _ = measured(rounds, *(_clock(graph, STEPS[model], device) for graph in graphs))
-            each = sum(took) / len(took) / STEPS[model]
-            words = f"{each * 1e3:.3f} ms, {single / each:.2f} times faster; fused is {each / shared:.2f} times that"
-            yield f"{many} x {model}: alone, CUDA graphs by hand", words
+            made = runs_of(model, many, device, builder, [])
+            runs = [runs_of(model, len(OPTIMIZERS), device, builder, []) for _ in range(2)]
+            ways = {
+                "fused, cuda_graph=true": ([_replayed(made, Fused(made))], many),
+                "alone, cuda_graph=true": ([_replayed([run], Alone()) for run in runs[0]], 1),
+                "alone, CUDA graphs by hand": ([ByHand(*one, "graph") for one in zip(runs[1], OPTIMIZERS)], 1),
+            }
+            for name, (loops, sharing) in ways.items():
+                took, _ = measured(rounds, *(_clock(loop, STEPS[model], device) for loop in loops))
+                each = sum(took) / len(took) / STEPS[model] / sharing
+                words = f"{each * 1e3:.3f} ms, {single / each:.2f} times faster than alone"
+                yield f"{many} x {model}: {name}", f"{words}; fused is {each / shared:.2f} times that"
         else:
-            yield f"{many} x {model}: alone, CUDA graphs by hand", "left out: needs CUDA"
+            yield f"{many} x {model}: with CUDA graphs, ours and by hand", "left out: need CUDA"
 
 
 def by_augmentation(device: torch.device, fast: bool, builder: Builder, _: Path) -> Iterator[Row]:

@@ -15,11 +15,13 @@ from hydra.utils import instantiate
 from torch import nn
 
 from runner.check import Refused, arguments, locate, shown
+from runner.compiled import lacking
 from runner.context import Context
 from runner.data.prepare import prepare
 from runner.data.splits import Source, Splits
 from runner.errors import ConfigError
 from runner.fuse.alike import apart, structure
+from runner.graph.capture import unfit
 from runner.inputs import sample
 from runner.model.fitted import Fitted
 from runner.model.own_noise import own
@@ -258,7 +260,13 @@ class Builder:
 
     def rehearse(self, config: dict[str, Any]) -> Facts:
         """Constructs a checked combination once, without training: its objects' own objections are raised here."""
-        check_device(config)
+        device = check_device(config)
+        if config["compile"] is True and (missing := lacking(device)):
+            raise ConfigError(f"compile=true: {missing}; install it, or use compile=auto")
+        if config["cuda_graph"] is True and device.type != "cuda":
+            raise ConfigError(
+                f"cuda_graph=true: device={config['device']} is no CUDA device here ({device}); use cuda_graph=auto"
+            )
         splits = self.splits(config)
         if config["batch_size"] > len(splits.train) and not config["optimizer"]["full_batch"]:
             raise ConfigError(
@@ -312,6 +320,8 @@ class Builder:
         if found.answers != (2, len(splits.classes)):
             wanted = (2, len(splits.classes))
             raise ConfigError(f"model: gives {found.answers} for 2 images, not {wanted}, a logit for each class")
+        if config["cuda_graph"] is True and (reason := unfit(parts.optimizer, config)):
+            raise ConfigError(f"cuda_graph=true: {reason}; use cuda_graph=auto")
         rows = parts.transfer.table(parts.model)
         weights = parts.transfer.weights(config["model"])
         return Facts(

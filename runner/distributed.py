@@ -239,6 +239,8 @@ def check(plan: "Plan") -> None:
     optimizer = locate("optimizer", config["optimizer"]["_target_"], config["trust"])
     if config["optimizer"]["full_batch"] or isinstance(optimizer, type) and issubclass(optimizer, FullBatch):
         lines.append("optimizer: one that compares losses of a step cannot be shared out; start it without torchrun")
+    if config["cuda_graph"] is True:
+        lines.append("cuda_graph=true: steps of several processes are not replayed; use cuda_graph=auto")
     if builder.ensemble(config).count > 1:
         lines.append("ensemble: its members are runs of their own; start it without torchrun")
     if builder.transfer(config).cache is True:

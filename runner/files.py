@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 RESULT = "result.json"  # of a run, in its folder
+PLAN = "plan.json"  # of a sweep, in its own
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], None] | bytes | str, durable: bool = True) -> None:

@@ -28,6 +28,10 @@ class Meter:
         self._guesses.append(guesses)
         self._labels.append(labels)
 
+    def answers(self) -> Tensor:
+        """All that were counted and not read, `[B]`."""
+        return self._guesses[0] if len(self._guesses) == 1 else torch.cat(self._guesses)
+
     def penalize(self, name: str, part: Tensor, first: bool) -> None:
         """A penalty of a (micro-)batch, `first` of its step."""
         self.penalties[name] = part if first else self.penalties[name] + part

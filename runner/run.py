@@ -26,6 +26,7 @@ class Train(Task):
 
     together: ClassVar[bool] = True
     fuses: ClassVar[bool] = True
+    replays: ClassVar[bool] = True
     ignores: ClassVar[frozenset[str]] = frozenset({"surface"})
     refuses: ClassVar[frozenset[str]] = frozenset({"surface"})
     columns: ClassVar[Mapping[str, str]] = {

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from runner.batch import Batch
 from runner.build import Parts
+from runner.compiled import compiled
 from runner.data.splits import Split
 from runner.evaluate import Measured, Member, evaluate
 from runner.fuse.seat import Seat
@@ -29,6 +30,7 @@ from runner.tracking.probes import Probe, hessian_ends
 
 if TYPE_CHECKING:
     from runner.distributed import Team
+    from runner.graph.replays import Replays
     from runner.train import Objective
     from runner.transfer.cache import Features
 
@@ -69,7 +71,7 @@ class Run:
         self.memory_format = torch.channels_last if channels_last(config, self.model) else torch.contiguous_format
         self.model.to(memory_format=self.memory_format)
         self.normalize = Normalize(splits, device, self.memory_format)
-        self.forward = torch.compile(self.model) if config["compile"] else self.model
+        self.forward = compiled(self.model) if config["compile"] is True else self.model
         moved = {id(p) for p in self.trained}
         stages = [(name, [p for _, p in named if id(p) in moved]) for name, named in stage_parameters(self.model)]
         self.probe = Probe(stages, config["probe"]["every"])
@@ -84,6 +86,9 @@ class Run:
         self._rows: Iterator[Tensor] | None = None
         self.features: Features | None = None
         self.team: Team | None = None  # processes that train this run together
+        self.replays: Replays | None = None  # what a lone run's gradients come from, where they are a CUDA graph
+        self.compiled: bool | None = None  # as a trial found; None before it
+        self.chosen: dict[str, str] = {}  # for the result: by key, how its steps are done, and why
         self.left = False  # by an error, or a judge
         self.fused: int | None = None  # runs of the program that it began in, where several share one
         self.seat: Seat | None = None  # its place in that program
@@ -359,6 +364,7 @@ class Run:
             "global_noise": torch.get_rng_state(),
             "device_noise": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "seat": None if self.seat is None else tuple(self.seat),
+            "compiled": self.compiled,
             "progress": vars(replace(self.progress, seconds=self.seconds())),
         }
 
@@ -376,6 +382,7 @@ class Run:
         if state["device_noise"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["device_noise"].cpu(), self.device)
         self.seat = None if state["seat"] is None else Seat(*state["seat"])
+        self.compiled = state.get("compiled", False)  # there was no trial before checkpoints had it
         self.progress = Progress(**state["progress"])
         self.meter.since, self._started = self.progress.step, time.perf_counter()
         self.rewind()

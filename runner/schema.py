@@ -116,7 +116,8 @@ class Config(Keys):
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     threads: AutoOr | Positive  # of the CPU
     channels_last: AutoOr | bool
-    compile: bool
+    compile: AutoOr | bool
+    cuda_graph: AutoOr | bool
     deterministic: bool
     accumulate: Positive  # micro-batches into which a batch is split; the gradient is that of the whole batch
     clip_grad_norm: Rate | None
@@ -195,7 +196,7 @@ OWN_KEYS = {
 NOT_IDENTITY = frozenset(
     {
         *("name", "trust", "dry_run", "rerun", "log", "probe", "sweep", "oom", "checkpoint.seconds"),
-        *("device", "threads", "channels_last", "compile", "deterministic"),
+        *("device", "threads", "channels_last", "compile", "cuda_graph", "deterministic"),
         *("transfer.weights", "transfer.cache"),
         *("data.root", "data.download", "data.resident", "data.budget_gb", "data.workers", "data.cache_dir"),
     }

@@ -187,7 +187,7 @@ class Session(Training):
         progress = self.run.progress
         best = None if progress.best is None else progress.best["epoch"]
         told = {"epochs": len(self._rows), "seconds": round(self.run.seconds(), 3), "best_epoch": best}
-        return told | ({"fused": self.run.fused} if self.run.fused else {})
+        return told | self.run.chosen | ({"fused": self.run.fused} if self.run.fused else {})
 
     def outcome(self) -> dict[str, Any]:
         """Trains to the end, whichever it is, and says which."""

@@ -3,6 +3,7 @@
 What a step does stands in `runner.running.Run`. Only the `Program` differs between a lone run and runs that share one.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from runner.batch import Batch
 from runner.evaluate import Measured
+from runner.graph.capture import Capture
+from runner.graph.replays import Replays
 from runner.running import Run
 
 
@@ -58,6 +61,10 @@ class Program:
         """The loss of each run on its batch; its gradients stand."""
         raise NotImplementedError
 
+    def replay(self, runs: list[Run], capture: Capture, must: bool) -> list[Replays]:
+        """From now on the gradients are replayed, of each of these by itself. `must`: what cannot be is an error."""
+        raise NotImplementedError
+
     def update(self, runs: list[Run], objectives: list[Objective]) -> None:
         """The optimizers' steps, from gradients that stand."""
         for run, objective in zip(runs, objectives):
@@ -72,16 +79,31 @@ class Alone(Program):
     """Each run by a program of its own, micro-batch by micro-batch."""
 
     def gradients(self, runs: list[Run], batches: list[Batch]) -> list[Tensor]:
-        losses = []
-        for run, batch in zip(runs, batches):
-            run.optimizer.zero_grad()
-            total = None
-            for part in batch.split(run.accumulate):
-                loss = run.loss(part)
-                run.backward(loss)
-                total = loss.detach() if total is None else total + loss.detach()
-            losses.append(total)
-        return losses
+        return [
+            gradients(run, batch) if run.replays is None or batch.again else run.replays([batch])
+            for run, batch in zip(runs, batches)
+        ]
+
+    def replay(self, runs: list[Run], capture: Capture, must: bool) -> list[Replays]:
+        for run in runs:
+            held = [*run.model.parameters(), *run.model.buffers()]
+            run.replays = Replays([run], run.trained, held, functools.partial(_gradients, run), capture, must)
+        return [run.replays for run in runs]
+
+
+def _gradients(run: Run, batches: list[Batch]) -> Tensor:
+    return gradients(run, batches[0])
+
+
+def gradients(run: Run, batch: Batch) -> Tensor:
+    """The loss of a lone run on its batch; its gradients stand."""
+    run.optimizer.zero_grad()
+    total = None
+    for part in batch.split(run.accumulate):
+        loss = run.loss(part)
+        run.backward(loss)
+        total = loss.detach() if total is None else total + loss.detach()
+    return total
 
 
 Leave = Callable[[Run, Exception], None]

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 
 from runner import checkpoint, distributed
+from runner.alone import train_alone
 from runner.build import Builder
+from runner.files import PLAN
 from runner.fuse.seat import Seat
 from runner.running import Run
 from runner.seeds import generator
@@ -34,6 +36,8 @@ class Training:
             for row, run in enumerate(self.runs, place.row * members):
                 run.seat = Seat(row, place.count * members, place.common)
         self.path = job.folder / checkpoint.FILE
+        folder = job.folder.parent
+        self.folder = folder if (folder / PLAN).exists() else None  # of the sweep
         self.resumed = self._resume(device)
         self.program, self.group, team = None, builder.group, distributed.team()
         if team is not None:
@@ -46,8 +50,10 @@ class Training:
         """To the end. Raises `Diverged`."""
         if self.group is not None:
             self.group.train(self)
-        else:
+        elif self.program is not None:
             train(self.runs, self.program)
+        else:
+            train_alone(self.runs, self.folder)
 
     def _build(self, builder: Builder, device: torch.device, number: int) -> Run:
         """The run, or one member of an ensemble of several: a run with a seed of its own."""

@@ -46,7 +46,7 @@ def complaints(*overrides):
         ("device=gpu", "device=gpu: must be auto, cpu, cuda, cuda:N or mps"),
         ("precision=fp8", "precision=fp8: must be 'auto', 'fp32', 'bf16' or 'fp16'"),
         ("threads=0", "threads=0: must be 'auto' or must be at least 1"),
-        ("compile=3", "compile=3: must be true or false"),
+        ("compile=3", "compile=3: must be 'auto' or must be true or false"),
         ("clip_grad_norm=0", "clip_grad_norm=0: must be above 0"),
         ("name=a/../b", "name=a/../b: must be a folder name: letters, digits and . _ - + = (a / nests it)"),
         ("early_stopping=3", "early_stopping=3: has keys of its own: type them one by one"),

@@ -8,10 +8,13 @@ import torch
 
 from runner.build import Builder
 from runner.fuse.program import Fused
+from runner.graph.capture import CudaGraphs
+from runner.graph.replays import WARM
+from runner.graph.trial import settle
 from runner.running import Run
 from runner.seeds import generator
 from runner.train import Alone, step
-from tests.test_fuse import ELEMENTWISE, compare
+from tests.test_fuse import ELEMENTWISE, compare, states
 from tests.test_train import SMALL, checked, splits
 
 pytestmark = [
@@ -73,3 +76,57 @@ def test_shared_programs_on_a_gpu(stack):
 def _double(batch):
     batch.images = batch.images.double()
     return batch
+
+
+# -- CUDA graphs ----------------------------------------------------------------------------------------------------
+
+RICH = ("model=convnet", "model.channels=[8,8]", "model.hidden=16", "regularization=[batchnorm,dropout,l2,mixup]")
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_graph_is_the_step_of_the_host(together):
+    """Weights, statistics and noise after replays are those after steps of the host, to rounding."""
+    both = [[on_gpu(*RICH, "clip_grad_norm=1", f"seed={seed}") for seed in range(1 + together)] for _ in range(2)]
+    programs = [Fused(runs) if together else Alone() for runs in both]
+    (replays, *_) = programs[1].replay(both[1], CudaGraphs(GPU), must=True)
+    for runs, program in zip(both, programs):
+        for run in runs:
+            run.train_mode()
+        for _ in range(WARM + 5):
+            step(runs, program)
+    assert replays.failed == "" and any(not isinstance(known, int) for known in replays._known.values())
+    for one, other in zip(*both):
+        assert torch.equal(one.noise.get_state(), other.noise.get_state())
+        torch.testing.assert_close(torch.stack(other.meter.losses), torch.stack(one.meter.losses), rtol=1e-3, atol=1e-4)
+    for one, other in zip(*map(states, both)):
+        for name, value in one.items():
+            torch.testing.assert_close(other[name], value, rtol=1e-2, atol=1e-3)
+
+
+def test_a_graph_draws_anew():
+    """On one batch and the same weights, each replay has other noise, and a set generator has its own again."""
+    run = on_gpu("regularization=[dropout]", "regularization.dropout.p=0.5")
+    (replays,) = Alone().replay([run], CudaGraphs(GPU), must=True)
+    run.train_mode()
+    batch, losses = run.next_batch(), []
+    for _ in range(WARM + 3):
+        losses.append(float(replays([batch])))
+    state = run.noise.get_state()
+    after = [float(replays([batch])) for _ in range(2)]
+    run.noise.set_state(state)
+    assert len(set(losses)) == len(losses) and [float(replays([batch])) for _ in range(2)] == after
+
+
+def test_auto_says_what_it_took():
+    """Measured, whichever way; a host that looks at the device's numbers is never captured, and goes on."""
+    run = on_gpu(*RICH)
+    run.train_mode()
+    settle([run], Alone())
+    assert run.chosen["cuda_graph"].startswith(("on (gradients of a step take", "off (gradients of a step take"))
+    other = on_gpu(*RICH)
+    plain = other.forward
+    other.forward = lambda x: plain(x) * (1 if float(x.mean()) > 0 else 2)
+    settle([other], Alone())
+    assert other.chosen["cuda_graph"].startswith("off (") and "captur" in other.chosen["cuda_graph"]
+    for _ in range(WARM + 2):
+        step([other], Alone())

@@ -25,6 +25,7 @@ SAME = {
     "threads": 7,
     "channels_last": True,
     "compile": True,
+    "cuda_graph": True,
     "deterministic": True,
     "log.every": 3,
     "log.tensorboard": False,

@@ -35,10 +35,14 @@ class Facts:
     pixels: str | None  # sha256 of the .npy with the pixels, where they were stored
 
 
+def home() -> Path:
+    """Of all that the runner keeps for later runs."""
+    return (Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "runner").expanduser()
+
+
 def open_folder(cache_dir: str | None) -> Path | None:
     """The cache's folder, made if need be; None, with a warning, where nothing can be written."""
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = (Path(cache_dir) if cache_dir else Path(home) / "runner").expanduser()
+    folder = Path(cache_dir).expanduser() if cache_dir else home()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK | os.X_OK)

@@ -1,13 +1,13 @@
 """Which runs can share a program."""
 
 import hashlib
-import inspect
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from runner.fuse.seat import batches
 from runner.noise import Noise, noisy
+from runner.optimizer.base import looks_again
 
 if TYPE_CHECKING:
     from runner.build import Parts
@@ -16,12 +16,11 @@ if TYPE_CHECKING:
 
 def apart(parts: "Parts", config: dict[str, Any]) -> str:
     """Why a run cannot share a program with any other; empty where it can."""
-    step = inspect.signature(type(parts.optimizer).step).parameters
-    if any(p.default is inspect.Parameter.empty for name, p in step.items() if name != "self"):
+    if looks_again(parts.optimizer):
         return f"optimizer: {type(parts.optimizer).__name__} looks at the loss more than once a step"
     if config["precision"] == "fp16":
         return "precision=fp16: each run scales its loss by itself"
-    if config["compile"]:
+    if config["compile"] is True:
         return "compile=true: a run's own network is compiled"
     if parts.transfer.every:
         return f"transfer.unfreeze.every={parts.transfer.every}: runs would train different stages"

@@ -17,6 +17,8 @@ from runner.fuse.network import Network
 from runner.fuse.once import beside, once
 from runner.fuse.seat import APART, NOISE, Seat
 from runner.fuse.update import Together, kind
+from runner.graph.capture import Capture
+from runner.graph.replays import Replays
 from runner.noise import noisy
 from runner.running import Run
 
@@ -49,6 +51,24 @@ class Bundle:
         self._own = [kinds[row] is None for row in self._rows]  # whose optimizers read their parameters' gradients
         self.apart = [run for run, own in zip(runs, self._own) if own]  # that take their steps each by itself
         self._noisy = any(noisy(run.model) for run in runs)
+        self.replays: Replays | None = None  # what gradients come from, where they are a CUDA graph
+        self.graphs: tuple[Capture, bool] | None = None  # how they are made
+
+    def replay(self, capture: Capture, must: bool) -> Replays:
+        """From now on the gradients are replayed. `must`: what cannot be captured is an error."""
+        self.graphs = capture, must
+        stacks = [stack for stack, _ in self.network.stacks]
+        held = [*stacks, *(stack for stack, _ in self.network.statistics)]
+        self.replays = Replays(self.runs, stacks, held, self._passes, capture, must, self._eager)
+        return self.replays
+
+    def like(self, runs: list[Run]) -> "Bundle":
+        """Of these of its runs: they need not be compared again, and their steps are done in the same way."""
+        found = Bundle(runs, self._mapped)
+        found._takes_once = self._takes_once
+        if self.graphs is not None:
+            found.replay(*self.graphs)
+        return found
 
     def only(self, wanted: Container[int]) -> "Bundle | None":
         """With those of its runs alone that have these ids; None where there is none."""
@@ -68,18 +88,12 @@ class Bundle:
         middle = len(self.runs) // 2
         parts = self.runs[:middle], self.runs[middle:]
         device = self.runs[0].device
-        del self.network, self._together
+        del self.network, self._together, self.replays
         memory.free(device)
         for part in parts:
             for row, run in enumerate(part):
                 run.seat = Seat(row, len(part), run.seat.common if run.seat else APART)
         return [self.like(part) for part in parts]
-
-    def like(self, runs: list[Run]) -> "Bundle":
-        """Of these of its runs, which need not be compared again."""
-        found = Bundle(runs, self._mapped)
-        found._takes_once = self._takes_once
-        return found
 
     def part(self) -> None:
         """Gives each run all that is its own."""
@@ -96,30 +110,40 @@ class Bundle:
 
     def gradients(self, batches: list[Batch]) -> Tensor:
         """Losses `[N]`; the gradients stand in the stacks, and in the parameters of who wants to see them."""
+        total = self._eager(batches) if self.replays is None else self.replays(batches)
+        self._hand_out()
+        return total
+
+    def _eager(self, batches: list[Batch]) -> Tensor:
+        """Losses `[N]`, kernel by kernel; where that fails, everything stands as it stood."""
         draws = [run.noise.get_state() for run in self.runs] if self._noisy else []
         statistics = [(stack, stack.clone()) for stack, _ in self.network.statistics]
-        counts: list[tuple[Tensor, tuple[Batch, ...]]] = []
-        for stack, own in self.network.stacks:
-            stack.grad = None
-            for p in own:
-                p.grad = None
-        total = None
         try:
-            for parts in zip(*(batch.split(self.runs[0].accumulate) for batch in batches)):
-                loss, guesses = self._loss(parts)
-                loss.sum().backward()
-                counts.append((guesses, parts))
-                total = loss.detach() if total is None else total + loss.detach()
+            return self._passes(batches)
         except Exception:  # perhaps for memory: then halves begin where this began
             for run, state in zip(self.runs, draws):
                 run.noise.set_state(state)
             for stack, before in statistics:
                 stack.copy_(before)
             raise
+
+    def _passes(self, batches: list[Batch]) -> Tensor:
+        """Losses `[N]`; the gradients stand in the stacks."""
+        counts: list[tuple[Tensor, tuple[Batch, ...]]] = []
+        for stack, own in self.network.stacks:
+            stack.grad = None
+            for p in own:
+                p.grad = None
+        total = None
+        for parts in zip(*(batch.split(self.runs[0].accumulate) for batch in batches)):
+            loss, guesses = self._loss(parts)
+            loss.sum().backward()
+            counts.append((guesses, parts))
+            total = loss.detach() if total is None else total + loss.detach()
         for guesses, parts in counts:
             for row, (run, batch) in enumerate(zip(self.runs, parts)):
                 run.meter.count(guesses[:, row], batch.labels)
-        self._hand_out()
+        self._weigh()
         return total
 
     def measure(self, runs: list[Run]) -> dict[int, Measured]:
@@ -174,22 +198,23 @@ class Bundle:
         """What is the same for all networks, as theirs takes it."""
         return once(images) if self._takes_once else beside(once(images), self.network.count)
 
+    def _weigh(self) -> None:
+        """Gradients of penalties, which look at a run's own weights, go into the stacks."""
+        weighed = [row for run, row in zip(self.runs, self._rows) if run.penalties]
+        for stack, own in self.network.stacks:
+            for row in weighed if stack.grad is not None else ():
+                if own[row].grad is not None:
+                    stack.grad[row] += own[row].grad
+                    own[row].grad = None
+
     def _hand_out(self) -> None:
-        """Gradients of single runs: of penalties, which look at a run's own weights, into the stacks; all of them to
-        runs that look at theirs."""
+        """Gradients of single runs to those that look at theirs."""
         due = [run.probe.due(run.progress.step) for run in self.runs]
         looks = [run.clip is not None or own or probed for run, own, probed in zip(self.runs, self._own, due)]
-        weighed = [bool(run.penalties) for run in self.runs]
-        if not any(looks) and not any(weighed):
-            return
+        seen = [row for row, looking in zip(self._rows, looks) if looking]
         for stack, own in self.network.stacks:
-            if stack.grad is None:
-                continue
-            for number, row in enumerate(self._rows):
-                p = own[row]
-                if weighed[number] and p.grad is not None:
-                    stack.grad[row] += p.grad
-                p.grad = stack.grad[row] if looks[number] else None
+            for row in seen if stack.grad is not None else ():
+                own[row].grad = stack.grad[row]
 
     @torch.no_grad()
     def compare(self) -> None:

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.alone import train_alone
 from runner.fuse.faults import Blamed, Unlike
 from runner.fuse.program import Fused
 from runner.fuse.seat import Seat
 from runner.fuse.trial import judge
 from runner.fuse.verdict import Verdict, keep, known
+from runner.graph.trial import settle
 from runner.running import Run
 from runner.train import Leave, train
 
@@ -71,7 +73,7 @@ class Group:
             try:
                 for run in one.runs:
                     run.wait()
-                train(one.runs, None, leave)
+                train_alone(one.runs, self._folder, leave)
             except Exception as error:
                 leave(one.runs[0], error)
 
@@ -96,6 +98,8 @@ class Group:
                 verdict = Verdict(False, str(error))
         said = "%d runs train as one program: %s" if verdict.fused else "%d runs train one by one: %s"
         log.info(said, len(runs), verdict.reason)
+        if program is not None:
+            settle(runs, program)
         return program
 
     def _together(self, runs: list[Run], program: Fused, leave: Leave) -> None:

@@ -15,6 +15,8 @@ from runner.fuse.bundle import Bundle
 from runner.fuse.faults import Unlike, by
 from runner.fuse.network import mappable
 from runner.fuse.seat import Seat
+from runner.graph.capture import Capture
+from runner.graph.replays import Replays
 from runner.running import Run
 from runner.train import Leave, Objective, Program
 
@@ -46,8 +48,11 @@ class Fused(Program):
         due = _due(runs)
         here = {id(run) for bundle in self.bundles for run in bundle.runs}
         if not here.issuperset(map(id, due)):
+            graphs = self.bundles[0].graphs
             self.part()
             self._seat(runs)
+            if graphs is not None:
+                self.replay(due, *graphs)
         return due
 
     def _tried(self, groups: list[list[Run]]) -> list[Bundle]:
@@ -140,6 +145,9 @@ class Fused(Program):
             else:
                 self.bundles.append(bundle)
         return [losses[id(run)] for run in runs]
+
+    def replay(self, runs: list[Run], capture: Capture, must: bool) -> list[Replays]:
+        return [bundle.replay(capture, must) for bundle in self.bundles]
 
     def measure(self, runs: list[Run]) -> dict[int, Measured]:
         """Where memory does not suffice, each looks by itself."""

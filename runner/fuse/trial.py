@@ -1,8 +1,6 @@
 """Whether runs are faster in one program or each in its own: measured."""
 
 import copy
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,10 +9,12 @@ from runner.build import Builder
 from runner.fuse.faults import Unlike
 from runner.fuse.program import Fused
 from runner.fuse.verdict import SHORT, Verdict, least
+from runner.graph.replays import WARM
+from runner.graph.trial import settle
 from runner.running import Run
 from runner.seeds import generator
-from runner.timing import timed
 from runner.train import Alone, Program, move
+from runner.trying import fastest
 
 GAIN = 1.05  # that one program must be faster to be chosen
 LOOKS = 3
@@ -74,19 +74,18 @@ def impossible(builder: Builder, config: dict[str, Any], device: torch.device) -
 
 
 def _seconds(runs: list[Run], program: Program, looks: int) -> float:
-    """Of the fastest of a few steps, after one to warm up. Nothing is told to listeners, and no step is counted."""
+    """Of the fastest of a few steps, done as the runs' would be. Nothing is told to listeners, and no step is
+    counted."""
     for run in runs:
         run.train_mode()
-    device = runs[0].device
-    if device.type == "cpu" and torch.get_num_threads() == 1:  # whatever else this machine does
-        return min([_cpu_seconds(lambda: _step(runs, program)) for _ in range(looks + 1)][1:])
-    return min([timed(lambda: _step(runs, program), device)[1] for _ in range(looks + 1)][1:])
-
-
-def _cpu_seconds(work: Callable[[], None]) -> float:
-    began = time.process_time()
-    work()
-    return time.process_time() - began
+    settle(runs, program)
+    if runs[0].chosen.get("cuda_graph", "").startswith("on"):
+        for _ in range(WARM):
+            _step(runs, program)
+    found = fastest(lambda: _step(runs, program), runs[0].device, looks)
+    for run in runs:
+        run.replays, run.chosen = None, {}
+    return found
 
 
 def _step(runs: list[Run], program: Program) -> None:

@@ -6,10 +6,10 @@ import os
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar, TypeVar
 
 from runner.files import write_json
 
-FOLDER = ".fuse"  # in the sweep's folder
 LEAST = 100  # steps of a run below which a trial would not pay
 LEAST_KEPT = 20  # of one on kept features, whose epochs are few steps of little but shared work
 SHORT = f"fewer than {LEAST} steps: a trial would not pay"
@@ -24,26 +24,39 @@ def least(kept: bool) -> int:
 class Verdict:
     """What was decided for all runs of one program in a sweep, and why."""
 
+    folder: ClassVar[str] = ".fuse"  # in the sweep's
     fused: bool
     reason: str
 
 
-def known(folder: Path, key: str) -> Verdict | None:
+@dataclass(frozen=True)
+class Compiled:
+    """Whether their networks are compiled, and why."""
+
+    folder: ClassVar[str] = ".compile"
+    compiled: bool
+    reason: str
+
+
+Kind = TypeVar("Kind", Verdict, Compiled)
+
+
+def known(folder: Path, key: str, kind: type[Kind] = Verdict) -> Kind | None:
     """What was decided in a sweep's folder, by whichever of its processes was first."""
     with contextlib.suppress(OSError, ValueError, TypeError):
-        return Verdict(**json.loads((folder / FOLDER / f"{key}.json").read_bytes()))
+        return kind(**json.loads((folder / kind.folder / f"{key}.json").read_bytes()))
     return None
 
 
 def verdicts(folder: Path) -> list[Verdict]:
     """All that was decided in a sweep's folder."""
-    found = [known(folder, path.stem) for path in sorted((folder / FOLDER).glob("[!.]*.json"))]
+    found = [known(folder, path.stem) for path in sorted((folder / Verdict.folder).glob("[!.]*.json"))]
     return [verdict for verdict in found if verdict is not None]
 
 
-def keep(folder: Path, key: str, verdict: Verdict, must: bool) -> Verdict:
+def keep(folder: Path, key: str, verdict: Kind, must: bool = False) -> Kind:
     """Writes a verdict down; returns the one that counts: another process may have been faster. `must`: this one."""
-    path = folder / FOLDER / f"{key}.json"
+    path = folder / verdict.folder / f"{key}.json"
     path.parent.mkdir(exist_ok=True)
     draft = path.with_name(f".{key}.{uuid.uuid4().hex}")
     write_json(draft, asdict(verdict), durable=False)
@@ -56,4 +69,4 @@ def keep(folder: Path, key: str, verdict: Verdict, must: bool) -> Verdict:
         pass
     finally:
         draft.unlink()
-    return known(folder, key) or verdict
+    return known(folder, key, type(verdict)) or verdict

@@ -1,5 +1,6 @@
 """What optimizers share that look at the loss more than once a step."""
 
+import inspect
 import logging
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -18,6 +19,12 @@ log = logging.getLogger(__name__)
 Params = Iterable[Tensor] | Iterable[dict[str, Any]]
 
 
+def looks_again(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether its step cannot do without a closure."""
+    step = inspect.signature(type(optimizer).step).parameters
+    return any(p.default is inspect.Parameter.empty for name, p in step.items() if name != "self")
+
+
 class FullBatch(Option):
     """The word of methods whose model of the loss holds only while the loss stays the same function."""
 
@@ -33,7 +40,7 @@ class FullBatch(Option):
             return f"accumulate={config['accumulate']}: {name} cuts its batch into chunks by itself; use accumulate=1"
         if config["clip_grad_norm"] is not None:
             return f"clip_grad_norm={config['clip_grad_norm']}: {name} needs whole gradients; use clip_grad_norm=null"
-        if config["compile"] and self.differentiates_twice:
+        if config["compile"] is True and self.differentiates_twice:
             return f"compile=true: {name} needs second derivatives, which compiled networks lack; use compile=false"
         for item, mixer in context.stack.items():
             if mixer.overrides("mix") and draws(mixer, context):

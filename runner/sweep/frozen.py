@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from runner.errors import ConfigError
+from runner.files import PLAN as FILE
 from runner.files import write_json
 from runner.fuse.seat import Seat
 from runner.sweep import lock
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FILE = "plan.json"
 ELSEWHERE = ": choose another folder (name=, or hydra.sweep.dir=)"
 
 

@@ -31,6 +31,7 @@ def program(config: dict[str, Any], facts: "Facts") -> str:
     if facts.apart:
         return ""
     parts = [facts.network, facts.identity, facts.members, *(config[key] for key in SHARED)]
+    parts += [config["cuda_graph"]] if config["cuda_graph"] != "auto" else []
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

@@ -139,6 +139,8 @@ class Planner:
         task = self._task(config)
         if unused := [word for word in overrides if _part(word, task.refuses)]:
             raise ConfigError(f"{', '.join(unused)}: this task has no use for it; leave it out")
+        if config["cuda_graph"] is True and not task.replays:
+            raise ConfigError("cuda_graph=true: only the steps of task=train are replayed; leave it out")
         config = task.complete(config, overrides)
         facts = task.rehearse(self.builder, config)
         fingerprint, training = fingerprints(config, facts.identity, task.ignores)

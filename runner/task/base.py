@@ -58,6 +58,7 @@ class Task:
     columns: ClassVar[Mapping[str, str]] = {}  # title -> key of the result: what the table at the end shows
     together: ClassVar[bool] = False  # whether several processes can do it, each a part of every step
     fuses: ClassVar[bool] = False  # whether several jobs can share a program, each its own part of every step
+    replays: ClassVar[bool] = False  # whether its steps may be CUDA graphs
 
     def complete(self, config: dict[str, Any], typed: list[str]) -> dict[str, Any]:
         """The checked config with what this task brings itself; `typed` are the user's words."""

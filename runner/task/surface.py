@@ -27,7 +27,7 @@ GRID = (240, 180)  # points of the ground that a picture needs
 # What an optimizer may ask of a config, and what a surface has: one loss, in full, as it is.
 PLAIN = {"precision": "fp32", "accumulate": 1, "clip_grad_norm": None, "compile": False}
 LOOKS = 25  # of a line search, at the least
-UNUSED = {"clip_grad_norm": None, "accumulate": 1, "compile": False}
+UNUSED = {"clip_grad_norm": (None,), "accumulate": (1,), "compile": ("auto", False)}
 
 
 class SurfaceTask(Task):
@@ -73,7 +73,7 @@ class SurfaceTask(Task):
     def rehearse(self, builder: Builder, config: dict[str, Any]) -> Facts:
         """Builds all and takes one step. Raises `ConfigError` where an option cannot work on a surface."""
         for key, plain in UNUSED.items():
-            if config[key] != plain:
+            if config[key] not in plain:
                 raise ConfigError(f"{key}={config[key]}: task=surface has no use for it; leave it out")
         name = config["optimizer"]["_target_"]
         try:

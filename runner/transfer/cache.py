@@ -202,7 +202,7 @@ class Features:
         """Of runs that need not try each for itself: networks of equal modules, equal where frozen."""
         run, data = self.run, self.data
         about = {key: list(run.config[key].items()) for key in ("regularization", "augmentation", "transfer")}
-        about["run"] = [str(run.device), str(run.precision), str(run.memory_format), run.config["compile"]]
+        about["run"] = [str(run.device), str(run.precision), str(run.memory_format), run.config["compile"] is True]
         about["network"] = [type(run.model).__qualname__, repr(run.model), self._frozen]
         about["images"] = [data.identity, self.store.fingerprint(data.train), *self._normalized()]
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()

@@ -84,7 +84,7 @@ def consider(
         raise Declined(
             f"transfer.unfreeze.every={transfer.every} thaws what is frozen", "use transfer.unfreeze.every=null"
         )
-    if config["compile"]:
+    if config["compile"] is True:
         raise Declined("compile=true makes one program of the whole network", "use compile=false")
     if random := [name for name, item in pipeline.items() if item.variants is None]:
         raise Declined(

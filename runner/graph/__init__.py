@@ -1,0 +1,1 @@
+"""The gradients of a step replayed as one CUDA graph."""
