@@ -94,7 +94,10 @@ def numbers(rows):
         (("optimizer=adamw",), True),
         (("optimizer=adagrad",), True),
         (("optimizer=adam", "optimizer.bias_correction=false"), False),
-        (("optimizer=momentum",), False),  # its kernel fails where some weights had no gradient at first
+        (("optimizer=sgd",), True),
+        (("optimizer=nesterov", "optimizer.weight_decay=0.1"), True),
+        # Its kernel fails where some weights had no gradient at first.
+        (("optimizer=momentum", "transfer.freeze_depth=1", "transfer.unfreeze.every=1"), False),
     ],
 )
 def test_a_step_is_one_kernel_where_torch_has_one(words, fused):

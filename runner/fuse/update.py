@@ -32,6 +32,9 @@ ELEMENTWISE = {  # class -> whether its weight decay is decoupled from the gradi
     Adam: False,
     Lion: True,
 }
+# Weights, above which a kernel that goes through memory once for each run gains more than one call for all of them,
+# whose steps are to be multiplied by each run's rate.
+LARGE = 30_000
 OWN = {"params", "lr", "weight_decay", "name", "lr_scale", "initial_lr"}  # what may differ between runs and groups
 
 
@@ -39,6 +42,8 @@ def kind(run: Run) -> str | None:
     """What runs must agree in to take their steps together; None where each takes its own."""
     optimizer = run.optimizer
     if type(optimizer) not in ELEMENTWISE or run.scaler is not None:
+        return None
+    if run.device.type == "cpu" and _kernel(optimizer) and sum(p.numel() for p in run.trained) > LARGE:
         return None
     options = [{key: value for key, value in group.items() if key not in OWN} for group in optimizer.param_groups]
     if any(group != options[0] for group in options) or any(p.ndim == 0 for p in run.trained):
@@ -63,20 +68,24 @@ class Together:
         self._rows = rows
         self._weights = [stack.data[rows] for stack, _ in moved]
         self._steps = [torch.zeros_like(weights) for weights in self._weights]
-        self._apart = bool(runs[0].optimizer.param_groups[0].get("fused"))
+        # SGD's few passes over stacks are quicker than a kernel that is handed every row.
+        self._apart = _kernel(runs[0].optimizer) and type(runs[0].optimizer) is not torch.optim.SGD
         self._moved = [row for steps in self._steps for row in steps.unbind(0)] if self._apart else self._steps
         self._groups = [[group[id(own[row])] for own in self._own] for row, group in enumerate(groups)]
         self._rates: list[list[float]] = []
         self._inner = self._one()
         self._decoupled = self._inner.param_groups[0].get("decoupled_weight_decay", ELEMENTWISE[type(self._inner)])
-        decays = [[group["weight_decay"] for group in run.optimizer.param_groups] for run in runs]
-        self._decays = self._columns(decays) if any(map(any, decays)) else None
+        self._own_decays = [[group["weight_decay"] for group in run.optimizer.param_groups] for run in runs]
+        # What multiplies weights: the decay, or what a decoupled one leaves of them.
+        self._decays = self._columns(self._own_decays) if any(map(any, self._own_decays)) else None
         self._take()
 
     def _one(self) -> torch.optim.Optimizer:
         """An optimizer like the first run's, of rate 1 and without decay, that moves `_steps`."""
         like = self.runs[0].optimizer
         options = {key: value for key, value in like.param_groups[0].items() if key not in OWN}
+        if not self._apart and options.get("fused"):
+            options |= {"fused": False, "foreach": True}
         inner = object.__new__(type(like))
         vars(inner).update(vars(like))  # copy.copy would leave out what a subclass added
         inner.param_groups = [options | {"params": self._moved, "lr": 1.0, "weight_decay": 0.0}]
@@ -103,7 +112,8 @@ class Together:
         """Makes the rows of the state each run's own."""
         if self._apart:
             for row, run, p in self._each_row():
-                run.optimizer.state[p] = self._inner.state[row]
+                if state := self._inner.state.get(row):
+                    run.optimizer.state[p] = state
             return
         for steps, own in zip(self._steps, self._own):
             if state := self._inner.state.get(steps):
@@ -137,13 +147,15 @@ class Together:
         rates = [[group["lr"] for group in run.optimizer.param_groups] for run in self.runs]
         if rates != self._rates:
             self._rates, self._scales = rates, self._columns(rates)
+            if self._decoupled and self._decays is not None:
+                pairs = [zip(rate, decay) for rate, decay in zip(rates, self._own_decays)]
+                self._decays = self._columns([[1 - rate * decay for rate, decay in pair] for pair in pairs])
         gradients = [stack.grad[self._rows] for stack in self._stacks]
         if self._decays is not None:
-            terms = torch._foreach_mul(self._weights, self._decays)
             if self._decoupled:
-                torch._foreach_addcmul_(self._weights, terms, self._scales, value=-1)
+                torch._foreach_mul_(self._weights, self._decays)
             else:
-                gradients = torch._foreach_add(gradients, terms)
+                gradients = torch._foreach_addcmul(gradients, self._weights, self._decays)
         if self._apart:
             gradients = [row for gradient in gradients for row in gradient.unbind(0)]
         for steps, gradient in zip(self._moved, gradients, strict=True):
@@ -154,6 +166,11 @@ class Together:
         torch._foreach_zero_(self._steps)
         if fresh:
             self._give()
+
+
+def _kernel(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether its step is a single kernel."""
+    return bool(optimizer.param_groups[0].get("fused"))
 
 
 def _each(value: Any, like: Tensor) -> bool:
