@@ -1,7 +1,7 @@
 """What the feature cache gains: a sweep of 8 heads (4 optimizers x 2 rates) on frozen stages, with and without it.
 
     python benchmarks/feature_cache.py --root FOLDER_OF_PHOTOS --weights FILE.pth [--model squeezenet1_1]
-        [--size 128] [--epochs 10] [--threads 1] [--command] [--depths]
+        [--size 224] [--epochs 10] [--threads 1] [--command] [--depths]
 
 `training` is the loop's time, validation after each epoch included, and with the cache all that it needs: trying the
 cut, computing, keeping and checking activations, from an empty folder; then, as in any sweep, a trial of whether the
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--root", required=True, help="folder of photos, a folder a class")
     parser.add_argument("--model", default="squeezenet1_1", help="an option of model=")
     parser.add_argument("--weights", required=True, help="file of its weights")
-    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--command", action="store_true")

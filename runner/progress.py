@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 Row = dict[str, float | int | None]
@@ -44,7 +45,11 @@ class Progress:
         """
         if keep["select"] != "last" and (self.best is None or better(row, self.best, keep["metric"])):
             self.best = row
-            self.best_weights = {name: value.clone() for name, value in network.state_dict().items()}
+            now = network.state_dict()
+            if self.best_weights is None:
+                self.best_weights = {name: torch.empty_like(value) for name, value in now.items()}
+            for name, value in now.items():
+                self.best_weights[name].copy_(value)
         if stop["patience"] is None:
             return
         value = -row["val_accuracy"] if stop["metric"] == "val_accuracy" else row["val_loss"]

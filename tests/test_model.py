@@ -17,6 +17,7 @@ from runner.errors import ConfigError
 from runner.model import torchvision_model
 from runner.model.convnet import ConvNet
 from runner.model.mlp import MLP
+from runner.model.modes import set_mode
 from runner.model.presets import Preset, preset
 from runner.model.resnet import BasicBlock, PadShortcut, ResNet
 from runner.model.stages import Stage, stage_parameters, stages
@@ -555,3 +556,21 @@ def test_every_torchvision_classifier_has_a_preset() -> None:
     target = "runner.model.torchvision_model.build"
     found = [preset({"_target_": target, "name": name}) for name in TORCHVISION]
     assert all(one is not None and one.size <= one.resize for one in found), torchvision.__version__
+
+
+class Stubborn(nn.Linear):
+    """A layer that has a say in its own mode."""
+
+    def train(self, mode=True):
+        return super().train(False)
+
+
+def test_modes_are_those_that_torch_sets():
+    """Of every part; a part with a `train` of its own is asked."""
+    model = nn.Sequential(nn.Sequential(nn.Dropout(), nn.BatchNorm2d(3)), nn.Linear(2, 2))
+    for training in (False, True, False):
+        set_mode(model, training)
+        assert {module.training for module in model.modules()} == {training}
+    model.append(Stubborn(2, 2))
+    set_mode(model, True)
+    assert [module.training for module in model] == [True, True, False] and model[0][0].training

@@ -19,6 +19,7 @@ from runner.fuse.seat import APART, NOISE, Seat
 from runner.fuse.update import Together, kind
 from runner.graph.capture import Capture
 from runner.graph.replays import Replays
+from runner.model.modes import set_mode
 from runner.noise import noisy
 from runner.running import Run
 
@@ -154,7 +155,7 @@ class Bundle:
         if not asked:
             return {}
         for run in self.runs:
-            run.model.eval()
+            set_mode(run.model, training=False)
         split, normalize = first.val_split, first.normalize
         if first.features is not None:
             split, normalize = first.features.split(split)

@@ -36,7 +36,7 @@ def judge(runs: list[Run], must: bool) -> tuple[Verdict, Fused | None]:
 def _tried(runs: list[Run], must: bool) -> tuple[Verdict, Fused | None]:
     if must:
         return Verdict(True, "hydra.launcher.fuse=true"), Fused(runs)
-    states = [copy.deepcopy(run.state_dict()) for run in runs]
+    states = [_moving(run) for run in runs]
     alone = _lone(runs[:: -(-len(runs) // FEW)])  # neighbours are alike
     if alone < SHORT_STEP:
         alone = _lone(runs)
@@ -94,6 +94,14 @@ def _step(runs: list[Run], program: Program) -> None:
     move(program.due(runs), program)
 
 
-def _rewind(runs: list[Run], states: list[dict]) -> None:
+def _moving(run: Run) -> dict[str, Any]:
+    """A copy of a run's state, without the weights that no step moves."""
+    still = {name for name, p in run.model.named_parameters() if not p.requires_grad}
+    state = run.state_dict()
+    weights = {name: value for name, value in state["model"].items() if name not in still}
+    return copy.deepcopy(state | {"model": weights})
+
+
+def _rewind(runs: list[Run], states: list[dict[str, Any]]) -> None:
     for run, state in zip(runs, states):
-        run.load_state_dict(copy.deepcopy(state))
+        run.load_state_dict(copy.deepcopy(state) | {"model": run.model.state_dict() | state["model"]})

@@ -11,6 +11,7 @@ from torch import nn
 
 from runner.context import Context
 from runner.errors import ConfigError
+from runner.model.modes import set_mode
 from runner.model.stages import raw_name, stage_parameters, stages
 from runner.option import Option
 from runner.schema import Factor, Positive, Rate, Whole
@@ -148,7 +149,7 @@ class Finetune(Option):
 
     def train_mode(self, model: nn.Module, epoch: int) -> None:
         """`model.train()`, but for the norms of frozen stages."""
-        model.train()
+        set_mode(model, training=True)
         if self.frozen_norm == "eval":
             thawed = epoch // self.every if self.every else 0
             if self._still[0] is not model or self._still[1] != thawed:  # finding them takes longer than a small step
