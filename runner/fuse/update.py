@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from runner.fuse.seat import MANY_WEIGHTS
 from runner.optimizer.adam import Adam
 from runner.optimizer.lion import Lion
 from runner.running import Run
@@ -32,9 +33,6 @@ ELEMENTWISE = {  # class -> whether its weight decay is decoupled from the gradi
     Adam: False,
     Lion: True,
 }
-# Weights, above which a kernel that goes through memory once for each run gains more than one call for all of them,
-# whose steps are to be multiplied by each run's rate.
-LARGE = 30_000
 OWN = {"params", "lr", "weight_decay", "name", "lr_scale", "initial_lr"}  # what may differ between runs and groups
 
 
@@ -43,7 +41,7 @@ def kind(run: Run) -> str | None:
     optimizer = run.optimizer
     if type(optimizer) not in ELEMENTWISE or run.scaler is not None:
         return None
-    if run.device.type == "cpu" and _kernel(optimizer) and sum(p.numel() for p in run.trained) > LARGE:
+    if run.device.type == "cpu" and _kernel(optimizer) and sum(p.numel() for p in run.trained) > MANY_WEIGHTS:
         return None
     options = [{key: value for key, value in group.items() if key not in OWN} for group in optimizer.param_groups]
     if any(group != options[0] for group in options) or any(p.ndim == 0 for p in run.trained):

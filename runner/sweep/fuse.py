@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import ConfigError
-from runner.fuse.seat import APART, BATCHES, NOISE, Seat, batches, noise
+from runner.fuse.seat import APART, BATCHES, MANY_WEIGHTS, NOISE, Seat, batches, noise
 from runner.fuse.verdict import SHORT, least
 
 if TYPE_CHECKING:
@@ -112,15 +112,18 @@ def reason_alone(plan: "Plan", entry: "Entry") -> str:
 
 
 def _shared_out(entries: list["Entry"], plan: "Plan") -> list[list["Entry"]]:
-    """Groups of nearly equal size, as many as there are workers; those of one optimizer side by side. Where it comes
-    out even each group's runs see the same images."""
+    """Groups of nearly equal size, as many as there are workers; in each those of one optimizer side by side, and not
+    in many groups where their steps are taken together. Where it comes out even each group's runs see the same
+    images."""
     order = sorted(entries, key=lambda entry: json.dumps(_kind(entry.job.config["optimizer"]), sort_keys=True))
-    even = _parts(sorted(order, key=lambda entry: batches(entry.job.config, entry.facts.mixing)), plan)
-    return even if all(map(_common, even)) else _parts(order, plan)
-
-
-def _parts(order: list["Entry"], plan: "Plan") -> list[list["Entry"]]:
     count = max(-(-len(order) // plan.fuse_max), min(max(1, plan.workers), len(order) // 2), 1)
+    dealt = [order[number::count] for number in range(count)]  # some of each optimizer, for some take longer
+    alike = _stretches(sorted(order, key=lambda entry: batches(entry.job.config, entry.facts.mixing)), count)
+    together = dealt if order[0].facts.trainable > MANY_WEIGHTS else _stretches(order, count)
+    return alike if all(map(_common, alike)) and not all(map(_common, together)) else together
+
+
+def _stretches(order: list["Entry"], count: int) -> list[list["Entry"]]:
     size, more = divmod(len(order), count)
     ends = list(itertools.accumulate(size + (number < more) for number in range(count)))
     return [order[first:end] for first, end in zip([0, *ends], ends)]
