@@ -1,11 +1,9 @@
-"""From a checked config to objects: the only caller of `instantiate()`, and the rehearsal."""
+"""From a checked config to objects: the only caller of `instantiate()`."""
 
-import contextlib
 import copy
 import functools
 import inspect
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,20 +13,17 @@ from hydra.utils import instantiate
 from torch import nn
 
 from runner.check import Refused, arguments, locate, shown
-from runner.compiled import lacking
 from runner.context import Context
 from runner.data.prepare import prepare
 from runner.data.splits import Source, Splits
 from runner.errors import ConfigError
-from runner.fuse.alike import apart, structure
-from runner.graph.capture import unfit
 from runner.inputs import sample
 from runner.model.fitted import Fitted
 from runner.model.own_noise import own
 from runner.model.presets import preset
 from runner.optimizer.groups import parameter_groups, scaled
 from runner.option import Option
-from runner.passes import Passed, passed
+from runner.rehearsal import Facts, Rehearsals
 from runner.schedule.base import Timeline
 from runner.schema import GROUPS
 from runner.steps import timeline
@@ -38,31 +33,9 @@ from runner.transfer.servable import refusal
 if TYPE_CHECKING:
     from runner.fuse.group import Group
 
-SMALL_STEP = 2e8  # operations of a batch's forward pass, below which one thread serves best (docs/benchmarks.md)
 PHOTO_SIZES = (72, 64)  # resize, size: where the architecture has no preset
 CUTTING = ("val_fraction", "split_seed", "limit", "per_class", "classes")  # keys of data that `prepare` takes
 DATA_DEFAULTS = {key: field.default for key, field in GROUPS["data"].model_fields.items()}
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the rehearsal of a combination found."""
-
-    parameters: int
-    trainable: int
-    identity: str  # of the data's contents
-    train_size: int
-    steps: int
-    flops: int = 0  # of one image's forward pass
-    step_flops: int = 0  # of what of it a training step computes: where features are kept, all from there on
-    skipped: int = 0  # images that could not be read
-    stages: tuple[Any, ...] = ()  # what training will do to each (`runner.transfer.finetune.Row`)
-    weights: str = ""  # where they came from, and which did not fit
-    network: str = ""  # a hash of its structure
-    members: int = 1  # runs of an ensemble, side by side
-    apart: str = ""  # why it can share a program with no other run, where it cannot
-    mixing: tuple[str, ...] = ()  # items of the stack that mix images or targets
-    modifying: tuple[str, ...] = ()  # and those that change the network, and may bring noise
 
 
 @dataclass
@@ -87,8 +60,7 @@ class Builder:
     def __init__(self) -> None:
         self._sources: dict[str, Source] = {}
         self._splits: dict[tuple[str, str], Splits] = {}
-        self._rehearsed: dict[str, Facts] = {}
-        self._passed: dict[str, Passed] = {}
+        self._rehearsals = Rehearsals(self)
         self.features = Store()
         self.group: Group | None = None  # jobs that this process trains side by side, as long as it does
 
@@ -256,122 +228,9 @@ class Builder:
             length,
         )
 
-    # -- rehearsal ----------------------------------------------------------------------------------------------
-
     def rehearse(self, config: dict[str, Any]) -> Facts:
-        """Constructs a checked combination once, without training: its objects' own objections are raised here."""
-        device = check_device(config)
-        if config["compile"] is True and (missing := lacking(device)):
-            raise ConfigError(f"compile=true: {missing}; install it, or use compile=auto")
-        if config["cuda_graph"] is True and device.type != "cuda":
-            raise ConfigError(
-                f"cuda_graph=true: device={config['device']} is no CUDA device here ({device}); use cuda_graph=auto"
-            )
-        splits = self.splits(config)
-        if config["batch_size"] > len(splits.train) and not config["optimizer"]["full_batch"]:
-            raise ConfigError(
-                f"batch_size={config['batch_size']}: larger than the training split of {len(splits.train)} images; "
-                f"use batch_size={len(splits.train)} or less"
-            )
-        if config["accumulate"] > config["batch_size"]:
-            raise ConfigError(
-                f"accumulate={config['accumulate']}: more micro-batches than images (batch_size={config['batch_size']})"
-            )
-        if splits.val is None:
-            needs = [
-                f"{key}={value} needs validation data, and data.val_fraction is 0"
-                for key, value, needed in (
-                    (
-                        "checkpoint.select",
-                        config["checkpoint"]["select"],
-                        config["checkpoint"]["select"] == "best",
-                    ),
-                    (
-                        "early_stopping.patience",
-                        config["early_stopping"]["patience"],
-                        config["early_stopping"]["patience"],
-                    ),
-                )
-                if needed
-            ]
-            if needs:
-                raise Refused(needs)
-        varies = {"seed", "name", "log", "probe", "checkpoint", "dry_run", "rerun", "early_stopping"}
-        key = json.dumps({k: v for k, v in config.items() if k not in varies}, sort_keys=True) + splits.identity
-        if key not in self._rehearsed:
-            self._rehearsed[key] = self._rehearse(config, splits)
-        return self._rehearsed[key]
-
-    def _rehearse(self, config: dict[str, Any], splits: Splits) -> Facts:
-        try:
-            try:
-                with torch.device("meta"):
-                    parts = self.parts(config, splits, torch.device("meta"), None, checks=True)
-                    found = self._passes(config, parts, splits)
-            except (NotImplementedError, RuntimeError):  # perhaps a model that needs real numbers
-                parts = self.parts(config, splits, torch.device("cpu"), torch.Generator(), checks=True)
-                found = self._passes(config, parts, splits)
-        except (
-            ValueError,
-            TypeError,
-            RuntimeError,
-        ) as error:  # torch's own objections; shapes that do not fit
-            raise ConfigError(f"this combination cannot be built: {str(error).splitlines()[0]}") from error
-        if found.answers != (2, len(splits.classes)):
-            wanted = (2, len(splits.classes))
-            raise ConfigError(f"model: gives {found.answers} for 2 images, not {wanted}, a logit for each class")
-        if config["cuda_graph"] is True and (reason := unfit(parts.optimizer, config)):
-            raise ConfigError(f"cuda_graph=true: {reason}; use cuda_graph=auto")
-        rows = parts.transfer.table(parts.model)
-        weights = parts.transfer.weights(config["model"])
-        return Facts(
-            parameters=sum(row.parameters for row in rows),
-            trainable=sum(row.trainable for row in rows),
-            identity=splits.identity if weights is None else f"{splits.identity} from {weights.digest}",
-            stages=tuple(rows),
-            weights="" if parts.transfer.audit is None else parts.transfer.audit.line,
-            train_size=len(splits.train),
-            steps=parts.timeline.steps,
-            flops=found.flops,
-            step_flops=found.step_flops,
-            skipped=len(splits.skipped),
-            network=f"{structure(parts.model)} {found.cut}",
-            members=parts.ensemble.count,
-            apart=apart(parts, config),
-            mixing=_with_hook(parts.stack, "mix"),
-            modifying=_with_hook(parts.stack, "modify"),
-        )
-
-    def _passes(self, config: dict[str, Any], parts: Parts, splits: Splits) -> Passed:
-        """What passes through the network found; the same for all combinations whose networks are the same."""
-        about = {key: config[key] for key in ("model", "regularization", "augmentation", "transfer", "compile")}
-        about["images"] = splits.channels, splits.size, splits.identity
-        key = json.dumps(about, sort_keys=True)
-        if key not in self._passed:
-            self._passed[key] = passed(config, parts, splits)
-        return self._passed[key]
-
-
-def _with_hook(stack: dict[str, Any], hook: str) -> tuple[str, ...]:
-    """Items that do something there."""
-    return tuple(name for name, item in stack.items() if item.overrides(hook))
-
-
-def threads(config: dict[str, Any], facts: Facts, at_once: int) -> int:
-    """CPU threads of a run, of which `at_once` are done side by side. `auto`: one where a step is too small to share,
-    where a second gains nothing and, on a busy machine, makes the first wait; else the run's share of the cores."""
-    if config["threads"] != "auto":
-        return config["threads"]
-    small = facts.flops * config["batch_size"] < SMALL_STEP
-    return 1 if small else max(1, cores() // max(1, at_once))
-
-
-def cores() -> int:
-    """Cores that this process may use: its share of them where torchrun started several processes."""
-    mates = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    with contextlib.suppress(AttributeError):  # not on macOS
-        return max(1, len(os.sched_getaffinity(0)) // mates)
-    return max(1, (os.cpu_count() or 1) // mates)
+        """What is known of a checked combination before it runs. Raises `ConfigError` for what cannot be built."""
+        return self._rehearsals.of(config)
 
 
 def _short(target: str) -> str:
@@ -398,19 +257,3 @@ def _nested(value: Any) -> bool:
     if isinstance(value, dict):
         return "_target_" in value or any(map(_nested, value.values()))
     return isinstance(value, list) and any(map(_nested, value))
-
-
-def check_device(config: dict[str, Any]) -> torch.device:
-    """The device that `device` names. Raises `ConfigError` where it is not there."""
-    name = config["device"]
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if name == "auto":
-        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
-    if name.startswith("cuda"):
-        number = int(name.partition(":")[2] or 0)
-        if not cuda or number >= torch.cuda.device_count():
-            have = f"there are {torch.cuda.device_count()}" if cuda else "no CUDA device is here"
-            raise ConfigError(f"device={name}: {have}; use device=auto or device=cpu")
-    if name == "mps" and not mps:
-        raise ConfigError("device=mps: no Apple GPU is here; use device=auto or device=cpu")
-    return torch.device(name)

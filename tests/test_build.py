@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from runner.build import Builder, cores, threads
+from runner.build import Builder
 from runner.check import Refused, check, locate, shown
+from runner.devices import cores, threads
 from runner.errors import ConfigError
 from runner.schema import STACKS
 from tests.test_config import composed
@@ -175,7 +176,7 @@ def test_packages_that_are_not_trusted(target):
     ("target", "home"),
     [
         ("runner.build.json.loads", "json"),
-        ("runner.build.os.system", "posix"),
+        ("runner.files.os.system", "posix"),
         ("runner.build.instantiate", "hydra._internal.instantiate._instantiate2"),
         ("runner.check.pkgutil.resolve_name", "pkgutil"),
         ("runner.checkpoint.torch.load", "torch.serialization"),

@@ -12,7 +12,7 @@ import torch
 
 from runner import compile_trial, compiled
 from runner.alone import train_alone
-from runner.build import check_device
+from runner.devices import check_device
 from runner.fuse.alike import apart
 from runner.train import Alone, step
 from runner.trying import Found

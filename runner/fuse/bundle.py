@@ -1,6 +1,5 @@
 """Runs in one network: their gradients in one pass, their steps, and their validation."""
 
-import contextlib
 import itertools
 import logging
 from collections.abc import Container, Iterator
@@ -22,10 +21,9 @@ from runner.graph.replays import Replays
 from runner.model.modes import set_mode
 from runner.noise import noisy
 from runner.running import Run
+from runner.trying import TOLERANCE, untouched
 
 log = logging.getLogger(__name__)
-
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2}  # of logits, relative to the largest
 
 
 class Bundle:
@@ -228,10 +226,10 @@ class Bundle:
         for run in self.runs:
             run.train_mode()
         with self.runs[0].autocast():
-            with _kept(self.runs):
+            with untouched(self.runs):
                 alone = torch.stack([run.forward(batch) for run, batch in zip(self.runs, images)], 1)
             try:
-                with _kept(self.runs), torch.enable_grad():  # in which some layers object that else do not
+                with untouched(self.runs), torch.enable_grad():  # in which some layers object that else do not
                     together = self._logits(images).detach()
             except RuntimeError as error:
                 said = str(error).splitlines()[0]
@@ -288,17 +286,3 @@ def _cross_entropies(logits: Tensor, batches: tuple[Batch, ...]) -> Tensor:
         for row, mean in zip(rows, means.unbind(0)):
             found[row] = mean
     return torch.stack(found)
-
-
-@contextlib.contextmanager
-def _kept(runs: list[Run]) -> Iterator[None]:
-    """Puts back what a forward pass changes: running statistics, and what noise is drawn next."""
-    buffers = [(buffer, buffer.clone()) for run in runs for buffer in run.model.buffers()]
-    draws = [(run.noise, run.noise.get_state()) for run in runs]
-    try:
-        yield
-    finally:
-        for buffer, value in buffers:
-            buffer.copy_(value)
-        for noise, state in draws:
-            noise.set_state(state)

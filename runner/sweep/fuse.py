@@ -11,7 +11,7 @@ from runner.fuse.seat import APART, BATCHES, MANY_WEIGHTS, NOISE, Seat, batches,
 from runner.fuse.verdict import SHORT, least
 
 if TYPE_CHECKING:
-    from runner.build import Facts
+    from runner.rehearsal import Facts
     from runner.sweep.launch import Launcher
     from runner.sweep.plan import Entry, Plan
 
@@ -85,7 +85,7 @@ def _same(entries: list["Entry"], key: Callable[[dict[str, Any], Any], str], ite
 
 def _refusals(plan: "Plan") -> list[str]:
     """Why runs cannot be trained as one, each reason once."""
-    from runner.build import check_device  # with all that trains: only who asks for it pays
+    from runner.devices import check_device  # with all that trains: only who asks for it pays
     from runner.fuse.trial import impossible
 
     lines = {entry.facts.apart or "task: only task=train trains" for entry in plan.entries if not entry.program}

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from hydra.types import HydraContext
 
-from runner.build import cores
 from runner.check import shown
+from runner.devices import cores
 from runner.errors import ConfigError
 from runner.sweep import processes
 from runner.sweep.crew import Crew, ThisProcess

@@ -11,9 +11,11 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
-from runner.build import Builder, Facts, check_device, threads
+from runner.build import Builder
 from runner.check import Refused, check, shown
+from runner.devices import check_device, threads
 from runner.errors import ConfigError
+from runner.rehearsal import Facts
 from runner.schema import STACKS
 from runner.sweep import fuse, lock
 from runner.sweep.asked import bring, combinations, refuse_sweeps

@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from runner import memory
-from runner.build import Builder, Facts, check_device
+from runner.build import Builder
 from runner.data.splits import Split
+from runner.devices import check_device
 from runner.evaluate import examine
+from runner.rehearsal import Facts
 from runner.running import Run
 from runner.schedule.base import Timeline
 from runner.seeds import generator

@@ -16,7 +16,7 @@ import torch
 from hydra.types import HydraContext
 from pebble import ProcessExpired, ProcessPool
 
-from runner.build import cores
+from runner.devices import cores
 from runner.sweep.crew import Crew, Ended
 from runner.sweep.ledger import read
 from runner.sweep.perform import Work

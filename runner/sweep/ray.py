@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from hydra.types import HydraContext
 
-from runner.build import cores
+from runner.devices import cores
 from runner.errors import ConfigError
 from runner.sweep.crew import Crew, Ended
 from runner.sweep.display import Display

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from optuna import Trial
 from optuna.trial import TrialState
 
-from runner.build import threads
+from runner.devices import threads
 from runner.errors import ConfigError, DiskFull
 from runner.report import write_report
 from runner.session import METRICS

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from hydra.types import HydraContext
 
-from runner.build import cores
+from runner.devices import cores
 from runner.errors import ConfigError, DiskFull
 from runner.sweep import lock
 from runner.sweep.crew import Crew, Ended

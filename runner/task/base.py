@@ -15,10 +15,12 @@ from typing import Any, ClassVar
 import torch
 
 from runner import memory
-from runner.build import Builder, Facts, check_device
+from runner.build import Builder
+from runner.devices import check_device
 from runner.errors import disk_full
 from runner.files import RESULT, write_atomic, write_json, yaml_text
 from runner.listener import Listener
+from runner.rehearsal import Facts
 from runner.tracking.events import Tracker
 
 log = logging.getLogger(__name__)

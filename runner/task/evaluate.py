@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from runner import checkpoint as files
-from runner.build import Builder, Facts, check_device
+from runner.build import Builder
 from runner.data.splits import Split, Splits
+from runner.devices import check_device
 from runner.ensemble.checkpoints import Bench
 from runner.ensemble.facts import compared, tell
 from runner.ensemble.norms import batch_norms, estimate
@@ -20,6 +21,7 @@ from runner.evaluation.standard import Standard
 from runner.listener import Listener
 from runner.load import Network, read
 from runner.noise import sampled
+from runner.rehearsal import Facts
 from runner.seeds import generator
 from runner.task.answering import PER_BATCH, Answering, forward, networks, refuse, seen_by, size
 from runner.task.base import Job, tracking

@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from runner.build import Builder, Facts
+from runner.build import Builder
 from runner.errors import ConfigError
 from runner.files import csv_text, png, write_atomic
 from runner.listener import Listener
+from runner.rehearsal import Facts
 from runner.running import Run
 from runner.schedule.base import Schedule, Timeline
 from runner.schema import Below1, Positive, Rate

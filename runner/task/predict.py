@@ -15,15 +15,17 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from runner.build import Builder, Facts, check_device
+from runner.build import Builder
 from runner.data import cache
 from runner.data.decode import SUFFIXES, decode
 from runner.data.splits import ResidentSplit, Split
+from runner.devices import check_device
 from runner.errors import ConfigError
 from runner.evaluate import Autocast, Average, Member, answers, ensembles, mean_log
 from runner.files import write_atomic
 from runner.listener import Listener
 from runner.load import Network
+from runner.rehearsal import Facts
 from runner.seeds import generator
 from runner.task.answering import PER_BATCH, Answering, forward, networks, refuse, size
 from runner.task.base import Job

@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from runner.build import Builder, Facts
+from runner.build import Builder
 from runner.errors import ConfigError
 from runner.files import png, write_atomic
 from runner.inputs import Normalize
 from runner.listener import Listener
+from runner.rehearsal import Facts
 from runner.schema import Positive
 from runner.seeds import generator
 from runner.session import describe

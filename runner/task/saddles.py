@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from runner.build import Builder, Facts
+from runner.build import Builder
 from runner.errors import ConfigError
 from runner.files import csv_text, png, write_atomic
 from runner.listener import Listener
 from runner.optimizer.flat import Flat
 from runner.optimizer.newton import hessian
+from runner.rehearsal import Facts
 from runner.running import Run
 from runner.schema import Factor, Positive
 from runner.seeds import generator

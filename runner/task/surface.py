@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from runner.build import Builder, Facts
+from runner.build import Builder
 from runner.check import Refused
 from runner.context import Context
 from runner.errors import ConfigError
 from runner.files import csv_text, png, write_atomic
 from runner.listener import Listener
 from runner.option import Option
+from runner.rehearsal import Facts
 from runner.schedule.base import Timeline
 from runner.schema import Positive, Rate
 from runner.seeds import generator

@@ -1,0 +1,147 @@
+"""A combination is constructed once before anything runs: what it is, and what its objects object to."""
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from runner.check import Refused
+from runner.compiled import lacking
+from runner.data.splits import Splits
+from runner.devices import check_device
+from runner.errors import ConfigError
+from runner.fuse.alike import apart, structure
+from runner.graph.capture import unfit
+from runner.passes import Passed, passed
+
+if TYPE_CHECKING:
+    from runner.build import Builder, Parts
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rehearsal of a combination found."""
+
+    parameters: int
+    trainable: int
+    identity: str  # of the data's contents
+    train_size: int
+    steps: int
+    flops: int = 0  # of one image's forward pass
+    step_flops: int = 0  # of what of it a training step computes: where features are kept, all from there on
+    skipped: int = 0  # images that could not be read
+    stages: tuple[Any, ...] = ()  # what training will do to each (`runner.transfer.finetune.Row`)
+    weights: str = ""  # where they came from, and which did not fit
+    network: str = ""  # a hash of its structure
+    members: int = 1  # runs of an ensemble, side by side
+    apart: str = ""  # why it can share a program with no other run, where it cannot
+    mixing: tuple[str, ...] = ()  # items of the stack that mix images or targets
+    modifying: tuple[str, ...] = ()  # and those that change the network, and may bring noise
+
+
+class Rehearsals:
+    """Of a builder; those that are alike but for what cannot matter are had once."""
+
+    def __init__(self, builder: "Builder"):
+        self._builder = builder
+        self._known: dict[str, Facts] = {}
+        self._passed: dict[str, Passed] = {}
+
+    def of(self, config: dict[str, Any]) -> Facts:
+        """Constructs a checked combination once, without training: its objects' own objections are raised here."""
+        device = check_device(config)
+        if config["compile"] is True and (missing := lacking(device)):
+            raise ConfigError(f"compile=true: {missing}; install it, or use compile=auto")
+        if config["cuda_graph"] is True and device.type != "cuda":
+            raise ConfigError(
+                f"cuda_graph=true: device={config['device']} is no CUDA device here ({device}); use cuda_graph=auto"
+            )
+        splits = self._builder.splits(config)
+        if config["batch_size"] > len(splits.train) and not config["optimizer"]["full_batch"]:
+            raise ConfigError(
+                f"batch_size={config['batch_size']}: larger than the training split of {len(splits.train)} images; "
+                f"use batch_size={len(splits.train)} or less"
+            )
+        if config["accumulate"] > config["batch_size"]:
+            raise ConfigError(
+                f"accumulate={config['accumulate']}: more micro-batches than images (batch_size={config['batch_size']})"
+            )
+        if splits.val is None:
+            needs = [
+                f"{key}={value} needs validation data, and data.val_fraction is 0"
+                for key, value, needed in (
+                    (
+                        "checkpoint.select",
+                        config["checkpoint"]["select"],
+                        config["checkpoint"]["select"] == "best",
+                    ),
+                    (
+                        "early_stopping.patience",
+                        config["early_stopping"]["patience"],
+                        config["early_stopping"]["patience"],
+                    ),
+                )
+                if needed
+            ]
+            if needs:
+                raise Refused(needs)
+        varies = {"seed", "name", "log", "probe", "checkpoint", "dry_run", "rerun", "early_stopping"}
+        key = json.dumps({k: v for k, v in config.items() if k not in varies}, sort_keys=True) + splits.identity
+        if key not in self._known:
+            self._known[key] = self._found(config, splits)
+        return self._known[key]
+
+    def _found(self, config: dict[str, Any], splits: Splits) -> Facts:
+        try:
+            try:
+                with torch.device("meta"):
+                    parts = self._builder.parts(config, splits, torch.device("meta"), None, checks=True)
+                    found = self._passes(config, parts, splits)
+            except (NotImplementedError, RuntimeError):  # perhaps a model that needs real numbers
+                parts = self._builder.parts(config, splits, torch.device("cpu"), torch.Generator(), checks=True)
+                found = self._passes(config, parts, splits)
+        except (
+            ValueError,
+            TypeError,
+            RuntimeError,
+        ) as error:  # torch's own objections; shapes that do not fit
+            raise ConfigError(f"this combination cannot be built: {str(error).splitlines()[0]}") from error
+        if found.answers != (2, len(splits.classes)):
+            wanted = (2, len(splits.classes))
+            raise ConfigError(f"model: gives {found.answers} for 2 images, not {wanted}, a logit for each class")
+        if config["cuda_graph"] is True and (reason := unfit(parts.optimizer, config)):
+            raise ConfigError(f"cuda_graph=true: {reason}; use cuda_graph=auto")
+        rows = parts.transfer.table(parts.model)
+        weights = parts.transfer.weights(config["model"])
+        return Facts(
+            parameters=sum(row.parameters for row in rows),
+            trainable=sum(row.trainable for row in rows),
+            identity=splits.identity if weights is None else f"{splits.identity} from {weights.digest}",
+            stages=tuple(rows),
+            weights="" if parts.transfer.audit is None else parts.transfer.audit.line,
+            train_size=len(splits.train),
+            steps=parts.timeline.steps,
+            flops=found.flops,
+            step_flops=found.step_flops,
+            skipped=len(splits.skipped),
+            network=f"{structure(parts.model)} {found.cut}",
+            members=parts.ensemble.count,
+            apart=apart(parts, config),
+            mixing=_with_hook(parts.stack, "mix"),
+            modifying=_with_hook(parts.stack, "modify"),
+        )
+
+    def _passes(self, config: dict[str, Any], parts: "Parts", splits: Splits) -> Passed:
+        """What passes through the network found; the same for all combinations whose networks are the same."""
+        about = {key: config[key] for key in ("model", "regularization", "augmentation", "transfer", "compile")}
+        about["images"] = splits.channels, splits.size, splits.identity
+        key = json.dumps(about, sort_keys=True)
+        if key not in self._passed:
+            self._passed[key] = passed(config, parts, splits)
+        return self._passed[key]
+
+
+def _with_hook(stack: dict[str, Any], hook: str) -> tuple[str, ...]:
+    """Items that do something there."""
+    return tuple(name for name, item in stack.items() if item.overrides(hook))
