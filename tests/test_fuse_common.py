@@ -87,13 +87,15 @@ def test_heads_on_kept_features(common, entrances):
     assert all(entrance == (True, 512) for entrance in entrances[-3:])
 
 
-@pytest.mark.parametrize("words", [("regularization=[gaussian_noise,dropout]",), SMALL_CONV])
-def test_numbers_do_not_depend_on_who_is_left(words):
-    """A run alone in its program, one among four, one whose mates end one by one: bit for bit alike."""
-    data = splits(train=32, side=16)
+@pytest.mark.parametrize("words", [("model.hidden=[128]", "regularization=[gaussian_noise,dropout]"), SMALL_CONV])
+def test_numbers_do_not_depend_on_who_is_left(words, entrances):
+    """A run alone in its program, one among four, one whose mates end one by one: bit for bit alike, and all given
+    their images once."""
+    data = splits(train=256, classes=10)
+    words = ("epochs=20", "batch_size=64", *words)
 
     def some():
-        return seated([make("epochs=20", *words, *one.split(), data=data) for one in EACH], common=NOISE)
+        return seated([make(*words, *one.split(), data=data) for one in EACH], common=NOISE)
 
     lone, among, left = some()[1:2], some(), some()
     train_together(lone, 12)
@@ -103,6 +105,7 @@ def test_numbers_do_not_depend_on_who_is_left(words):
     train_together(left, 4, program)
     left[2].left = left[3].left = True
     train_together(left, 4, program)
+    assert [entrance for entrance in entrances if entrance[0]].count((True, 1)) >= 36
     for one, other in zip(states(lone + left[1:2]), states(among[1:2] * 2)):
         assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -110,7 +113,8 @@ def test_numbers_do_not_depend_on_who_is_left(words):
 def test_who_is_ahead_waits():
     """After a kill some had saved a later step than others: these catch up first, and all end bit for bit as if nothing
     had happened."""
-    words, data = ("epochs=20", "regularization=[gaussian_noise,batchnorm]", "augmentation=[crop]"), splits()
+    words = ("epochs=20", "regularization=[gaussian_noise,batchnorm,dropout]", "augmentation=[crop]", "batch_size=64")
+    words, data = (*words, "model.hidden=[128]"), splits(train=256, classes=10)
 
     def some():
         return seated([make(*words, *one.split(), data=data) for one in EACH], common=NOISE)
