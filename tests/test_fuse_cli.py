@@ -222,6 +222,26 @@ def test_auto_says_what_it_does_and_why(cli):
     assert all(result["fused"] == 2 for result in results_of(Path("outputs/long")).values())
 
 
+def test_a_damaged_verdict_is_named_and_made_anew(cli):
+    """As other damaged files are: it would be asked again and again."""
+    words = (*SMALL, "data.limit=200", "batch_size=8", "seed=0,1", "epochs=5")
+    assert cli(*words)[0] == 0
+    (path,) = Path("outputs/runs/.fuse").iterdir()
+    path.write_text("{garbage")
+    assert cli(*words, "rerun=true")[0] == 0
+    said = "".join(log.read_text() for log in Path("outputs/runs").glob("*/run.log"))
+    assert f"{path.name} is damaged: it is written anew" in said and "fused" in json.loads(path.read_text())
+
+
+def test_a_run_with_a_program_to_itself_is_not_called_together(cli):
+    """Nor before the sweep, nor after it."""
+    words = (*SMALL, "data.limit=200", "seed=0,1", "epochs=1", TRUE, "hydra.launcher.fuse_max=1")
+    _, out, _ = cli(*words, "dry_run=true", "sweep.probe=false")
+    assert "2 runs in 2 programs: each has one to itself" in out
+    code, out, _ = cli(*words)
+    assert code == 0 and "together" not in out
+
+
 def test_status_tells_of_runs_that_were_trained_together(calm, capfd):
     """`python -m runner.sweep status` says how many."""
     assert command.main(["status", str(calm[0][0].parent)]) == 0

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import uuid
 from dataclasses import asdict, dataclass
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from runner.files import write_json
+
+log = logging.getLogger(__name__)
 
 LEAST = 100  # steps of a run below which a trial would not pay
 LEAST_KEPT = 20  # of one on kept features, whose epochs are few steps of little but shared work
@@ -55,12 +58,16 @@ def verdicts(folder: Path) -> list[Verdict]:
 
 
 def keep(folder: Path, key: str, verdict: Kind, must: bool = False) -> Kind:
-    """Writes a verdict down; returns the one that counts: another process may have been faster. `must`: this one."""
+    """Writes a verdict down; returns the one that counts: another process may have been faster. `must`: this one, which
+    also takes the place of a damaged one."""
     path = folder / verdict.folder / f"{key}.json"
     path.parent.mkdir(exist_ok=True)
     draft = path.with_name(f".{key}.{uuid.uuid4().hex}")
     write_json(draft, asdict(verdict), durable=False)
-    if must:
+    damaged = path.exists() and known(folder, key, type(verdict)) is None
+    if damaged:
+        log.warning("%s is damaged: it is written anew", path)
+    if must or damaged:
         draft.replace(path)
         return verdict
     try:

@@ -33,6 +33,8 @@ def _shared(plan: "Plan", entry: "Entry") -> str:
     """What is known of a program that runs may share."""
     verdict = known(plan.folder, entry.program)
     if plan.fusing == "true":
+        if plan.seats[entry.job.fingerprint][1].count == entry.facts.members == 1:
+            return "each has one to itself: nobody shares it"
         return "trained together (hydra.launcher.fuse=true)"
     if verdict is None:
         return "a trial at their start decides whether they are trained together"
@@ -53,7 +55,7 @@ def _programs(plan: "Plan", entries: list["Entry"]) -> str:
 
 def told(results: Iterable[dict[str, Any]], verdicts: list[Verdict]) -> str:
     """How many runs were trained together, and what trials measured; empty where nothing was asked."""
-    fused = sum("fused" in result for result in results)
+    fused = sum(result.get("fused", 1) > 1 for result in results)
     parts = []
     if fused:
         reasons = _few(verdict.reason for verdict in verdicts if verdict.fused)
