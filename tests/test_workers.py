@@ -15,7 +15,7 @@ from torch import nn
 
 from runner.listener import Listener
 from runner.sweep import __main__ as command
-from runner.sweep import frozen, lock
+from runner.sweep import frozen, lock, server
 from runner.sweep.crew import Crew, Ended
 from runner.sweep.processes import packed
 from tests.conftest import results_of
@@ -49,6 +49,16 @@ def weights(folder: Path) -> dict[str, bytes]:
         state = torch.load(path, weights_only=True)
         found[state["fingerprint"]] = b"".join(value.numpy().tobytes() for value in state["members"][0].values())
     return found
+
+
+def test_the_server_loads_what_every_worker_would(monkeypatch):
+    """The modules of the runner's own targets, beside what all runs need; nothing of a user's."""
+    told: list[list[str]] = []
+    monkeypatch.setattr(server.forkserver, "ensure_running", lambda: None)
+    kind = type(server.multiprocessing.get_context("forkserver"))
+    monkeypatch.setattr(kind, "set_forkserver_preload", lambda self, modules: told.append(modules))
+    server.prepare(["runner.data.vision.fashion_mnist", "mine.Net", "None"])
+    assert told == [["runner.sweep.warm", "runner.data.vision"]]
 
 
 def test_two_workers_give_what_this_process_gives(cli):
