@@ -69,7 +69,8 @@ def settle(plan: "Plan", launcher: "Launcher", earlier: dict[str, Place]) -> Non
 
 def seated(entries: list["Entry"]) -> list[Seat]:
     """Seats for runs that share a program."""
-    return [Seat(row, len(entries), _common(entries)) for row in range(len(entries))]
+    common = _common(entries)
+    return [Seat(row, len(entries), common) for row in range(len(entries))]
 
 
 def _common(entries: list["Entry"]) -> int:
