@@ -243,7 +243,7 @@ class Bundle:
     def _try_once(self, images: Tensor) -> bool:
         """Whether what is the same for all need not lie side by side: some networks' own code objects."""
         for run in self.runs:
-            run.model.eval()
+            set_mode(run.model, training=False)
         with self.runs[0].autocast():
             try:
                 # Of these runs alone: whether they take it must not depend on empty places, where noise goes on.

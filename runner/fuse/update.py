@@ -3,8 +3,9 @@
 For optimizers that treat each number alone and whose step is proportional to the rate (`ELEMENTWISE`): one of them
 takes a step of rate 1, from zero, with the gradients of all; each run's row of it times the run's own rate is the run's
 step. Weight decay is applied outside, per run. State lives in stacked tensors, of which each run's own optimizer has
-its rows: what it saves is what it would have alone. Kernels that do a whole step at once (`runner.optimizer.kernels`)
-get the rows themselves, in one call: they round the last numbers of a tensor otherwise than those before.
+its rows: what it saves is what it would have alone. Kernels that do a whole step at once (`runner.optimizer.kernels`),
+but for SGD's, get the rows themselves, in one call: they round the last numbers of a tensor otherwise than those
+before. Where a run has many weights, on a CPU, its kernel takes its step by itself.
 """
 
 import copy
