@@ -1,4 +1,4 @@
-"""What is remembered about photos: hashes, pixels, which ones are broken. Checked before it is trusted."""
+"""What is remembered about files of data: hashes, pixels, which ones are broken. Checked before it is trusted."""
 
 import hashlib
 import io
@@ -49,7 +49,7 @@ def open_folder(cache_dir: str | None) -> Path | None:
     except OSError:
         writable = False
     if not writable:
-        log.warning("no photo cache: '%s' cannot be written (set data.cache_dir); decoding into memory", folder)
+        log.warning("no cache of the data: '%s' cannot be written (set data.cache_dir); decoding into memory", folder)
         return None
     return folder
 
@@ -57,25 +57,35 @@ def open_folder(cache_dir: str | None) -> Path | None:
 def content_hashes(root: Path, names: list[str], folder: Path | None) -> list[str]:
     """Sha256 of each file; one whose size and times of change are as remembered is not read again."""
     place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:32]
-    remembered = {} if folder is None else _unseal(folder / f"files-{place}.json") or {}
+    remembered = {} if folder is None else unseal(folder / f"files-{place}.json") or {}
     known, result = {}, []
     for name in names:
-        try:
-            stat = (root / name).stat()
-            stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]  # ctime: copies may keep an old mtime
-        except OSError:
-            stamp = []
+        stamp = stamped(root / name)
         entry = remembered.get(name)
         content = entry[1] if entry and entry[0] == stamp else decode.content_hash(str(root / name))
-        if stamp and time.time_ns() - max(stamp[1:]) >= SETTLED_NS:
+        if settled(stamp):
             known[name] = [stamp, content]
         result.append(content)
     if folder is not None and known != remembered:
         try:
-            _seal(folder / f"files-{place}.json", known)
+            seal(folder / f"files-{place}.json", known)
         except OSError as error:
             log.warning("the hashes of the photos cannot be kept in '%s' (%s): all are read again", folder, error)
     return result
+
+
+def stamped(path: Path) -> list[int]:
+    """By what a file is known to be as it was; empty where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return []
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]  # ctime: copies may keep an old mtime
+
+
+def settled(stamp: list[int]) -> bool:
+    """Whether a file that changes from now on will have another stamp."""
+    return bool(stamp) and time.time_ns() - max(stamp[1:]) >= SETTLED_NS
 
 
 def photos(
@@ -95,7 +105,7 @@ def photos(
             if facts is None:
                 log.info("decoding %d photos once, for the cache", len(paths))
                 facts = _store(store, paths, side, workers) if keep else _look(paths, side, workers, _forget)
-                _seal(record, asdict(facts))
+                seal(record, asdict(facts))
             # copy-on-write: torch warns of read-only memory; unwritten pages are shared all the same
             pixels = torch.from_numpy(np.load(store, mmap_mode="c", allow_pickle=False)) if keep else None
             return pixels, facts
@@ -110,7 +120,7 @@ def photos(
 
 def _remembered(record: Path, store: Path, keep: bool) -> Facts | None:
     """The facts, if they are there, whole, and (if `keep`) the pixels are those they were written with."""
-    if (content := _unseal(record)) is None:
+    if (content := unseal(record)) is None:
         return None
     facts = Facts(**content)
     if not keep:
@@ -119,7 +129,7 @@ def _remembered(record: Path, store: Path, keep: bool) -> Facts | None:
         return None  # the photos were only looked at, for streaming
     found = decode.content_hash(str(store))
     if found != facts.pixels:
-        log.warning("photo cache '%s' is damaged or gone; making it again", store)
+        log.warning("the data's cache '%s' is damaged or gone; making it again", store)
         return None
     return facts
 
@@ -162,14 +172,14 @@ def _forget(pixels: np.ndarray) -> None:
     """Where only readability and moments are wanted."""
 
 
-def _seal(path: Path, content: Any) -> None:
-    """JSON with its own checksum."""
+def seal(path: Path, content: Any) -> None:
+    """Writes JSON with its own checksum."""
     checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     write_atomic(path, json.dumps({"sha256": checksum, "content": content}), durable=False)
 
 
-def _unseal(path: Path) -> Any:
-    """What `_seal` wrote; None where there is nothing, or, with a warning, where it is damaged."""
+def unseal(path: Path) -> Any:
+    """What `seal` wrote; None where there is nothing, or, with a warning, where it is damaged."""
     try:
         sealed = json.loads(path.read_bytes())
         checksum = hashlib.sha256(json.dumps(sealed["content"], sort_keys=True).encode()).hexdigest()
@@ -179,5 +189,5 @@ def _unseal(path: Path) -> Any:
         return None
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not readable, no JSON, or not ours: said below
-    log.warning("photo cache '%s' is damaged; making it again", path)
+    log.warning("the data's cache '%s' is damaged; making it again", path)
     return None

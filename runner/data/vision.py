@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torchvision
 
-from runner.data import arrays
+from runner.data import arrays, kept
 from runner.data.splits import Source, place
 from runner.errors import ConfigError
 
@@ -21,21 +20,28 @@ def load(
     channels_first: bool = False,
     names: list[str] | None = None,
     download: bool = False,
+    cache_dir: str | None = None,
 ) -> Source:
     """`torchvision.datasets.<dataset>`, its splits being the arguments `train` and `test`.
 
     `files` is what must lie in `root`; `labels` the attribute of the labels; `names` the classes, where the
     set itself has no (good) names for them. See `torchvision_set` for the errors.
     """
-    pairs = {}
-    for part, arguments in (("train", train), ("test", test)):
-        loaded = torchvision_set(place(root), dataset, files, arguments, download)
-        images = np.asarray(loaded.data)
-        images = images.transpose(0, 2, 3, 1) if channels_first else images
-        where = f"{dataset}: {part}"
-        pairs[part] = (arrays.check_images(images, where), np.asarray(getattr(loaded, labels)))
-        classes = tuple(loaded.classes if names is None else names)
-    return arrays.source(pairs, classes, dataset)
+    folder = place(root)
+
+    def read() -> Source:
+        pairs = {}
+        for part, arguments in (("train", train), ("test", test)):
+            loaded = torchvision_set(folder, dataset, files, arguments, download)
+            images = np.asarray(loaded.data)
+            images = images.transpose(0, 2, 3, 1) if channels_first else images
+            where = f"{dataset}: {part}"
+            pairs[part] = (arrays.check_images(images, where), np.asarray(getattr(loaded, labels)))
+            classes = tuple(loaded.classes if names is None else names)
+        return arrays.source(pairs, classes, dataset)
+
+    about = [dataset, train, test, labels, channels_first, names]
+    return kept.source(folder / files, about, cache_dir, dataset, read)
 
 
 def torchvision_set(root: Path, dataset: str, files: str, arguments: dict[str, Any], download: bool) -> Any:
@@ -43,8 +49,10 @@ def torchvision_set(root: Path, dataset: str, files: str, arguments: dict[str, A
     if not download and not (root / files).exists():
         wanted = f"data.root='{root}': {dataset} is not there (looked for '{files}' in it)"
         raise ConfigError(f"{wanted}; correct the folder, or fetch it by data.download=true")
+    from torchvision import datasets  # loads torch's compiler, which takes a second: not where a cached copy serves
+
     try:
-        return getattr(torchvision.datasets, dataset)(root=root, download=download, **arguments)
+        return getattr(datasets, dataset)(root=root, download=download, **arguments)
     except ModuleNotFoundError as error:
         needed = f"the package '{error.name}', which is not installed"
         raise ConfigError(f"{dataset} needs {needed}; pip install {error.name}") from error
