@@ -16,6 +16,7 @@ from runner.check import Refused, arguments, locate, shown
 from runner.context import Context
 from runner.data.prepare import prepare
 from runner.data.splits import Source, Splits
+from runner.eager import plain_optimizers
 from runner.errors import ConfigError
 from runner.inputs import sample
 from runner.model.fitted import Fitted
@@ -155,6 +156,7 @@ class Builder:
 
     def optimizer(self, config: dict[str, Any], groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """The optimizer over parameter groups, whose rates are its own times `lr_scale` times the group's."""
+        plain_optimizers()
         node = {"_target_": config["optimizer"]["_target_"]} | arguments("optimizer", config["optimizer"])
         node["lr"] = node["lr"] * config["lr_scale"]
         return _make(node, params=[scaled(group, node) for group in groups])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from runner.check import Refused
 from runner.compiled import lacking
@@ -13,10 +14,13 @@ from runner.devices import check_device
 from runner.errors import ConfigError
 from runner.fuse.alike import apart, structure
 from runner.graph.capture import unfit
+from runner.model.fitted import Fitted
 from runner.passes import Passed, passed
 
 if TYPE_CHECKING:
     from runner.build import Builder, Parts
+
+SMALL = 1 << 20  # parameters
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Rehearsals:
             try:
                 with torch.device("meta"):
                     parts = self._builder.parts(config, splits, torch.device("meta"), None, checks=True)
-                    found = self._passes(config, parts, splits)
+                found = self._passes(config, parts, splits)
             except (NotImplementedError, RuntimeError):  # perhaps a model that needs real numbers
                 parts = self._builder.parts(config, splits, torch.device("cpu"), torch.Generator(), checks=True)
                 found = self._passes(config, parts, splits)
@@ -138,8 +142,18 @@ class Rehearsals:
         about["images"] = splits.channels, splits.size, splits.identity
         key = json.dumps(about, sort_keys=True)
         if key not in self._passed:
-            self._passed[key] = passed(config, parts, splits)
+            device = next(parts.model.parameters()).device
+            if device.type == "meta" and _small(parts.model):
+                device = torch.device("cpu")
+                parts = self._builder.parts(config, splits, device, torch.Generator())
+            with device:
+                self._passed[key] = passed(config, parts, splits)
         return self._passed[key]
+
+
+def _small(model: nn.Module) -> bool:
+    """Whether real numbers pass in milliseconds: without any, torch loads its compiler, which takes a second."""
+    return sum(p.numel() for p in model.parameters()) < SMALL and not isinstance(model, Fitted)
 
 
 def _with_hook(stack: dict[str, Any], hook: str) -> tuple[str, ...]:

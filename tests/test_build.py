@@ -436,3 +436,34 @@ def test_threads():
     facts = builder.rehearse(config)
     shares = [threads(config, facts, at_once) for at_once in (0, 1, 2, 1000)]
     assert shares == [cores(), cores(), max(1, cores() // 2), 1]
+
+
+class TinyTransformer(nn.Module):
+    """Rows of pixels as tokens."""
+
+    def __init__(self, in_channels: int, num_classes: int, image_size: int):
+        super().__init__()
+        self.enter = nn.Linear(in_channels * image_size, 16)
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.leave = nn.Linear(16, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.leave(self.layer(self.enter(x.transpose(1, 2).flatten(2))).mean(1))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("model=mlp",),
+        ("model=convnet",),
+        ("model=resnet20",),
+        (*OWN, "model._target_=tests.test_build.TinyTransformer"),
+    ],
+)
+def test_small_networks_count_alike_on_real_numbers(words, monkeypatch):
+    """The rehearsal counts the operations of a network that is too large for numbers, by shapes alone."""
+    config = check(composed(*words, *FEW))
+    real = Builder().rehearse(config)
+    monkeypatch.setattr("runner.rehearsal.SMALL", 0)
+    shapes = Builder().rehearse(config)
+    assert real == shapes and real.flops > 0

@@ -8,19 +8,18 @@ own parameters are rows of these. Networks that mix what lies side by side are m
 Images that are the same for all come `Once`, `[B, C, H, W]`, and stay so up to the first layer with weights.
 """
 
-import contextlib
 import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from runner.fuse.layers import FORMS, Form
 from runner.fuse.once import Once, beside, once, plain
+from runner.model.attention import plain_attention
 from runner.noise import Noise
 from runner.transfer.cut import Cut, Rest
 
@@ -182,19 +181,8 @@ def _mapped(like: nn.Module, body: nn.Module, count: int, x: Tensor) -> Tensor:
 
     weights, buffers = dict(body.named_parameters()), dict(body.named_buffers())
     parts, axis = (plain(x), None) if isinstance(x, Once) else (x.unflatten(1, (count, -1)), 1)
-    with sdpa_kernel(SDPBackend.MATH), _no_fast_attention():  # the others would be asked network by network
+    with plain_attention():  # another kernel would be asked network by network
         return torch.vmap(one, in_dims=(0, 0, axis), out_dims=1)(weights, buffers, parts).flatten(1)
-
-
-@contextlib.contextmanager
-def _no_fast_attention() -> Iterator[None]:
-    """Without the one kernel that torch has for a whole layer of a transformer at test time."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def mappable(models: list[nn.Module]) -> str:

@@ -11,7 +11,6 @@ import threading
 import time
 from dataclasses import dataclass
 
-import torch._dynamo  # noqa: F401 - torch's optimizers import it at their first step
 from hydra.core.utils import setup_globals
 from hydra.types import HydraContext
 

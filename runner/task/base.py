@@ -126,14 +126,16 @@ def process_settings(config: dict[str, Any], threads: int) -> Iterator[None]:
     before, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(config["deterministic"])
+    if config["deterministic"] != strict:  # to say it again would load torch's compiler
+        torch.use_deterministic_algorithms(config["deterministic"])
     # fp32 means fp32: the last bits are given up only where bf16 or fp16 was asked for.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
         torch.set_num_threads(before)
-        torch.use_deterministic_algorithms(strict)
+        if config["deterministic"] != strict:
+            torch.use_deterministic_algorithms(strict)
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
 
 

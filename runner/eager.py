@@ -1,0 +1,57 @@
+"""Classes of torch without what only its compiler and its profiler need.
+
+Some of their methods load the compiler (`torch._dynamo`) when they are first called, only to ask it to keep out of
+them: a second for each process, and for nothing where they are not called from inside of what is compiled. Here only
+networks are (`runner.compiled`). And each step of an optimizer is announced to the profiler, which takes a tenth of it
+or more.
+"""
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+GUARDS = ("torch._compile", "torch.optim.optimizer")  # modules of torch's wrappers that load the compiler
+
+
+@functools.cache
+def plain_optimizers() -> None:
+    """From now on torch's optimizers leave the compiler alone."""
+    for kind in _kinds(Optimizer):
+        plain_methods(kind)
+
+
+def plain_methods(kind: type) -> None:
+    """From now on the methods of a class leave the compiler alone, unless it is there already."""
+    if "torch._dynamo" in sys.modules:
+        return
+    for name, method in list(vars(kind).items()):
+        if inspect.isfunction(method) and hasattr(method, "__wrapped__") and method.__globals__["__name__"] in GUARDS:
+            own = inspect.unwrap(method)
+            setattr(kind, name, _without_gradients(own) if issubclass(kind, Optimizer) and name == "step" else own)
+
+
+def _kinds(kind: type) -> Iterator[type]:
+    """It, and those of torch's own that derive from it."""
+    if kind.__module__.startswith("torch."):
+        yield kind
+        for below in kind.__subclasses__():
+            yield from _kinds(below)
+
+
+def _without_gradients(step: Callable[..., Any]) -> Callable[..., Any]:
+    """What else torch's wrappers of an optimizer's step do."""
+    announced = Optimizer.profile_hook_step(step)
+
+    @functools.wraps(step)
+    def wrapped(self: Optimizer, *given: Any, **named: Any) -> Any:
+        hooked = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            return (announced if hooked else step)(self, *given, **named)
+
+    wrapped.hooked = True  # so that torch does not announce it
+    return wrapped
