@@ -4,6 +4,7 @@ Every command is a plan: a lone run is a plan of one, `-m` makes the product. So
 where done, resumed and reported by the same code (`runner.sweep`).
 """
 
+import atexit
 import gc
 import os
 import re
@@ -80,12 +81,24 @@ def main(argv: list[str] | None = None) -> int:
 
 def cli() -> None:
     """The console script `runner`."""
-    # What torch, Hydra and the plan make at the start stays: it need not be looked through again and again, nor once
-    # more at the end, which takes over a second.
+    # What torch, Hydra and the plan make at the start stays: it need not be looked through again and again.
     gc.set_threshold(100_000, 50, 50)
-    code = main()
-    gc.freeze()
-    sys.exit(code)
+    codes: list[int] = []
+    atexit.register(_leave, codes)  # before all others, so that it is called after them
+    codes.append(main())
+    sys.exit(codes[0])
+
+
+def _leave(codes: list[int]) -> None:
+    """Ends the process, without taking apart piece by piece all that it loaded: that takes 0.2 seconds."""
+    if not codes:  # a bug's traceback is on its way
+        return
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:  # nobody reads; Python has its own way to say so
+        return
+    os._exit(codes[0])
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -51,10 +52,15 @@ class Processes(Crew):
         self._killed = _kills()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        for pool in filter(None, self._pools):
-            pool.stop() if error is not None or self._running else pool.close()
-        for pool in filter(None, self._pools):
-            pool.join()
+        pools = [pool for pool in self._pools if pool is not None]
+        if error is not None or self._running:
+            for pool in pools:
+                pool.stop()
+            _join(pools)
+        else:  # idle ones: they need not be waited for
+            for pool in pools:
+                pool.close()
+            threading.Thread(target=_join, args=[pools]).start()
 
     def submit(self, work: Work) -> None:
         busy = {slot for _, slot in self._running.values()}
@@ -117,6 +123,11 @@ class Processes(Crew):
             memory = error.exitcode == -signal.SIGKILL and kills > self._killed
             self._killed = kills
             return Ended(work, lost=_words(error.exitcode, memory), memory=memory)
+
+
+def _join(pools: list[ProcessPool]) -> None:
+    for pool in pools:
+        pool.join()
 
 
 def _begin(*post: Any) -> None:
