@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import yaml
 
+from runner.memo import by_content
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -54,6 +56,7 @@ def yaml_text(value: Mapping[str, Any] | Sequence[Any]) -> str:
     return yaml.dump(value, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
 
 
+@by_content(8)
 def png(image: "np.ndarray") -> bytes:
     """`image` uint8 [H, W, 3] as a PNG file (W3C, Portable Network Graphics, sections 5 and 9).
 

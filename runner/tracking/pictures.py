@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
+from runner.memo import by_content
+
 _INK = (33, 37, 41)
 _SOFT = (110, 118, 126)
 # From white through blue to navy: lightness falls throughout, so it reads in grey and for every colour
@@ -17,6 +19,7 @@ _SOFT = (110, 118, 126)
 _SCALE = np.array([[255, 255, 255], [198, 219, 239], [107, 174, 214], [33, 113, 181], [8, 48, 107]], dtype=np.float64)
 
 
+@by_content(4)
 def batch_grid(images: ArrayLike, labels: list[str], columns: int = 8, side: int = 96, gap: int = 8) -> np.ndarray:
     """A contact sheet: each image enlarged unsmoothed (or reduced) to about `side` pixels, its label below.
 
@@ -47,6 +50,7 @@ def batch_grid(images: ArrayLike, labels: list[str], columns: int = 8, side: int
     return np.asarray(sheet)
 
 
+@by_content(4)
 def draws_grid(
     images: ArrayLike,
     rows: list[str],
