@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from runner.report.blocked import Fit, fit
+from runner.report.distributions import f_tail, t_quantile
 from runner.report.factors import Factor
 
 ALPHA = 0.05
@@ -114,7 +114,7 @@ def _terms(found: Sequence[Factor], model: _Model, total: float, error: float | 
         return []
     rows = [row for row in model.terms() if row[2] > 0]
     f = [squares / count / error if error else None for _, squares, count in rows]
-    p = holm([float(special.fdtrc(row[2], df, value)) for value, row in zip(f, rows)]) if error else [None] * len(rows)
+    p = holm([f_tail(row[2], df, value) for value, row in zip(f, rows)]) if error else [None] * len(rows)
     terms = [
         Term(tuple(found[i] for i in term), count, max(0.0, squares) / total, *tested)
         for (term, squares, count), *tested in zip(rows, f, p)
@@ -142,7 +142,7 @@ def margins(found: Sequence[Factor], cells: Sequence[Mapping[str, float]]) -> li
     solution = inverse @ design.T @ y
     project = inverse @ design.T @ design
     average = [np.full(block.shape[1], 1 / max(1, block.shape[1])) for block in blocks]
-    factor = special.stdtrit(pooled.df, 1 - ALPHA / 2) if pooled.deviation else None
+    factor = t_quantile(pooled.df, 1 - ALPHA / 2) if pooled.deviation else None
 
     def margin(weight: np.ndarray) -> Margin:
         if not np.allclose(weight @ project, weight, atol=1e-6):

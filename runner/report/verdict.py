@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import special
 
 from runner.report.blocked import Fit, fit
+from runner.report.distributions import t_quantile
 from runner.report.tables import Keys, Row, Statistic, by_seed
 from runner.report.wording import count, further, number, probability
 
@@ -80,7 +80,7 @@ def half_interval(statistic: Statistic | None) -> float | None:
     """Half the 95 % confidence interval of a mean over seeds: t(n - 1) s / √n."""
     if statistic is None or statistic.deviation is None:
         return None
-    return float(special.stdtrit(statistic.n - 1, 0.975)) * statistic.deviation / math.sqrt(statistic.n)
+    return t_quantile(statistic.n - 1, 0.975) * statistic.deviation / math.sqrt(statistic.n)
 
 
 def _ordered(
