@@ -13,6 +13,7 @@ from pathlib import Path
 
 from runner import __version__
 from runner.errors import ConfigError, DiskFull
+from runner.frames import roomy
 from runner.words import looks, planned
 
 
@@ -22,6 +23,7 @@ def say(line: str) -> None:
         sys.stderr.write(f"runner: {line}\n")
 
 
+@roomy
 def main(argv: list[str] | None = None) -> int:
     """Runs one command line; the exit code: 0 all done, 1 some run failed or diverged, 2 refused."""
     import hydra

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from runner.batch import Batch
 from runner.evaluate import Measured
+from runner.frames import roomy
 from runner.graph.capture import Capture
 from runner.graph.replays import Replays
 from runner.running import Run
@@ -109,6 +110,7 @@ def gradients(run: Run, batch: Batch) -> Tensor:
 Leave = Callable[[Run, Exception], None]
 
 
+@roomy
 def train(runs: list[Run], program: Program | None = None, leave: Leave | None = None) -> None:
     """Trains all runs to their ends, side by side.
 

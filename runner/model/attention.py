@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 @contextlib.contextmanager
 def plain_attention() -> Iterator[None]:
-    """Inside, it is matrix products and a softmax: neither one of torch's kernels for it, which is chosen by the device,
+    """Inside, it is matrix products and a softmax: none of the kernels that torch chooses by the device,
     nor the one for a whole layer of a transformer at test time."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -10,6 +10,7 @@ from hydra.types import HydraContext
 
 from runner.build import Builder
 from runner.errors import DiskFull, disk_full
+from runner.frames import roomy
 from runner.fuse.group import Group
 from runner.fuse.seat import Seat
 from runner.listener import Listener
@@ -44,6 +45,7 @@ class Sharing:
     seat: Seat  # the run's place in that program
 
 
+@roomy
 def perform(work: Work, builder: Builder, context: HydraContext, listener: Listener) -> bool:
     """Does a run, and its mates; each one's end stands in its folder. False where another process is doing it right
     now.
