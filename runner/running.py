@@ -22,7 +22,7 @@ from runner.fuse.seat import Seat
 from runner.inputs import Normalize
 from runner.meter import Meter
 from runner.model.stages import stage_parameters
-from runner.optimizer.kernels import use_kernel
+from runner.optimizer.kernels import direct, use_kernel
 from runner.progress import Diverged, Progress, Row
 from runner.seeds import generator
 from runner.steps import batches
@@ -68,6 +68,7 @@ class Run:
         self.scaler = torch.amp.GradScaler(device.type) if self.precision == torch.float16 else None
         if self.scaler is None:  # which looks for gradients to leave out before the step, not in it
             use_kernel(self.optimizer)
+        self.direct = direct(self.optimizer) if self.scaler is None else None
         self.memory_format = torch.channels_last if channels_last(config, self.model) else torch.contiguous_format
         self.model.to(memory_format=self.memory_format)
         self.normalize = Normalize(splits, device, self.memory_format)
@@ -209,6 +210,9 @@ class Run:
         if self.scaler is not None:
             self.scaler.step(self.optimizer)
             self.scaler.update()
+        elif self.direct is not None:
+            objective()
+            self.direct.step()
         else:
             self.optimizer.step(objective)
 

@@ -541,6 +541,7 @@ def test_accuracy_counts_each_image_once(parts):
     """An optimizer that looks three times a step leaves the epoch's accuracy and mean loss what one look gives."""
     run = make(f"accumulate={parts}", "epochs=1")
     run.optimizer = Looks([{"params": list(run.model.parameters()), "name": "weights"}], lr=0.1)
+    run.direct = None
     seen = []
     augment = run.augment
     run.augment = lambda *a: seen.append(augment(*a)) or seen[-1]

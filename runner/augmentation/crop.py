@@ -15,13 +15,12 @@ from runner.errors import ConfigError
 def crop(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
     """The squares of `size` pixels of `images [B, C, H, W]` whose corners are `top [B]` and `left [B]`."""
     batch, channels, height, width = images.shape
-    side = torch.arange(size, device=images.device)
-    # Whole rows are copied by number first: only what is left needs an index for each pixel.
     planes = torch.arange(batch * channels, device=images.device).view(batch, channels) * height
-    rows = (planes + top[:, None])[:, :, None] + side
-    taken = images.reshape(-1, width).index_select(0, rows.flatten()).view(batch, channels, size, width)
-    columns = (left[:, None] + side)[:, None, None, :]
-    return taken.gather(3, columns.expand(batch, channels, size, size))
+    rows = (planes + top[:, None])[:, :, None] + torch.arange(size, device=images.device)
+    # Each row of a square is a window of all images as one line: copied as a whole, by the number of its first pixel.
+    first = rows * width + left[:, None, None]
+    windows = images.reshape(-1).unfold(0, size, 1)
+    return windows.index_select(0, first.flatten()).view(batch, channels, size, size)
 
 
 def reflect(images: Tensor, padding: int) -> Tensor:

@@ -47,8 +47,9 @@ class Bundle:
             for found, first, many in _stretches(kinds)
             if found is not None
         ]
-        self._own = [kinds[row] is None for row in self._rows]  # whose optimizers read their parameters' gradients
-        self.apart = [run for run, own in zip(runs, self._own) if own]  # that take their steps each by itself
+        self.apart = [run for run, row in zip(runs, self._rows) if kinds[row] is None]  # whose steps are their own
+        self._directs = [self._moved(run, row) if kinds[row] is None else None for run, row in zip(runs, self._rows)]
+        self._shown: list[Tensor] = []  # weights that were given their gradients
         self._noisy = any(noisy(run.model) for run in runs)
         self.replays: Replays | None = None  # what gradients come from, where they are a CUDA graph
         self.graphs: tuple[Capture, bool] | None = None  # how they are made
@@ -109,6 +110,7 @@ class Bundle:
 
     def gradients(self, batches: list[Batch]) -> Tensor:
         """Losses `[N]`; the gradients stand in the stacks, and in the parameters of who wants to see them."""
+        self._take_back()
         total = self._eager(batches) if self.replays is None else self.replays(batches)
         self._hand_out()
         return total
@@ -120,6 +122,7 @@ class Bundle:
         try:
             return self._passes(batches)
         except Exception:  # perhaps for memory: then halves begin where this began
+            self._shown = [p for _, own in self.network.stacks for p in own]  # penalties' may stand in some
             for run, state in zip(self.runs, draws):
                 run.noise.set_state(state)
             for stack, before in statistics:
@@ -129,10 +132,8 @@ class Bundle:
     def _passes(self, batches: list[Batch]) -> Tensor:
         """Losses `[N]`; the gradients stand in the stacks."""
         counts: list[tuple[Tensor, tuple[Batch, ...]]] = []
-        for stack, own in self.network.stacks:
+        for stack, _ in self.network.stacks:
             stack.grad = None
-            for p in own:
-                p.grad = None
         total = None
         for parts in zip(*(batch.split(self.runs[0].accumulate) for batch in batches)):
             loss, guesses = self._loss(parts)
@@ -206,14 +207,30 @@ class Bundle:
                     stack.grad[row] += own[row].grad
                     own[row].grad = None
 
+    def _moved(self, run: Run, row: int) -> list[int] | None:
+        """Numbers of the stacks whose rows a run's steps move, in their order; None where they are not direct."""
+        places = {id(own[row]): number for number, (_, own) in enumerate(self.network.stacks)}
+        return None if run.direct is None else [places[id(p)] for p in run.direct.weights]
+
     def _hand_out(self) -> None:
-        """Gradients of single runs to those that look at theirs."""
-        due = [run.probe.due(run.progress.step) for run in self.runs]
-        looks = [run.clip is not None or own or probed for run, own, probed in zip(self.runs, self._own, due)]
-        seen = [row for row, looking in zip(self._rows, looks) if looking]
-        for stack, own in self.network.stacks:
-            for row in seen if stack.grad is not None else ():
-                own[row].grad = stack.grad[row]
+        """Gradients of single runs to their direct steps, and to those that look at theirs."""
+        rows = [() if stack.grad is None else stack.grad.unbind(0) for stack, _ in self.network.stacks]
+        apart = set(map(id, self.apart))
+        for run, row, moved in zip(self.runs, self._rows, self._directs):
+            looks = run.clip is not None or run.probe.due(run.progress.step)
+            if not looks and moved is not None and all(rows[number] for number in moved):
+                run.direct.given = [rows[number][row] for number in moved]
+            elif looks or id(run) in apart:
+                for found, (_, own) in zip(rows, self.network.stacks):
+                    if found:
+                        own[row].grad = found[row]
+                        self._shown.append(own[row])
+
+    def _take_back(self) -> None:
+        """Gradients that were shown; those of penalties must not be added to them."""
+        for p in self._shown:
+            p.grad = None
+        self._shown = []
 
     @torch.no_grad()
     def compare(self) -> None:

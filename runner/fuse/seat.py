@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 APART, BATCHES, NOISE = range(3)  # what all runs of a program have in common: nothing; batches; noise, too
 
-# Weights of a run, above which an optimizer that is one kernel takes its steps for each run by itself, on a CPU: that
-# goes through memory once, which gains more than one call for all, whose steps each run's rate has yet to multiply.
+# Weights of a run, above which an optimizer whose step is a few calls takes it for each run by itself, on a CPU: what
+# goes through memory then gains more than calls for all, whose steps each run's rate has yet to multiply.
 MANY_WEIGHTS = 30_000
 
 

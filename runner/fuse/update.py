@@ -5,7 +5,7 @@ takes a step of rate 1, from zero, with the gradients of all; each run's row of 
 step. Weight decay is applied outside, per run. State lives in stacked tensors, of which each run's own optimizer has
 its rows: what it saves is what it would have alone. Kernels that do a whole step at once (`runner.optimizer.kernels`),
 but for SGD's, get the rows themselves, in one call: they round the last numbers of a tensor otherwise than those
-before. Where a run has many weights, on a CPU, its kernel takes its step by itself.
+before. Where a run has many weights, on a CPU, it takes its step by itself, if that is a few calls.
 """
 
 import copy
@@ -42,7 +42,7 @@ def kind(run: Run) -> str | None:
     optimizer = run.optimizer
     if type(optimizer) not in ELEMENTWISE or run.scaler is not None:
         return None
-    if run.device.type == "cpu" and _kernel(optimizer) and sum(p.numel() for p in run.trained) > MANY_WEIGHTS:
+    if run.device.type == "cpu" and run.direct is not None and sum(p.numel() for p in run.trained) > MANY_WEIGHTS:
         return None
     options = [{key: value for key, value in group.items() if key not in OWN} for group in optimizer.param_groups]
     if any(group != options[0] for group in options) or any(p.ndim == 0 for p in run.trained):

@@ -1,11 +1,18 @@
-"""Optimizers of torch that can take a step of all weights in one pass over memory."""
+"""Optimizers' steps in as few passes over memory, and with as little around them, as torch has kernels for."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from runner.optimizer.adam import Adam
 
-# Kinds of devices on which torch has a kernel for the whole step. Memory is what a step waits for: on the CPU Adam's
-# takes a third of the time of its eight passes (docs/benchmarks.md).
+State = dict[str, list[Tensor]]  # of a group: a tensor for each of its weights
+
+# Optimizers of torch that can take a step of all weights in one pass over memory, and the kinds of devices on which
+# they can. Memory is what a step waits for: on the CPU Adam's kernel takes a third of the time of its eight passes
+# (docs/benchmarks.md).
 FUSED = {
     torch.optim.SGD: ("cpu", "cuda"),
     torch.optim.Adam: ("cpu", "cuda"),
@@ -27,5 +34,143 @@ def use_kernel(optimizer: torch.optim.Optimizer) -> None:
             group["fused"], group["foreach"] = True, False
 
 
-def _weights(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+def direct(optimizer: torch.optim.Optimizer) -> "Direct | None":
+    """Its steps by themselves, where they are a few calls for all weights of a group."""
+    groups, weights = optimizer.param_groups, _weights(optimizer)
+    if len({(p.device, p.dtype) for p in weights}) > 1 or any(group.get("capturable") for group in groups):
+        return None
+    if type(optimizer) is torch.optim.RMSprop:  # torch has no kernel for it
+        fits = weights[0].device.type == "cpu" and not any(group["momentum"] or group["centered"] for group in groups)
+    else:
+        fits = type(optimizer) in CALLS and all(group.get("fused") for group in groups)
+    return Direct(optimizer) if fits else None
+
+
+class Direct:
+    """An optimizer's steps without what torch does around them each time: for a small network that takes longer than
+    they do. Steps that make state, and those of weights without a gradient, are torch's.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer):
+        self._optimizer, self._call = optimizer, CALLS[type(optimizer)]
+        self.weights = _weights(optimizer)
+        self.given: list[Tensor] | None = None  # their gradients for the next step, where they do not hold them
+        self._known: list[State] = []  # the state, a dictionary a group
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Moves the weights."""
+        gradients, self.given = self.given or [p.grad for p in self.weights], None
+        optimizer = self._optimizer
+        hooked = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+        if hooked or any(gradient is None for gradient in gradients) or not self._stands():
+            for p, gradient in zip(self.weights, gradients):
+                p.grad = gradient
+            optimizer.step()
+            return
+        first = 0
+        for group, state in zip(optimizer.param_groups, self._known):
+            last = first + len(group["params"])
+            self._call(group, group["params"], gradients[first:last], state)
+            first = last
+
+    def _stands(self) -> bool:
+        """Whether there is all state, and known: others may have put their own into its place."""
+        own = self._optimizer.state.get(self.weights[0], {})
+        if self._known and all(own.get(name) is tensors[0] for name, tensors in self._known[0].items()):
+            return True
+        names = _names(self._optimizer)
+        states = [[self._optimizer.state.get(p, {}) for p in group["params"]] for group in self._optimizer.param_groups]
+        if any(state.get(name) is None for some in states for state in some for name in names):
+            return False
+        self._known = [{name: [state[name] for state in some] for name in names} for some in states]
+        return True
+
+
+def _weights(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """What is kept of each weight."""
+    group = optimizer.param_groups[0]
+    if isinstance(optimizer, torch.optim.SGD):
+        return ("momentum_buffer",) if any(group["momentum"] for group in optimizer.param_groups) else ()
+    if isinstance(optimizer, torch.optim.Adagrad):
+        return "sum", "step"
+    if isinstance(optimizer, torch.optim.RMSprop):
+        return "square_avg", "step"
+    return "exp_avg", "exp_avg_sq", "step", *(("max_exp_avg_sq",) if group["amsgrad"] else ())
+
+
+def _sgd(group: dict[str, Any], weights: Sequence[Tensor], gradients: Sequence[Tensor], state: State) -> None:
+    torch._fused_sgd_(
+        weights,
+        gradients,
+        state["momentum_buffer"] if group["momentum"] else [],
+        weight_decay=group["weight_decay"],
+        momentum=group["momentum"],
+        lr=group["lr"],
+        dampening=group["dampening"],
+        nesterov=group["nesterov"],
+        maximize=group["maximize"],
+        is_first_step=False,
+    )
+
+
+def _adam(group: dict[str, Any], weights: Sequence[Tensor], gradients: Sequence[Tensor], state: State) -> None:
+    torch._foreach_add_(state["step"], 1)
+    beta1, beta2 = group["betas"]
+    (torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_)(
+        weights,
+        gradients,
+        state["exp_avg"],
+        state["exp_avg_sq"],
+        state.get("max_exp_avg_sq", []),
+        state["step"],
+        amsgrad=group["amsgrad"],
+        lr=group["lr"],
+        beta1=beta1,
+        beta2=beta2,
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=group["maximize"],
+    )
+
+
+def _adagrad(group: dict[str, Any], weights: Sequence[Tensor], gradients: Sequence[Tensor], state: State) -> None:
+    torch._foreach_add_(state["step"], 1)
+    torch._fused_adagrad_(
+        weights,
+        gradients,
+        state["sum"],
+        state["step"],
+        lr=group["lr"],
+        lr_decay=group["lr_decay"],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=group["maximize"],
+    )
+
+
+def _rmsprop(group: dict[str, Any], weights: Sequence[Tensor], gradients: Sequence[Tensor], state: State) -> None:
+    torch._foreach_add_(state["step"], 1)
+    if group["maximize"]:
+        gradients = torch._foreach_neg(gradients)
+    if group["weight_decay"]:
+        gradients = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
+    torch._foreach_mul_(state["square_avg"], group["alpha"])
+    torch._foreach_addcmul_(state["square_avg"], gradients, gradients, 1 - group["alpha"])
+    roots = torch._foreach_sqrt(state["square_avg"])
+    torch._foreach_add_(roots, group["eps"])
+    torch._foreach_addcdiv_(weights, gradients, roots, -group["lr"])
+
+
+CALLS: dict[type[torch.optim.Optimizer], Callable[..., None]] = {
+    torch.optim.SGD: _sgd,
+    torch.optim.Adam: _adam,
+    torch.optim.AdamW: _adam,
+    torch.optim.Adagrad: _adagrad,
+    torch.optim.RMSprop: _rmsprop,
+    Adam: _adam,
+}
