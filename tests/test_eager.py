@@ -9,21 +9,31 @@ import pytest
 TELL = """
 import sys
 from runner.__main__ import main
-code = main(sys.argv[1:])
-print("loaded:", *sorted({"torch._dynamo", "torchvision", "matplotlib.pyplot"} & set(sys.modules)))
-sys.exit(code)
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    print("loaded:", *sorted({"torch._dynamo", "torchvision", "matplotlib", "scipy"} & set(sys.modules)))
+    sys.exit(code)
 """
 
 
 def told(tmp_path, *words):
-    done = subprocess.run([sys.executable, "-c", TELL, *words], cwd=tmp_path, capture_output=True, text=True)
+    (tmp_path / "tell.py").write_text(TELL)
+    done = subprocess.run([sys.executable, "tell.py", *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.rpartition("loaded:")[2].split()
 
 
 def test_a_run_leaves_the_compiler_alone(tmp_path):
     """Neither planning nor training loads it, where no network is compiled."""
-    assert told(tmp_path, "epochs=1", "data.limit=200", "optimizer=adam") == []
+    assert told(tmp_path, "epochs=1", "data.limit=200", "optimizer=adam") == ["matplotlib"]
+
+
+def test_a_sweep_of_one_seed_has_its_report_written_by_a_worker(tmp_path):
+    """Which has been forked from a process that holds what that takes; this one loads neither that nor statistics."""
+    words = "-m", "epochs=1", "data.limit=200", "optimizer=sgd,adam", "hydra.launcher.workers=2"
+    assert told(tmp_path, *words) == []
+    page = (tmp_path / "outputs" / "runs" / "report.html").read_text()
+    assert "adam" in page and "<svg" in page
 
 
 def test_who_compiles_loads_it():

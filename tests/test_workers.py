@@ -1,6 +1,7 @@
 """A sweep's runs in worker processes: the same numbers, locks, time limits, what is lost and what is frozen."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -11,13 +12,16 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from hydra._internal.callbacks import Callbacks
+from hydra.types import HydraContext
+from pebble import ProcessPool
 from torch import nn
 
 from runner.listener import Listener
 from runner.sweep import __main__ as command
-from runner.sweep import frozen, lock, server
+from runner.sweep import frozen, lock, processes, server
 from runner.sweep.crew import Crew, Ended
-from runner.sweep.processes import packed
+from runner.sweep.processes import Processes, packed
 from tests.conftest import results_of
 from tests.test_cli import numbers
 
@@ -58,7 +62,26 @@ def test_the_server_loads_what_every_worker_would(monkeypatch):
     kind = type(server.multiprocessing.get_context("forkserver"))
     monkeypatch.setattr(kind, "set_forkserver_preload", lambda self, modules: told.append(modules))
     server.prepare(["runner.data.vision.fashion_mnist", "mine.Net", "None"])
-    assert told == [["runner.sweep.warm", "runner.data.vision"]]
+    assert told == [["runner.sweep.warm", "runner.report.ready", "runner.data.vision"]]
+
+
+def test_a_report_is_written_without_a_worker(cli, monkeypatch):
+    """Where none is left, or it is lost while it writes."""
+    assert cli(*SWEEP, "name=here", "hydra.launcher.workers=0")[0] == 0
+    page = Path("outputs/here/report.html")
+    crew = Processes(HydraContext(None, Callbacks()), [None, None], None)
+    for pool in (None, ProcessPool(1, context=multiprocessing.get_context("spawn"))):
+        page.unlink()
+        crew._pools[1] = pool
+        with monkeypatch.context() as patch:
+            patch.setattr(processes, "_report", _lost)
+            assert crew.report(Path("outputs/here")) == page and page.exists()
+    pool.stop()
+    pool.join()
+
+
+def _lost(folder: Path) -> None:
+    os._exit(3)
 
 
 def test_two_workers_give_what_this_process_gives(cli):

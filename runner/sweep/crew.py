@@ -1,11 +1,13 @@
 """Those who do runs: this process, worker processes, a cluster. What they have in common."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from hydra.types import HydraContext
 
 from runner.build import Builder
 from runner.listener import Listener
+from runner.report import write_report
 from runner.sweep.perform import Work, perform
 
 
@@ -24,6 +26,7 @@ class Crew:
 
     capacity: int = 1  # runs at once
     shares: bool = False  # whether runs share a device, so that one alone has more memory
+    ready: bool = False  # to write a report of one seed: what that needs is loaded where it is done
 
     def __enter__(self) -> "Crew":
         return self
@@ -38,6 +41,10 @@ class Crew:
     def wait(self, seconds: float) -> list[Ended]:
         """Those that ended, after at most so many seconds. Raises what is a bug of ours."""
         raise NotImplementedError
+
+    def report(self, folder: Path) -> Path:
+        """`write_report`, when all runs have ended."""
+        return write_report(folder)
 
 
 class ThisProcess(Crew):

@@ -52,21 +52,25 @@ def launch(plan: Plan, launcher: Launcher) -> None:
         try:
             if plan.todo:
                 with launcher.crew(plan, display) as crew:
-                    if plan.workers:  # this process waits anyway
-                        threading.Thread(target=_prepare_report, args=[plan], daemon=True).start()
+                    several = len({entry.job.config["seed"] for entry in plan.entries}) > 1  # which has statistics
+                    elsewhere = crew.ready and not several
+                    if plan.workers and not elsewhere:  # this process waits anyway
+                        threading.Thread(target=_prepare_report, args=[several], daemon=True).start()
                     for entry in Drive(plan, crew, display).all(plan.todo):
                         display.end(entry)
+                    if elsewhere:
+                        display.report = crew.report(plan.folder)
         except DiskFull as full:
             raise DiskFull(f"{full}; {missing(plan)}") from full
         finally:
-            if any(map(plan.result, plan.entries)):
+            if display.report is None and any(map(plan.result, plan.entries)):
                 display.report = write_report(plan.folder)
 
 
-def _prepare_report(plan: Plan) -> None:
-    """Loads what the report will need."""
+def _prepare_report(several: bool) -> None:
+    """Loads what the report will need; of `several` seeds, too."""
     import_module("runner.report.ready")
-    if len({entry.job.config["seed"] for entry in plan.entries}) > 1:  # one seed has no statistics
+    if several:
         import_module("runner.report.best")
 
 

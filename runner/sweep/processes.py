@@ -41,6 +41,8 @@ class Processes(Crew):
     """`devices`: what `CUDA_VISIBLE_DEVICES` is for each worker, None for all that there are; `limit`: seconds that a
     run may take; `grow`: as many workers to a GPU as its memory holds, once a run has told how much it takes."""
 
+    ready = True
+
     def __init__(self, context: HydraContext, devices: list[str | None], limit: float | None, grow: bool = False):
         prepare()
         self._grow = grow
@@ -51,6 +53,15 @@ class Processes(Crew):
         self._running: dict[Future, tuple[Work, int]] = {}
         self._killed = _kills()
 
+    def report(self, folder: Path) -> Path:
+        """By a worker."""
+        for pool in filter(None, self._pools):
+            try:
+                return pool.schedule(_report, args=[folder]).result()
+            except (RuntimeError, BrokenProcessPool, ProcessExpired):  # it is gone
+                continue
+        return super().report(folder)
+
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         pools = [pool for pool in self._pools if pool is not None]
         if error is not None or self._running:
@@ -60,7 +71,7 @@ class Processes(Crew):
         else:  # idle ones: they need not be waited for
             for pool in pools:
                 pool.close()
-            threading.Thread(target=_join, args=[pools]).start()
+            threading.Thread(target=_join, args=[pools], daemon=True).start()
 
     def submit(self, work: Work) -> None:
         busy = {slot for _, slot in self._running.values()}
@@ -140,6 +151,12 @@ def _work(what: Work) -> bool:
     from runner.sweep import warm
 
     return warm.work(what)
+
+
+def _report(folder: Path) -> Path:
+    from runner.report import write_report
+
+    return write_report(folder)
 
 
 def _words(code: int, memory: bool) -> str:

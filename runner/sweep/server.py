@@ -16,11 +16,11 @@ ALLOCATOR = {
 
 
 def prepare(targets: Iterable[str] = ()) -> None:
-    """Starts the server, if it is not there: it loads torch while the sweep is planned, and the modules of the
-    runner's own `targets`, which each worker would load for itself."""
+    """Starts the server, if it is not there: it loads torch while the sweep is planned, what a report needs, and the
+    modules of the runner's own `targets`, which each worker would load for itself."""
     modules = [target.rpartition(".")[0] for target in targets if target.startswith("runner.")]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["runner.sweep.warm", *modules])
+    context.set_forkserver_preload(["runner.sweep.warm", "runner.report.ready", *modules])
     with environment(ALLOCATOR | {"OMP_NUM_THREADS": "1"}):  # torch sets each run's own number of threads
         forkserver.ensure_running()
 
