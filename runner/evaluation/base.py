@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from runner.inputs import Normalize
 from runner.option import Option
+from runner.softmax import log_softmax
 
 Pipeline = Sequence[Callable[[Tensor, torch.Generator], Tensor]]
 
@@ -29,4 +30,4 @@ class Evaluation(Option):
 def answer(model: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     """One pass: logarithms of probabilities, of the logits' shape `[B, K]` or `[B, N, K]`; float32, whatever precision
     the network computes in."""
-    return model(inputs).float().log_softmax(-1)
+    return log_softmax(model(inputs).float())

@@ -21,6 +21,7 @@ from runner.graph.replays import Replays
 from runner.model.modes import set_mode
 from runner.noise import noisy
 from runner.running import Run
+from runner.softmax import padded
 from runner.trying import TOLERANCE, untouched
 
 log = logging.getLogger(__name__)
@@ -214,13 +215,15 @@ class Bundle:
 
     def _hand_out(self) -> None:
         """Gradients of single runs to their direct steps, and to those that look at theirs."""
-        rows = [() if stack.grad is None else stack.grad.unbind(0) for stack, _ in self.network.stacks]
         apart = set(map(id, self.apart))
-        for run, row, moved in zip(self.runs, self._rows, self._directs):
-            looks = run.clip is not None or run.probe.due(run.progress.step)
-            if not looks and moved is not None and all(rows[number] for number in moved):
+        looks = [run.clip is not None or run.probe.due(run.progress.step) for run in self.runs]
+        if not apart and not any(looks):
+            return
+        rows = [() if stack.grad is None else stack.grad.unbind(0) for stack, _ in self.network.stacks]
+        for run, row, moved, looking in zip(self.runs, self._rows, self._directs, looks):
+            if not looking and moved is not None and all(rows[number] for number in moved):
                 run.direct.given = [rows[number][row] for number in moved]
-            elif looks or id(run) in apart:
+            elif looking or id(run) in apart:
                 for found, (_, own) in zip(rows, self.network.stacks):
                     if found:
                         own[row].grad = found[row]
@@ -297,7 +300,8 @@ def _cross_entropies(logits: Tensor, batches: tuple[Batch, ...]) -> Tensor:
         rows = [row for row, batch in enumerate(batches) if batch.targets.ndim == ndim]
         mine = logits if len(rows) == count else _at(logits, rows)
         targets = torch.stack([batches[row].targets for row in rows], 1)
-        each = cross_entropy(mine.flatten(0, 1), targets.flatten(0, 1), reduction="none")
+        rows_of_all = mine.flatten(0, 1) if ndim > 1 else padded(mine).flatten(0, 1)
+        each = cross_entropy(rows_of_all, targets.flatten(0, 1), reduction="none")
         means = each.view(-1, len(rows)).t().contiguous().mean(1)  # summed in an order that is the same for any number
         if len(rows) == count:
             return means

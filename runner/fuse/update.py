@@ -18,6 +18,7 @@ from torch import Tensor
 
 from runner.fuse.seat import MANY_WEIGHTS
 from runner.optimizer.adam import Adam
+from runner.optimizer.kernels import direct
 from runner.optimizer.lion import Lion
 from runner.running import Run
 
@@ -73,6 +74,7 @@ class Together:
         self._groups = [[group[id(own[row])] for own in self._own] for row, group in enumerate(groups)]
         self._rates: list[list[float]] = []
         self._inner = self._one()
+        self._direct = direct(self._inner)
         self._decoupled = self._inner.param_groups[0].get("decoupled_weight_decay", ELEMENTWISE[type(self._inner)])
         self._own_decays = [[group["weight_decay"] for group in run.optimizer.param_groups] for run in runs]
         # What multiplies weights: the decay, or what a decoupled one leaves of them.
@@ -157,10 +159,14 @@ class Together:
                 gradients = torch._foreach_addcmul(gradients, self._weights, self._decays)
         if self._apart:
             gradients = [row for gradient in gradients for row in gradient.unbind(0)]
-        for steps, gradient in zip(self._moved, gradients, strict=True):
-            steps.grad = gradient
         fresh = not self._inner.state
-        self._inner.step()
+        if self._direct is not None:
+            self._direct.given = gradients
+            self._direct.step()
+        else:
+            for steps, gradient in zip(self._moved, gradients, strict=True):
+                steps.grad = gradient
+            self._inner.step()
         torch._foreach_addcmul_(self._weights, self._steps, self._scales)
         torch._foreach_zero_(self._steps)
         if fresh:

@@ -41,8 +41,10 @@ def direct(optimizer: torch.optim.Optimizer) -> "Direct | None":
         return None
     if type(optimizer) is torch.optim.RMSprop:  # torch has no kernel for it
         fits = weights[0].device.type == "cpu" and not any(group["momentum"] or group["centered"] for group in groups)
+    elif type(optimizer) is torch.optim.SGD:
+        fits = all(group["fused"] or group["foreach"] for group in groups)
     else:
-        fits = type(optimizer) in CALLS and all(group.get("fused") for group in groups)
+        fits = type(optimizer) in CALLS and all(group["fused"] for group in groups)
     return Direct(optimizer) if fits else None
 
 
@@ -104,6 +106,9 @@ def _names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
 
 
 def _sgd(group: dict[str, Any], weights: Sequence[Tensor], gradients: Sequence[Tensor], state: State) -> None:
+    if not group["fused"]:
+        _sgd_passes(group, weights, gradients, state)
+        return
     torch._fused_sgd_(
         weights,
         gradients,
@@ -116,6 +121,19 @@ def _sgd(group: dict[str, Any], weights: Sequence[Tensor], gradients: Sequence[T
         maximize=group["maximize"],
         is_first_step=False,
     )
+
+
+def _sgd_passes(group: dict[str, Any], weights: Sequence[Tensor], gradients: Sequence[Tensor], state: State) -> None:
+    if group["maximize"]:
+        gradients = torch._foreach_neg(gradients)
+    if group["weight_decay"]:
+        gradients = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
+    if group["momentum"]:
+        buffers = state["momentum_buffer"]
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, gradients, alpha=1 - group["dampening"])
+        gradients = torch._foreach_add(gradients, buffers, alpha=group["momentum"]) if group["nesterov"] else buffers
+    torch._foreach_add_(weights, gradients, alpha=-group["lr"])
 
 
 def _adam(group: dict[str, Any], weights: Sequence[Tensor], gradients: Sequence[Tensor], state: State) -> None:

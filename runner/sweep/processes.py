@@ -63,15 +63,14 @@ class Processes(Crew):
         return super().report(folder)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        pools = [pool for pool in self._pools if pool is not None]
-        if error is not None or self._running:
-            for pool in pools:
-                pool.stop()
-            _join(pools)
-        else:  # idle ones: they need not be waited for
-            for pool in pools:
-                pool.close()
-            threading.Thread(target=_join, args=[pools], daemon=True).start()
+        idle = error is None and not self._running
+        ends = []
+        for pool in filter(None, self._pools):
+            pool.close() if idle else pool.stop()
+            ends.append(threading.Thread(target=pool.join))  # each looks every tenth of a second
+            ends[-1].start()
+        for end in ends if not idle else ():
+            end.join()
 
     def submit(self, work: Work) -> None:
         busy = {slot for _, slot in self._running.values()}
@@ -134,11 +133,6 @@ class Processes(Crew):
             memory = error.exitcode == -signal.SIGKILL and kills > self._killed
             self._killed = kills
             return Ended(work, lost=_words(error.exitcode, memory), memory=memory)
-
-
-def _join(pools: list[ProcessPool]) -> None:
-    for pool in pools:
-        pool.join()
 
 
 def _begin(*post: Any) -> None:
