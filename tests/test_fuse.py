@@ -9,7 +9,7 @@ from runner.fuse.bundle import Bundle
 from runner.fuse.faults import Unlike
 from runner.fuse.network import Network
 from runner.fuse.program import Fused
-from runner.fuse.seat import APART, Seat
+from runner.fuse.seat import APART, MANY_WEIGHTS, Seat
 from runner.model.own_noise import Dropout
 from runner.train import Alone, step, train
 from tests.test_train import make, splits
@@ -216,6 +216,48 @@ def test_parted_runs_are_their_own_again():
             torch.testing.assert_close(other[name], one[name], rtol=1e-9, atol=1e-11)
     storages = [p.untyped_storage().data_ptr() for run in pair[1] for p in run.model.parameters()]
     assert len(set(storages)) == len(storages)
+
+
+LARGE = ("model=mlp", "model.hidden=[128]", "epochs=20", "probe.every=3")
+STEPS = (
+    ("optimizer=sgd", "optimizer.weight_decay=0.01"),
+    ("optimizer=momentum", "clip_grad_norm=0.5"),
+    ("optimizer=rmsprop", "optimizer.weight_decay=0.01"),
+    ("optimizer=rmsprop", "regularization=[l2]"),
+    ("optimizer=adam",),
+    ("optimizer=adamw", "optimizer.weight_decay=0.1"),
+    ("optimizer=adagrad",),
+)
+
+
+def large(*overrides):
+    """A run whose weights are so many that it takes its steps by itself."""
+    run = doubled(*LARGE, *overrides, data=splits(side=16))
+    assert sum(p.numel() for p in run.trained) > MANY_WEIGHTS and run.direct is not None
+    return run
+
+
+def test_large_runs_take_their_steps_by_themselves():
+    """Also where a run clips or looks at its gradients, or has a penalty."""
+    alone, together = ([large(*words) for words in STEPS] for _ in range(2))
+    program = compare(alone, together, steps=7)
+    assert program.bundles[0].apart == together
+
+
+def test_gradients_of_a_step_that_failed_are_forgotten():
+    """Runs that go on alone after it take no step by them."""
+    alone, together = ([large(*words) for words in STEPS] for _ in range(2))
+    program = compare(alone, together, steps=3)
+    program.gradients(together, program.batches(together))
+    program.undo()
+    program.part()
+    assert all(run.direct.given is None for run in together)
+    assert all(p.grad is None for run in together for p in run.trained)
+    for run in (*alone, *together):
+        step([run], Alone())
+    for one, other in zip(states(alone), states(together)):
+        for name, value in one.items():
+            torch.testing.assert_close(other[name], value, rtol=1e-9, atol=1e-11)
 
 
 def test_too_little_memory_halves_the_program(monkeypatch):

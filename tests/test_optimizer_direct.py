@@ -89,6 +89,7 @@ def test_gradients_that_are_given(case):
         for p in one[0]:
             p.grad = None
         step.step()
+        assert all(p.grad is None for p in one[0])
         moved(*other, number, other[1].step)
         same(one, other)
     assert step.given is None

@@ -98,6 +98,7 @@ class Bundle:
 
     def part(self) -> None:
         """Gives each run all that is its own."""
+        self._take_back()
         for together in self._together:
             together.part()
         self.network.part()
@@ -230,10 +231,13 @@ class Bundle:
                         self._shown.append(own[row])
 
     def _take_back(self) -> None:
-        """Gradients that were shown; those of penalties must not be added to them."""
+        """Gradients that were handed out: none may be added to them, or be taken for another step's."""
         for p in self._shown:
             p.grad = None
         self._shown = []
+        for run in self.runs:
+            if run.direct is not None:
+                run.direct.given = None
 
     @torch.no_grad()
     def compare(self) -> None:

@@ -62,13 +62,16 @@ class Direct:
     @torch.no_grad()
     def step(self) -> None:
         """Moves the weights."""
-        gradients, self.given = self.given or [p.grad for p in self.weights], None
+        given, self.given = self.given, None
+        gradients = given or [p.grad for p in self.weights]
         optimizer = self._optimizer
         hooked = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
         if hooked or any(gradient is None for gradient in gradients) or not self._stands():
-            for p, gradient in zip(self.weights, gradients):
+            for p, gradient in zip(self.weights, given or ()):
                 p.grad = gradient
             optimizer.step()
+            for p in self.weights if given else ():  # else penalties would add theirs to it
+                p.grad = None
             return
         first = 0
         for group, state in zip(optimizer.param_groups, self._known):
