@@ -19,7 +19,8 @@ from runner.words import looks, planned
 
 def say(line: str) -> None:
     """On standard error; of several processes that torchrun started, by the first alone."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0":
+    leads = "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
+    if leads and sys.stderr is not None:  # it may be closed
         sys.stderr.write(f"runner: {line}\n")
 
 
@@ -93,12 +94,14 @@ def cli() -> None:
 
 def _leave(codes: list[int]) -> None:
     """Ends the process, without taking apart piece by piece all that it loaded: that takes 0.2 seconds."""
-    if not codes:  # a bug's traceback is on its way
+    check = sys.modules.get("runner.check")
+    if not codes or (check is not None and check.foreign):  # a bug's traceback is on its way; files of others are open
         return
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:  # nobody reads; Python has its own way to say so
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except (OSError, ValueError):  # nobody reads; Python has its own way to say so
         return
     os._exit(codes[0])
 

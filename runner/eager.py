@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 GUARDS = ("torch._compile", "torch.optim.optimizer")  # modules of torch's wrappers that load the compiler
 
@@ -35,6 +36,12 @@ def plain_methods(kind: type) -> None:
             setattr(kind, name, _without_gradients(own) if issubclass(kind, Optimizer) and name == "step" else own)
 
 
+def hooked(optimizer: Optimizer) -> bool:
+    """Whether somebody is to be called before or after its steps."""
+    everyones = _global_optimizer_pre_hooks, _global_optimizer_post_hooks
+    return any((*everyones, optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks))
+
+
 def _kinds(kind: type) -> Iterator[type]:
     """It, and those of torch's own that derive from it."""
     if kind.__module__.startswith("torch."):
@@ -49,9 +56,9 @@ def _without_gradients(step: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(step)
     def wrapped(self: Optimizer, *given: Any, **named: Any) -> Any:
-        hooked = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
+        own = type(self).step is wrapped  # a class that calls this one is announced by torch
         with torch.set_grad_enabled(self.defaults["differentiable"]):
-            return (announced if hooked else step)(self, *given, **named)
+            return (announced if own and hooked(self) else step)(self, *given, **named)
 
     wrapped.hooked = True  # so that torch does not announce it
     return wrapped

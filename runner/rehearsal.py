@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from runner.build import Builder, Parts
 
 SMALL = 1 << 20  # parameters
+SMALL_IMAGE = 1 << 14  # numbers: up to 64 pixels a side in colour
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class Rehearsals:
         key = json.dumps(about, sort_keys=True)
         if key not in self._passed:
             device = next(parts.model.parameters()).device
-            if device.type == "meta" and _small(parts.model):
+            if device.type == "meta" and _small(parts.model, splits):
                 device = torch.device("cpu")
                 parts = self._builder.parts(config, splits, device, torch.Generator())
             with device:
@@ -151,9 +152,10 @@ class Rehearsals:
         return self._passed[key]
 
 
-def _small(model: nn.Module) -> bool:
+def _small(model: nn.Module, splits: Splits) -> bool:
     """Whether real numbers pass in milliseconds: without any, torch loads its compiler, which takes a second."""
-    return sum(p.numel() for p in model.parameters()) < SMALL and not isinstance(model, Fitted)
+    few = sum(p.numel() for p in model.parameters()) < SMALL and splits.channels * splits.size**2 < SMALL_IMAGE
+    return few and not isinstance(model, Fitted)
 
 
 def _with_hook(stack: dict[str, Any], hook: str) -> tuple[str, ...]:

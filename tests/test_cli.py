@@ -418,3 +418,32 @@ def test_a_loss_that_ends_as_no_number_is_a_divergence(cli):
     code, _, err = cli(*words, "model=mlp", "log.tensorboard=false", "threads=1")
     result = result_of(Path("outputs/runs"))
     assert code == 1 and result["status"] == "diverged" and "Traceback" not in err
+
+
+ENDS = """
+import sys
+from pathlib import Path
+from torch import nn
+log = open("left_open.txt", "w")
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(64, 10))
+        log.write("eleven bytes")
+"""
+
+
+def test_what_a_users_class_leaves_open_is_written(tmp_path):
+    """A command ends at once, but not where files of others may be open."""
+    (tmp_path / "mine.py").write_text(ENDS)
+    words = ("model=custom", "model._target_=mine.Net", "trust=[mine]", "epochs=1", "data.limit=200")
+    done = subprocess.run([sys.executable, "-m", "runner", *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "eleven bytes" in (tmp_path / "left_open.txt").read_text()
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_do_not_matter(tmp_path, closed):
+    """Of a command that nobody listens to."""
+    line = f"exec {sys.executable} -m runner nonsense=1 {closed}"
+    done = subprocess.run(["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "Exception" not in done.stderr

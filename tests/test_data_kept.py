@@ -79,7 +79,7 @@ def test_files_of_this_second_are_not_kept(kept, monkeypatch):
     assert len(reads) == 4 and list(store.glob("*.npy")) == []
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "gone", "record"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "gone", "record", "label"])
 def test_damage_is_said_and_mended(kept, caplog, damage):
     """A kept array that is not what it was is made again."""
     _, store, load, reads = kept
@@ -87,11 +87,13 @@ def test_damage_is_said_and_mended(kept, caplog, damage):
     path = next(store.glob("*-x_train.npy"))
     if damage == "record":
         path = next(store.glob("*.json"))
+    elif damage == "label":  # out of range, which is no complaint about the user's files
+        path = next(store.glob("*-y_train.npy"))
     content = path.read_bytes()
     if damage == "gone":
         path.unlink()
-    elif damage == "cut":
-        path.write_bytes(content[: len(content) // 2])
+    elif damage in ("cut", "empty"):
+        path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
     else:
         path.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
     same(first, load())

@@ -48,6 +48,7 @@ def test_who_compiles_loads_it():
 
 STEPS = """
 import sys, numpy, torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from runner import eager
 if sys.argv[1] == "plain":
     eager.plain_optimizers()
@@ -72,6 +73,15 @@ for name, options in kinds.items():
     found[name] = p.detach().numpy()
     assert p.requires_grad and p.is_leaf
 assert len(calls) == 3 * len(kinds)
+from runner.optimizer.adam import Adam  # whose step calls torch's
+for register in (register_optimizer_step_pre_hook, None):
+    calls.clear()
+    adam = Adam([torch.ones(2, requires_grad=True)])
+    adam.param_groups[0]["params"][0].grad = torch.ones(2)
+    handle = (register or adam.register_step_post_hook)(lambda *_: calls.append(1))
+    adam.step()
+    handle.remove()
+    assert calls == [1] or sys.argv[1] == "torch"  # which announces torch's step as well, once that was made
 weights = torch.ones(3, requires_grad=True).clone()  # of a step that is differentiable, which keeps its graph
 weights.grad = torch.ones(3)
 torch.optim.SGD([weights], lr=0.1, differentiable=True).step()

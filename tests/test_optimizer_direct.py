@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from runner.optimizer.adam import Adam
 from runner.optimizer.kernels import Direct, direct, use_kernel
@@ -142,6 +143,10 @@ def test_hooks_are_called():
     handle.remove()
     moved(weights, optimizer, 2, step.step)
     assert calls == [1]
+    handle = register_optimizer_step_pre_hook(lambda *_: calls.append(2))
+    moved(weights, optimizer, 3, step.step)
+    handle.remove()
+    assert calls == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 
 from runner.data import arrays, cache
 from runner.data.splits import Source
+from runner.errors import ConfigError
 from runner.files import write_atomic
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,8 @@ def _stamps(files: Path) -> dict[str, list[int]]:
     """Of the files of the set, by their paths."""
     home = files if files.is_dir() else files.parent
     there = home.rglob("*") if files.is_dir() else home.glob("*")
-    return {path.relative_to(home).as_posix(): cache.stamped(path) for path in sorted(there) if path.is_file()}
+    stamps = {path.relative_to(home).as_posix(): cache.stamped(path) for path in sorted(there) if not path.is_dir()}
+    return {name: stamp for name, stamp in stamps.items() if stamp}
 
 
 def _kept(record: Path, stamps: dict[str, list[int]], where: str) -> Source | None:
@@ -54,7 +56,7 @@ def _kept(record: Path, stamps: dict[str, list[int]], where: str) -> Source | No
         found = arrays.source(pairs, tuple(content["classes"]), where)
         if found.identity == content["identity"]:
             return found
-    except (OSError, ValueError):  # gone, or cut short: said below
+    except (OSError, EOFError, ValueError, ConfigError):  # gone, cut short, or of numbers that cannot be: said below
         pass
     log.warning("the data's cache '%s' is damaged; making it again", record)
     return None

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from runner.eager import hooked
 from runner.optimizer.adam import Adam
 
 State = dict[str, list[Tensor]]  # of a group: a tensor for each of its weights
@@ -65,8 +66,7 @@ class Direct:
         given, self.given = self.given, None
         gradients = given or [p.grad for p in self.weights]
         optimizer = self._optimizer
-        hooked = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
-        if hooked or any(gradient is None for gradient in gradients) or not self._stands():
+        if hooked(optimizer) or any(gradient is None for gradient in gradients) or not self._stands():
             for p, gradient in zip(self.weights, given or ()):
                 p.grad = gradient
             optimizer.step()
