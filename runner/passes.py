@@ -45,7 +45,7 @@ def passed(config: dict[str, Any], parts: "Parts", splits: Splits) -> Passed:
 
 def _counted(network: Callable[[torch.Tensor], torch.Tensor], pair: torch.Tensor) -> tuple[torch.Tensor, int]:
     """Its answers to two images, and the floating-point operations for one."""
-    from torch.utils.flop_counter import FlopCounterMode  # loads triton: half a second that workers need not pay
+    from torch.utils.flop_counter import FlopCounterMode  # loads triton: a tenth of a second that workers need not pay
 
     with torch.no_grad(), plain_attention(), FlopCounterMode(display=False) as counter:
         plain_methods(type(counter.mode))

@@ -1,6 +1,7 @@
 """Answers that are kept are those of equal contents, and of no others."""
 
 import numpy as np
+import torch
 
 from runner.files import png
 from runner.memo import by_content
@@ -37,3 +38,15 @@ def test_pictures_of_equal_batches_are_drawn_once():
     assert not np.array_equal(batch_grid(images, ["a", "c"]), sheet)
     images[0, 0, 0, 0] = 1 - images[0, 0, 0, 0]
     assert not np.array_equal(batch_grid(images, ["a", "b"]), sheet)
+
+
+def test_all_of_a_value_counts():
+    """Also of what is shown by its corners, such as a long tensor, or a list of arrays."""
+    asked = []
+    ask = by_content(8)(lambda value: asked.append(value) or len(asked))
+    long = torch.zeros(10_000)
+    other = long.clone()
+    other[5_000] = 1
+    assert [ask(long), ask(other)] == [1, 2]
+    arrays = [long.numpy(), other.numpy()]
+    assert ask(arrays) == 3 and ask([arrays[0], arrays[0]]) == 4

@@ -48,8 +48,9 @@ class Bundle:
             for found, first, many in _stretches(kinds)
             if found is not None
         ]
-        self.apart = [run for run, row in zip(runs, self._rows) if kinds[row] is None]  # whose steps are their own
-        self._directs = [self._moved(run, row) if kinds[row] is None else None for run, row in zip(runs, self._rows)]
+        self._own = [kinds[row] is None for row in self._rows]  # whose steps are their own
+        self.apart = [run for run, own in zip(runs, self._own) if own]
+        self._directs = [self._moved(run, row) if own else None for run, row, own in zip(runs, self._rows, self._own)]
         self._shown: list[Tensor] = []  # weights that were given their gradients
         self._noisy = any(noisy(run.model) for run in runs)
         self.replays: Replays | None = None  # what gradients come from, where they are a CUDA graph
@@ -211,20 +212,21 @@ class Bundle:
 
     def _moved(self, run: Run, row: int) -> list[int] | None:
         """Numbers of the stacks whose rows a run's steps move, in their order; None where they are not direct."""
+        if run.direct is None:
+            return None
         places = {id(own[row]): number for number, (_, own) in enumerate(self.network.stacks)}
-        return None if run.direct is None else [places[id(p)] for p in run.direct.weights]
+        return [places[id(p)] for p in run.direct.weights]
 
     def _hand_out(self) -> None:
         """Gradients of single runs to their direct steps, and to those that look at theirs."""
-        apart = set(map(id, self.apart))
         looks = [run.clip is not None or run.probe.due(run.progress.step) for run in self.runs]
-        if not apart and not any(looks):
+        if not self.apart and not any(looks):
             return
         rows = [() if stack.grad is None else stack.grad.unbind(0) for stack, _ in self.network.stacks]
-        for run, row, moved, looking in zip(self.runs, self._rows, self._directs, looks):
+        for run, row, own_step, moved, looking in zip(self.runs, self._rows, self._own, self._directs, looks):
             if not looking and moved is not None and all(rows[number] for number in moved):
                 run.direct.given = [rows[number][row] for number in moved]
-            elif looking or id(run) in apart:
+            elif looking or own_step:
                 for found, (_, own) in zip(rows, self.network.stacks):
                     if found:
                         own[row].grad = found[row]
@@ -304,8 +306,8 @@ def _cross_entropies(logits: Tensor, batches: tuple[Batch, ...]) -> Tensor:
         rows = [row for row, batch in enumerate(batches) if batch.targets.ndim == ndim]
         mine = logits if len(rows) == count else _at(logits, rows)
         targets = torch.stack([batches[row].targets for row in rows], 1)
-        rows_of_all = mine.flatten(0, 1) if ndim > 1 else padded(mine).flatten(0, 1)
-        each = cross_entropy(rows_of_all, targets.flatten(0, 1), reduction="none")
+        mine = padded(mine) if ndim == 1 else mine
+        each = cross_entropy(mine.flatten(0, 1), targets.flatten(0, 1), reduction="none")
         means = each.view(-1, len(rows)).t().contiguous().mean(1)  # summed in an order that is the same for any number
         if len(rows) == count:
             return means

@@ -127,16 +127,22 @@ def _sgd(group: dict[str, Any], weights: Sequence[Tensor], gradients: Sequence[T
 
 
 def _sgd_passes(group: dict[str, Any], weights: Sequence[Tensor], gradients: Sequence[Tensor], state: State) -> None:
-    if group["maximize"]:
-        gradients = torch._foreach_neg(gradients)
-    if group["weight_decay"]:
-        gradients = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
+    gradients = _with_decay(group, weights, gradients)
     if group["momentum"]:
         buffers = state["momentum_buffer"]
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, gradients, alpha=1 - group["dampening"])
         gradients = torch._foreach_add(gradients, buffers, alpha=group["momentum"]) if group["nesterov"] else buffers
     torch._foreach_add_(weights, gradients, alpha=-group["lr"])
+
+
+def _with_decay(group: dict[str, Any], weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Gradients of what is minimised, with that of a coupled decay."""
+    if group["maximize"]:
+        gradients = torch._foreach_neg(gradients)
+    if group["weight_decay"]:
+        gradients = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
+    return gradients
 
 
 def _adam(group: dict[str, Any], weights: Sequence[Tensor], gradients: Sequence[Tensor], state: State) -> None:
@@ -176,10 +182,7 @@ def _adagrad(group: dict[str, Any], weights: Sequence[Tensor], gradients: Sequen
 
 def _rmsprop(group: dict[str, Any], weights: Sequence[Tensor], gradients: Sequence[Tensor], state: State) -> None:
     torch._foreach_add_(state["step"], 1)
-    if group["maximize"]:
-        gradients = torch._foreach_neg(gradients)
-    if group["weight_decay"]:
-        gradients = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
+    gradients = _with_decay(group, weights, gradients)
     torch._foreach_mul_(state["square_avg"], group["alpha"])
     torch._foreach_addcmul_(state["square_avg"], gradients, gradients, 1 - group["alpha"])
     roots = torch._foreach_sqrt(state["square_avg"])
