@@ -54,12 +54,14 @@ def moved(weights, optimizer, step, take):
 
 
 def same(one, other):
+    """To the last bit; RMSProp, by another kernel than torch's, to rounding."""
+    off = {"rtol": 1e-6, "atol": 1e-7} if type(one[1]) is torch.optim.RMSprop else {"rtol": 0, "atol": 0}
     for p, q in zip(one[0], other[0], strict=True):
-        assert torch.equal(p, q)
+        torch.testing.assert_close(p, q, **off)
         mine, its = one[1].state[p], other[1].state[q]
         assert mine.keys() == its.keys()
         for name, value in mine.items():
-            assert torch.equal(value, its[name]) if torch.is_tensor(value) else value == its[name], name
+            torch.testing.assert_close(value, its[name], **off)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -154,6 +156,7 @@ def test_hooks_are_called():
     [
         (torch.optim.RMSprop, {"momentum": 0.5}),
         (torch.optim.RMSprop, {"centered": True}),
+        (torch.optim.RMSprop, {"alpha": 1.0}),
         (Adam, {"bias_correction": False}),
         (torch.optim.NAdam, {}),
         (torch.optim.LBFGS, {}),

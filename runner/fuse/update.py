@@ -68,8 +68,7 @@ class Together:
         self._rows = rows
         self._weights = [stack.data[rows] for stack, _ in moved]
         self._steps = [torch.zeros_like(weights) for weights in self._weights]
-        # SGD's few passes over stacks are quicker than a kernel that is handed every row.
-        self._apart = _kernel(runs[0].optimizer) and type(runs[0].optimizer) is not torch.optim.SGD
+        self._apart = _by_kernel(runs[0])
         self._moved = [row for steps in self._steps for row in steps.unbind(0)] if self._apart else self._steps
         self._groups = [[group[id(own[row])] for own in self._own] for row, group in enumerate(groups)]
         self._rates: list[list[float]] = []
@@ -173,9 +172,13 @@ class Together:
             self._give()
 
 
-def _kernel(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether its step is a single kernel."""
-    return bool(optimizer.param_groups[0].get("fused"))
+def _by_kernel(run: Run) -> bool:
+    """Whether its optimizer's step is a single kernel; SGD's few passes over stacks are quicker than one that is handed
+    every row."""
+    kind = type(run.optimizer)
+    if kind is torch.optim.RMSprop:
+        return run.direct is not None
+    return kind is not torch.optim.SGD and bool(run.optimizer.param_groups[0].get("fused"))
 
 
 def _each(value: Any, like: Tensor) -> bool:

@@ -1,5 +1,6 @@
 """Optimizers' steps in as few passes over memory, and with as little around them, as torch has kernels for."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from runner.eager import hooked
 from runner.optimizer.adam import Adam
 
-State = dict[str, list[Tensor]]  # of a group: a tensor for each of its weights
+State = dict[str, list[Tensor]]  # of a group: a tensor for each of its weights; `counters`: one of all their steps
 
 # Optimizers of torch that can take a step of all weights in one pass over memory, and the kinds of devices on which
 # they can. Memory is what a step waits for: on the CPU Adam's kernel takes a third of the time of its eight passes
@@ -40,8 +41,9 @@ def direct(optimizer: torch.optim.Optimizer) -> "Direct | None":
     groups, weights = optimizer.param_groups, _weights(optimizer)
     if len({(p.device, p.dtype) for p in weights}) > 1 or any(group.get("capturable") for group in groups):
         return None
-    if type(optimizer) is torch.optim.RMSprop:  # torch has no kernel for it
-        fits = weights[0].device.type == "cpu" and not any(group["momentum"] or group["centered"] for group in groups)
+    if type(optimizer) is torch.optim.RMSprop:
+        others = any(group["momentum"] or group["centered"] or group["alpha"] >= 1 for group in groups)
+        fits = weights[0].device.type == "cpu" and weights[0].is_floating_point() and not others
     elif type(optimizer) is torch.optim.SGD:
         fits = all(group["fused"] or group["foreach"] for group in groups)
     else:
@@ -89,6 +91,12 @@ class Direct:
         if any(state.get(name) is None for some in states for state in some for name in names):
             return False
         self._known = [{name: [state[name] for state in some] for name in names} for some in states]
+        for known, some in zip(self._known, states):
+            if "step" in known:  # torch counts for each weight, which takes as long as a small one's step
+                counters = torch.stack(known["step"])
+                known |= {"step": list(counters.unbind(0)), "counters": [counters]}
+                for state, step in zip(some, known["step"]):
+                    state["step"] = step
         return True
 
 
@@ -146,7 +154,7 @@ def _with_decay(group: dict[str, Any], weights: Sequence[Tensor], gradients: Seq
 
 
 def _adam(group: dict[str, Any], weights: Sequence[Tensor], gradients: Sequence[Tensor], state: State) -> None:
-    torch._foreach_add_(state["step"], 1)
+    state["counters"][0].add_(1)
     beta1, beta2 = group["betas"]
     (torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_)(
         weights,
@@ -166,7 +174,7 @@ def _adam(group: dict[str, Any], weights: Sequence[Tensor], gradients: Sequence[
 
 
 def _adagrad(group: dict[str, Any], weights: Sequence[Tensor], gradients: Sequence[Tensor], state: State) -> None:
-    torch._foreach_add_(state["step"], 1)
+    state["counters"][0].add_(1)
     torch._fused_adagrad_(
         weights,
         gradients,
@@ -181,13 +189,27 @@ def _adagrad(group: dict[str, Any], weights: Sequence[Tensor], gradients: Sequen
 
 
 def _rmsprop(group: dict[str, Any], weights: Sequence[Tensor], gradients: Sequence[Tensor], state: State) -> None:
-    torch._foreach_add_(state["step"], 1)
-    gradients = _with_decay(group, weights, gradients)
-    torch._foreach_mul_(state["square_avg"], group["alpha"])
-    torch._foreach_addcmul_(state["square_avg"], gradients, gradients, 1 - group["alpha"])
-    roots = torch._foreach_sqrt(state["square_avg"])
-    torch._foreach_add_(roots, group["eps"])
-    torch._foreach_addcdiv_(weights, gradients, roots, -group["lr"])
+    """By Adam's kernel, a third of the time of torch's six passes: without a memory of the mean (`beta1` 0), and after
+    endless steps, when nothing is corrected for a bias any more, Adam is RMSProp (to the last digit or two)."""
+    state["counters"][0].add_(1)
+    if "mean" not in state:
+        state["mean"] = [torch.zeros_like(p) for p in weights]  # each its own: what diverged stays in there
+        state["endless"] = [torch.tensor(math.inf)] * len(weights)
+    torch._fused_adam_(
+        weights,
+        gradients,
+        state["mean"],
+        state["square_avg"],
+        [],
+        state["endless"],
+        amsgrad=False,
+        lr=group["lr"],
+        beta1=0.0,
+        beta2=group["alpha"],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=group["maximize"],
+    )
 
 
 CALLS: dict[type[torch.optim.Optimizer], Callable[..., None]] = {
