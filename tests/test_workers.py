@@ -9,7 +9,6 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from hydra._internal.callbacks import Callbacks
@@ -155,7 +154,7 @@ def test_one_holds_a_lock(tmp_path):
 
 def said(folder: Path, **changes: object) -> None:
     """A lock as another process wrote it."""
-    own = {"host": lock.host(), "pid": os.getpid(), "started": psutil.Process().create_time(), "token": "x"}
+    own = {"host": lock.host(), "pid": os.getpid(), "started": lock.began(os.getpid()), "token": "x"}
     folder.mkdir(exist_ok=True)
     (folder / lock.FILE).write_text(json.dumps(own | changes))
 
@@ -236,7 +235,7 @@ def test_a_run_that_another_process_does_is_waited_for(cli, ends):
     result = json.loads(whole)
     path.write_text(json.dumps(result | {"status": "running"}))
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(4)"])
-    said(path.parent, pid=other.pid, started=psutil.Process(other.pid).create_time())
+    said(path.parent, pid=other.pid, started=lock.began(other.pid))
 
     def hold():
         time.sleep(3)

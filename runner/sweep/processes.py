@@ -20,6 +20,7 @@ from pebble import ProcessExpired, ProcessPool
 from runner.devices import cores
 from runner.sweep.crew import Crew, Ended
 from runner.sweep.ledger import read
+from runner.sweep.lock import began
 from runner.sweep.perform import Work
 from runner.sweep.server import prepare
 
@@ -67,7 +68,7 @@ class Processes(Crew):
         ends = []
         for pool in filter(None, self._pools):
             pool.close() if idle else pool.stop()
-            ends.append(threading.Thread(target=pool.join))  # each looks every tenth of a second
+            ends.append(threading.Thread(target=pool.join, daemon=True))  # each looks every tenth of a second
             ends[-1].start()
         for end in ends if not idle else ():
             end.join()
@@ -116,8 +117,8 @@ class Processes(Crew):
 
     def _pool(self, slot: int) -> ProcessPool:
         own = {} if self._devices[slot] is None else {"CUDA_VISIBLE_DEVICES": self._devices[slot]}
-        me = psutil.Process()
-        post = self._context, dict(os.environ) | own, list(sys.path), (me.pid, me.create_time())
+        me = os.getpid()
+        post = self._context, dict(os.environ) | own, list(sys.path), (me, began(me))
         return ProcessPool(1, initializer=_begin, initargs=post, context=multiprocessing.get_context("forkserver"))
 
     def _outcome(self, future: Future, work: Work, slot: int) -> Ended:
