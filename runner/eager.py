@@ -6,15 +6,20 @@ networks are (`runner.compiled`). And each step of an optimizer is announced to 
 or more.
 """
 
+import contextlib
 import functools
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 GUARDS = ("torch._compile", "torch.optim.optimizer")  # modules of torch's wrappers that load the compiler
 
@@ -40,6 +45,32 @@ def hooked(optimizer: Optimizer) -> bool:
     """Whether somebody is to be called before or after its steps."""
     everyones = _global_optimizer_pre_hooks, _global_optimizer_post_hooks
     return any((*everyones, optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks))
+
+
+def flop_counter() -> "FlopCounterMode":
+    """torch's, which counts silently.
+
+    Its module loads triton, to count what kernels that are written in it do: a tenth of a second, for nothing here.
+    """
+    with _absent("triton"):
+        from torch.utils.flop_counter import FlopCounterMode
+    return FlopCounterMode(display=False)
+
+
+@contextlib.contextmanager
+def _absent(name: str) -> Iterator[None]:
+    """Inside, a package that is not loaded yet is as one that is not installed, without a word about that."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None
+    log = logging.getLogger("torch.utils.flop_counter")
+    log.disabled = True
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        log.disabled = False
 
 
 def _kinds(kind: type) -> Iterator[type]:

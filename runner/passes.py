@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from runner.data.splits import Splits
-from runner.eager import plain_methods
+from runner.eager import flop_counter, plain_methods
 from runner.model.attention import plain_attention
 from runner.transfer.cut import Cut, Rest
 from runner.transfer.servable import Declined, foreseen
@@ -45,9 +45,7 @@ def passed(config: dict[str, Any], parts: "Parts", splits: Splits) -> Passed:
 
 def _counted(network: Callable[[torch.Tensor], torch.Tensor], pair: torch.Tensor) -> tuple[torch.Tensor, int]:
     """Its answers to two images, and the floating-point operations for one."""
-    from torch.utils.flop_counter import FlopCounterMode  # loads triton: a tenth of a second that workers need not pay
-
-    with torch.no_grad(), plain_attention(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), plain_attention(), flop_counter() as counter:
         plain_methods(type(counter.mode))
         answers = network(pair)
     return answers, counter.get_total_flops() // 2

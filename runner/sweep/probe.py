@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from runner import memory
 from runner.build import Builder
 from runner.data.splits import Split
 from runner.devices import check_device
+from runner.eager import flop_counter
 from runner.evaluate import examine
 from runner.rehearsal import Facts
 from runner.running import Run
@@ -161,7 +161,7 @@ def _step(run: Run) -> None:
 
 
 def _flops(run: Run) -> float:
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         _step(run)
     return float(counter.get_total_flops())
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from runner.build import Builder
 from runner.check import locate
 from runner.context import Context
 from runner.data.splits import Splits
+from runner.eager import flop_counter
 from runner.ensemble.checkpoints import Checkpoints, keeps_networks, matching
 from runner.ensemble.none import NoEnsemble
 from runner.errors import ConfigError
@@ -96,7 +96,7 @@ def size(runs: Iterable[Loaded]) -> tuple[int, int]:
     parameters = flops = 0
     for network in networks(runs):
         inputs = network.inputs
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), flop_counter() as counter:
             network(torch.zeros(1, inputs.channels, inputs.size, inputs.size))
         parameters += sum(p.numel() for p in network.parameters())
         flops += counter.get_total_flops()
