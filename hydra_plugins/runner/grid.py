@@ -26,7 +26,10 @@ class GridSweeper(Sweeper):
         self.multirun = multirun  # the sweeps are read from the config, that of each experiment
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from runner.sweep.repository import remember
+
         self.config = config
+        remember(hydra_context.config_loader)
         self.hydra_context = hydra_context
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
