@@ -33,14 +33,16 @@ class LocalLauncher(PlanLauncher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        if config.hydra.sweeper.get("multirun", True) and self.workers != 0 and not config.dry_run:
-            from runner.sweep.server import prepare
-
-            # What workers need is loaded while the sweep is planned.
-            prepare(str(config[group].get("_target_")) for group in ("data", "model"))
+        self.config = config
 
     def open(self) -> "Local":
         """What executes plans. Raises `ConfigError` for values that cannot be."""
         from runner.sweep.local import Local
 
-        return Local(self.hydra_context, self.workers, self.runs_per_gpu, self.timeout, self.fuse, self.fuse_max)
+        local = Local(self.hydra_context, self.workers, self.runs_per_gpu, self.timeout, self.fuse, self.fuse_max)
+        if self.config.hydra.sweeper.get("multirun", True) and self.workers != 0 and not self.config.dry_run:
+            from runner.sweep.server import prepare
+
+            # What workers need beside what is loaded by now is loaded while the sweep is planned.
+            prepare(str(self.config[group].get("_target_")) for group in ("data", "model"))
+        return local

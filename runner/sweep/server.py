@@ -1,28 +1,63 @@
 """The server that worker processes are forked from. Light, so that it can be started before torch is loaded here."""
 
 import contextlib
+import logging
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
-from multiprocessing import forkserver
+import sys
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from multiprocessing import forkserver, resource_tracker, util
+from pathlib import Path
 
-# glibc gives large blocks back to the system at every step; with these it keeps them (docs/benchmarks.md). They count
-# only where they are set before a process starts.
-ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": "1073741824",
-    "MALLOC_TRIM_THRESHOLD_": "8589934592",
-    "MALLOC_TOP_PAD_": "268435456",
-}
+SINGLE = {"OMP_NUM_THREADS": "1"}  # of a process that does runs: torch sets each one's own number of threads
 
 
 def prepare(targets: Iterable[str] = ()) -> None:
-    """Starts the server, if it is not there: it loads torch while the sweep is planned, what a report needs, and the
-    modules of the runner's own `targets`, which each worker would load for itself."""
+    """Starts the server, if it is not there: it loads, while the sweep is planned, what runs and a report need, and the
+    modules of the runner's own `targets`, which each worker would load for itself.
+
+    Where torch is loaded here and nothing else is going on, the server is a fork of this process, which has it all.
+    """
     modules = [target.rpartition(".")[0] for target in targets if target.startswith("runner.")]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["runner.sweep.warm", "runner.report.ready", *modules])
-    with environment(ALLOCATOR | {"OMP_NUM_THREADS": "1"}):  # torch sets each run's own number of threads
-        forkserver.ensure_running()
+    resource_tracker.ensure_running()
+    spawn = util.spawnv_passfds
+    if sys.platform == "linux" and "torch" in sys.modules and threading.active_count() == 1:
+        util.spawnv_passfds = _fork
+    try:
+        with environment(SINGLE):
+            forkserver.ensure_running()
+    finally:
+        util.spawnv_passfds = spawn
+
+
+def _fork(path: bytes, words: Sequence[str], files: Sequence[int]) -> int:
+    """What `util.spawnv_passfds` does, without a new Python: the last word is the program."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.flush()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # NumPy's idle threads, which it ends and begins itself
+        process = os.fork()
+    if process:
+        return process
+    try:
+        # Files of the other process are none of this one's. Their numbers stay taken: an object that is left of one
+        # will close its number some day, whatever that stands for then.
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for number in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
+            if number > 2 and number not in (*files, nothing):
+                os.dup2(nothing, number, inheritable=False)
+        # As in a new process: others may have put streams of their own into these places.
+        sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
+        for logger in logging.root, *logging.root.manager.loggerDict.values():
+            getattr(logger, "handlers", []).clear()
+        forkserver.ensure_running.__self__.__init__()  # its lock is held in this very moment
+        exec(words[-1], {})
+    finally:
+        os._exit(1)
 
 
 @contextlib.contextmanager

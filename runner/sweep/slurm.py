@@ -20,7 +20,7 @@ from runner.sweep.display import Display
 from runner.sweep.perform import Work
 from runner.sweep.plan import Plan
 from runner.sweep.remote import Errand, Origin, needs, seen
-from runner.sweep.server import ALLOCATOR, environment
+from runner.sweep.server import SINGLE, environment
 
 LOGS = ".submitit"  # in the sweep's folder
 WAY_OUT = "with hydra.launcher.executor=local, or do without: hydra/launcher=local"
@@ -137,7 +137,7 @@ class Jobs(Crew):
             return
         try:
             # submitit prints what sbatch says, and raises it.
-            with environment(ALLOCATOR | {"OMP_NUM_THREADS": "1"}), redirect_stderr(StringIO()), self._executor.batch():
+            with environment(SINGLE), redirect_stderr(StringIO()), self._executor.batch():
                 jobs = [self._executor.submit(Errand(self._origin, work)) for work in works]
         except (FailedJobError, FailedSubmissionError) as error:
             raise ConfigError(
