@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from runner import __version__
+from runner import __version__, libraries
 from runner.errors import ConfigError, DiskFull
 from runner.frames import roomy
 from runner.words import looks, planned
@@ -27,13 +27,15 @@ def say(line: str) -> None:
 @roomy
 def main(argv: list[str] | None = None) -> int:
     """Runs one command line; the exit code: 0 all done, 1 some run failed or diverged, 2 refused."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not looks(argv):
+        libraries.load()
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import InterpolationResolutionError
 
     from runner.explain import CONF, explain, refuse_typed
 
-    argv = list(sys.argv[1:] if argv is None else argv)
     if argv == ["--version"]:
         sys.stdout.write(f"runner {__version__}, hydra {hydra.__version__}\n")
         return 0
