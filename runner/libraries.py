@@ -21,9 +21,13 @@ FIRST = (
 )
 
 
+_thread: threading.Thread | None = None
+
+
 def load() -> None:
     """Begins to load them, where they are (on Linux): `import torch` then takes three quarters of its time. What cannot
     be loaded is left to torch, which says why."""
+    global _thread
     spec = None if "torch" in sys.modules else importlib.util.find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
         return
@@ -33,7 +37,14 @@ def load() -> None:
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
         pydantic_core.SchemaValidator({"type": "int"})  # the first one looks something up in a library
-        threading.Thread(target=_load, args=[paths]).start()  # to exit meanwhile would crash
+        _thread = threading.Thread(target=_load, args=[paths])  # to exit meanwhile would crash
+        _thread.start()
+
+
+def wait() -> None:
+    """Until they are loaded, if that was begun."""
+    if _thread is not None:
+        _thread.join()
 
 
 def _load(paths: list[Path]) -> None:

@@ -36,6 +36,12 @@ class GridSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        from runner.sweep.grid import grid
+        from runner.sweep.asked import expected
+        from runner.sweep.compose import Composer
 
-        grid(self.config, self.hydra_context.config_loader, self.launcher, arguments, self.multirun)
+        loader = self.hydra_context.config_loader
+        composer = Composer(self.config, loader)
+        composer.begin(lambda: expected(self.config, loader, arguments))
+        from runner.sweep.grid import grid  # loads torch
+
+        grid(composer, self.launcher, arguments, self.multirun)

@@ -44,6 +44,7 @@ class SearchSweeper(GridSweeper):
             raise ConfigError(
                 f"hydra/sweeper=search: {error.name} is not installed: pip install 'runner[search]'"
             ) from error
+        from runner.sweep.compose import Composer
         from runner.sweep.search import search
 
-        search(self.config, self.hydra_context.config_loader, self.launcher, arguments)
+        search(Composer(self.config, self.hydra_context.config_loader), self.launcher, arguments)

@@ -2,41 +2,38 @@
 
 import sys
 
-from hydra.core.config_loader import ConfigLoader
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig
 
 from runner import distributed
 from runner.build import Builder
 from runner.errors import ConfigError
 from runner.sweep import display
+from runner.sweep.compose import Composer
 from runner.sweep.launch import launch, opened, settle
 from runner.sweep.plan import make_plan, refusal
 
 
-def grid(master: DictConfig, loader: ConfigLoader, launcher: Launcher, arguments: list[str], multirun: bool) -> None:
+def grid(composer: Composer, launcher: Launcher, arguments: list[str], multirun: bool) -> None:
     """What was typed; where torchrun started several processes, the first does it and the others train along."""
     team = distributed.team()
     if team is None:
-        _command(master, loader, launcher, arguments, multirun)
+        _command(composer, launcher, arguments, multirun)
     elif not team.leads:
         team.follow(Builder())
     else:
         try:
             distributed.refuse_sweep(multirun)
-            _command(master, loader, launcher, arguments, multirun)
+            _command(composer, launcher, arguments, multirun)
         finally:
             team.dismiss()
 
 
-def _command(
-    master: DictConfig, loader: ConfigLoader, launcher: Launcher, arguments: list[str], multirun: bool
-) -> None:
+def _command(composer: Composer, launcher: Launcher, arguments: list[str], multirun: bool) -> None:
     """Plans every combination, then has the launcher run those that are not done. Ends the process with 1 where
     some run did not end well; raises `ConfigError` before anything starts where some combination cannot run."""
     ours = opened(launcher)
     with display.planning() as watch:
-        plan = make_plan(master, loader, arguments, multirun, Builder(), watch)
+        plan = make_plan(composer, arguments, multirun, Builder(), watch)
     settle(plan, ours)
     distributed.check(plan)
     if plan.entries[0].job.config["dry_run"]:

@@ -6,36 +6,18 @@ Kept is all that a job can see of Hydra: `HydraConfig`, logging as `hydra.job_lo
 
 import contextlib
 import logging
-import pickle
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 
 from runner.files import write_atomic, yaml_text
+from runner.sweep.compose import Part
 from runner.task.base import Job
-
-
-@dataclass(frozen=True)
-class Part:
-    """Hydra's own part of a run's config, light enough to be handed to another process with every run."""
-
-    content: bytes  # the node, pickled; the same for all runs that were composed alike
-    own: dict[str, Any]  # dotted key, below `hydra` -> what it is in this run
-
-    def node(self) -> DictConfig:
-        """The node `{hydra: ...}`."""
-        node = pickle.loads(self.content)  # noqa: S301 - this program's own
-        with read_write(node.hydra), open_dict(node.hydra):
-            for key, value in self.own.items():
-                section, _, name = key.partition(".")
-                node.hydra[section][name] = value
-        return node
 
 
 def run_job(task: Callable[[], Any], part: Part, job: Job, number: int, context: HydraContext) -> Any:

@@ -15,7 +15,8 @@ from runner.fuse.group import Group
 from runner.fuse.seat import Seat
 from runner.listener import Listener
 from runner.sweep import lock
-from runner.sweep.hydra_job import Part, run_job
+from runner.sweep.compose import Part
+from runner.sweep.hydra_job import run_job
 from runner.sweep.ledger import FINISHED, Record, read
 from runner.task.base import Job
 

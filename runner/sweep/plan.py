@@ -8,9 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_loader import ConfigLoader
-from omegaconf import DictConfig
-
 from runner.build import Builder
 from runner.check import Refused, check, shown
 from runner.devices import check_device, threads
@@ -19,9 +16,8 @@ from runner.rehearsal import Facts
 from runner.schema import STACKS
 from runner.sweep import fuse, lock
 from runner.sweep.asked import bring, combinations, refuse_sweeps
-from runner.sweep.compose import Composed, Composer
+from runner.sweep.compose import Composed, Composer, Part
 from runner.sweep.exclude import take_out
-from runner.sweep.hydra_job import Part
 from runner.sweep.identity import fingerprints, slug
 from runner.sweep.ledger import FINISHED, GOOD, Record, by_fingerprint, read
 from runner.sweep.product import part, several
@@ -123,8 +119,8 @@ class Plan:
 class Planner:
     """Composes and checks combinations; a search may ask it for one at a time."""
 
-    def __init__(self, master: DictConfig, loader: ConfigLoader, builder: Builder, lone: bool):
-        self.composer, self.builder, self.lone = Composer(master, loader), builder, lone
+    def __init__(self, composer: Composer, builder: Builder, lone: bool):
+        self.composer, self.builder, self.lone = composer, builder, lone
         self._tasks: dict[str, Task] = {}
 
     def _task(self, config: dict[str, Any]) -> Task:
@@ -170,8 +166,7 @@ def _part(word: str, parts: frozenset[str]) -> bool:
 
 
 def make_plan(
-    master: DictConfig,
-    loader: ConfigLoader,
+    composer: Composer,
     arguments: list[str],
     multirun: bool,
     builder: Builder,
@@ -179,12 +174,13 @@ def make_plan(
 ) -> Plan:
     """Plans a command. Raises `ConfigError` with all complaints about all combinations; a dry run's plan keeps them,
     where some can run."""
+    master, loader = composer.master, composer.loader
     typed = parse(loader, arguments)
     refuse_slips(typed, loader)
     brought = bring(master, loader, typed)
     if not multirun:
         refuse_sweeps(typed, brought)
-    planner = Planner(master, loader, builder, lone=not multirun)
+    planner = Planner(composer, builder, lone=not multirun)
     asked = combinations(loader, typed, brought)
     if multirun and len(asked) == 1:
         raise ConfigError(

@@ -11,6 +11,7 @@ from runner.check import Refused
 from runner.errors import ConfigError
 from runner.run import Train
 from runner.sweep.asked import bring
+from runner.sweep.compose import Composer
 from runner.sweep.plan import Entry, Plan, Planner, check_writable, refusal
 from runner.sweep.product import is_part, part
 from runner.sweep.prune import Pruner
@@ -38,12 +39,13 @@ class Scope:
         return self.planner.entry(self.space.words(params), self.space.swept(params), self.command)
 
 
-def make_scope(master: DictConfig, loader: ConfigLoader, arguments: list[str]) -> Scope:
+def make_scope(composer: Composer, arguments: list[str]) -> Scope:
     """Raises `ConfigError` for all that cannot be searched: bad bounds, corners that cannot run, what does not go
     together."""
+    master, loader = composer.master, composer.loader
     asked, space = settings(master), _space(master, loader, arguments)
     _check_sampler(asked, space)
-    planner = Planner(master, loader, Builder(), lone=False)
+    planner = Planner(composer, Builder(), lone=False)
     command = retype(master, arguments, multirun=True)
     corners = _corners(planner, space, command)
     _check_runs(asked, corners, planner.builder)

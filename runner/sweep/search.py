@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.core.config_loader import ConfigLoader
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig
 from optuna import Trial
 from optuna.trial import TrialState
 
@@ -20,6 +18,7 @@ from runner.errors import ConfigError, DiskFull
 from runner.report import write_report
 from runner.session import METRICS
 from runner.sweep import fuse, lock
+from runner.sweep.compose import Composer
 from runner.sweep.drive import Drive
 from runner.sweep.folder import sweep_folder
 from runner.sweep.launch import opened
@@ -33,10 +32,10 @@ from runner.sweep.study import FILE, RUN, Memory
 from runner.sweep.trials import Trials, show_space, status
 
 
-def search(master: DictConfig, loader: ConfigLoader, launcher: Launcher, arguments: list[str]) -> None:
+def search(composer: Composer, launcher: Launcher, arguments: list[str]) -> None:
     """Searches a space until there are `n_trials` trials in its folder. Ends the process with 1 where some run did
     not end well; raises `ConfigError` before anything starts where something cannot work."""
-    ours, scope = opened(launcher), make_scope(master, loader, arguments)
+    ours, scope = opened(launcher), make_scope(composer, arguments)
     fuse.ask(scope.plan, ours)
     first = scope.plan.entries[0].job
     if first.config["dry_run"]:
