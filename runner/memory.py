@@ -36,7 +36,7 @@ def keep() -> None:
     """From now on this process keeps the host's memory that its steps take again and again."""
     if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):  # other C libraries have none
         return
-    if any(name in os.environ for name in _KEEP):  # somebody knows better
+    if any(name in os.environ for name in (*_KEEP, "GLIBC_TUNABLES")):  # somebody knows better
         return
     for parameter, value in _KEEP.values():
         libc.mallopt(parameter, value)

@@ -52,9 +52,8 @@ sys.exit(code)
 
 def said(tmp_path, script, *words):
     (tmp_path / "script.py").write_text(script)
-    done = subprocess.run(
-        [sys.executable, "script.py", *words], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
+    command = [sys.executable, "script.py", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -5,7 +5,6 @@ import os
 import pickle
 import struct
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -26,9 +25,12 @@ class Ahead:
         torchrun = "TORCHELASTIC_RUN_ID" in os.environ
         if sys.platform != "linux" or "torch" in sys.modules or torchrun or threading.active_count() > 1:
             return
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open until the other process has ended
         parent = os.getpid()
-        self._process = os.fork()
+        try:
+            self._file = os.memfd_create("ahead")
+            self._process = os.fork()
+        except OSError:  # no more processes for this user: it is done without
+            return
         if self._process:
             return
         try:
@@ -40,8 +42,8 @@ class Ahead:
                     break
                 with contextlib.suppress(Exception):  # it is asked again
                     content = pickle.dumps((question, pickle.dumps(answer(question))))
-                    self._file.write(LENGTH.pack(len(content)) + content)
-                    self._file.flush()
+                    with open(self._file, "ab", closefd=False) as file:
+                        file.write(LENGTH.pack(len(content)) + content)
         finally:
             os._exit(0)
 
@@ -61,15 +63,14 @@ class Ahead:
             if not ended:
                 return
             self._process = None
-            self._file.close()
+            os.close(self._file)
 
     def _record(self) -> bytes | None:
         """The next one, if all of it is there."""
-        descriptor = self._file.fileno()  # whose position is the other process's, too
-        head = os.pread(descriptor, LENGTH.size, self._read)
+        head = os.pread(self._file, LENGTH.size, self._read)  # without its position, which is the other process's
         if len(head) < LENGTH.size:
             return None
-        content = os.pread(descriptor, *LENGTH.unpack(head), self._read + LENGTH.size)
+        content = os.pread(self._file, *LENGTH.unpack(head), self._read + LENGTH.size)
         if len(content) < LENGTH.unpack(head)[0]:
             return None
         self._read += LENGTH.size + len(content)
