@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import torch
 from hydra.types import HydraContext
-from pebble import ProcessExpired, ProcessPool
+from pebble import CONSTS, ProcessExpired, ProcessPool
 
 from runner.devices import cores
 from runner.sweep.crew import Crew, Ended
@@ -25,6 +25,7 @@ from runner.sweep.perform import Work
 from runner.sweep.server import prepare
 
 MEMORY = 1.5e9  # bytes that a worker may need, with which `auto` counts
+LOOK = CONSTS.sleep_unit = 0.02  # seconds after which a pool looks how its worker is; pebble's own are 0.1
 CONTEXT = 600.0  # mebibytes of a GPU that each process takes for CUDA itself
 
 
@@ -68,7 +69,7 @@ class Processes(Crew):
         ends = []
         for pool in filter(None, self._pools):
             pool.close() if idle else pool.stop()
-            ends.append(threading.Thread(target=pool.join, daemon=True))  # each looks every tenth of a second
+            ends.append(threading.Thread(target=pool.join))  # for each looks for its workers' ends every `LOOK`
             ends[-1].start()
         for end in ends if not idle else ():
             end.join()
