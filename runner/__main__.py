@@ -91,6 +91,8 @@ def cli() -> None:
     codes: list[int] = []
     atexit.register(_leave, codes)  # before all others, so that it is called after them
     codes.append(main())
+    if "torch" not in sys.modules:  # refused: its libraries, which are on their way, need not be waited for
+        _leave(codes)
     sys.exit(codes[0])
 
 

@@ -65,12 +65,12 @@ def _absent(name: str) -> Iterator[None]:
         return
     sys.modules[name] = None
     log = logging.getLogger("torch.utils.flop_counter")
-    log.disabled = True
+    before, log.disabled = log.disabled, True
     try:
         yield
     finally:
         del sys.modules[name]
-        log.disabled = False
+        log.disabled = before
 
 
 def _kinds(kind: type) -> Iterator[type]:

@@ -1,5 +1,6 @@
 """torch's shared libraries, loaded by another core while Hydra composes. Imports no torch."""
 
+import atexit
 import contextlib
 import ctypes
 import importlib
@@ -19,8 +20,6 @@ FIRST = (
     *("_lzma", "_opcode", "_pickle", "_posixsubprocess", "_queue", "_random", "_sha512", "_socket", "_struct"),
     *("_typing", "_uuid", "_zoneinfo"),
 )
-
-
 _thread: threading.Thread | None = None
 
 
@@ -28,6 +27,7 @@ def load() -> None:
     """Begins to load them, where they are (on Linux): `import torch` then takes three quarters of its time. What cannot
     be loaded is left to torch, which says why."""
     global _thread
+    _thread = None
     spec = None if "torch" in sys.modules else importlib.util.find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
         return
@@ -37,8 +37,14 @@ def load() -> None:
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
         pydantic_core.SchemaValidator({"type": "int"})  # the first one looks something up in a library
-        _thread = threading.Thread(target=_load, args=[paths])  # to exit meanwhile would crash
+        _thread = threading.Thread(target=_load, args=[paths], daemon=True)
         _thread.start()
+        atexit.register(wait)  # to end meanwhile would crash, unless by `os._exit`
+
+
+def fresh() -> bool:
+    """Whether the command that is under way is the first that needs torch in this process."""
+    return _thread is not None
 
 
 def wait() -> None:

@@ -39,7 +39,8 @@ def keep() -> None:
     if any(name in os.environ for name in (*_KEEP, "GLIBC_TUNABLES")):  # somebody knows better
         return
     for parameter, value in _KEEP.values():
-        libc.mallopt(parameter, value)
+        if not libc.mallopt(parameter, value):
+            libc.mallopt(parameter, 1 << 25)  # the most that older ones take; without any, all would be given back
     # What a program's steps move is read from one end to the other: in large pages it takes a tenth less.
     libc.sbrk.restype = libc.malloc.restype = ctypes.c_void_p
     begin = libc.sbrk(0)

@@ -22,7 +22,7 @@ from runner.fuse.seat import Seat
 from runner.inputs import Normalize
 from runner.meter import Meter
 from runner.model.stages import stage_parameters
-from runner.optimizer.kernels import direct, use_kernel
+from runner.optimizer.kernels import direct, lay_out, use_kernel
 from runner.progress import Diverged, Progress, Row
 from runner.seeds import generator
 from runner.steps import batches
@@ -194,6 +194,12 @@ class Run:
         self.after_update()
         self.look()
         self.pause()
+
+    def lay_out(self) -> None:
+        """Has the optimizer's state lie in memory as the weights do, which were moved."""
+        lay_out(self.optimizer)
+        if self.direct is not None:
+            self.direct.forget()
 
     def before_update(self, loss: Tensor) -> None:
         """The step's rates; what is measured before the optimizer moves."""
@@ -376,6 +382,7 @@ class Run:
         """The counterpart of `state_dict`."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.lay_out()
         self.schedule.load_state_dict(state["schedule"])
         self.ensemble.load_state_dict(state["ensemble"])
         if self.scaler is not None:

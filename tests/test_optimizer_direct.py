@@ -7,7 +7,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from runner.optimizer.adam import Adam
-from runner.optimizer.kernels import Direct, direct, use_kernel
+from runner.optimizer.kernels import Direct, direct, lay_out, use_kernel
 
 CASES = {
     "sgd": (torch.optim.SGD, {}),
@@ -118,6 +118,29 @@ def test_state_that_others_put_there(case, how):
                 for state in one[1].state.values():
                     state |= {key: value.clone() for key, value in state.items() if torch.is_tensor(value)}
     same(one, other)
+
+
+@pytest.mark.parametrize("case", ["adam", "adagrad", "rmsprop"])
+def test_state_lies_as_the_weights_do(case):
+    """Kernels walk through both side by side: weights in another order of memory need their state in that order."""
+    kind, options = CASES[case]
+    shapes = (6, 3, 2, 2), (6,), (4, 6, 3, 3)
+    one, other = made(kind, options, shapes), made(kind, options, shapes)
+    step = direct(one[1])
+    for number in range(6):
+        for weights, _ in (one, other):
+            for p, gradient in zip(weights, gradients(number, shapes)):
+                p.grad = torch.empty_like(p).copy_(gradient)  # in the order that autograd gives it
+        step.step()
+        other[1].step()
+        if number == 2:
+            for p in one[0]:
+                p.data = p.data.contiguous(memory_format=torch.channels_last) if p.ndim == 4 else p.data
+                p.grad = None
+            lay_out(one[1])
+            step.forget()
+    for p, q in zip(one[0], other[0], strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
 
 
 def test_weights_without_gradients():

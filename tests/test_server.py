@@ -24,15 +24,16 @@ def ask(pipe):
     pipe.send((getattr(torch, "seen_by", None), threads, report, open_there))
 
 if __name__ == "__main__":
-    if "torch" in sys.argv:
+    if "fork" in sys.argv:
         import torch
         torch.seen_by = os.getpid()
     if "thread" in sys.argv:
         threading.Thread(target=threading.Event().wait, daemon=True).start()
     from runner.sweep.server import prepare
+    sys.stdout.write("buffered ")
     held = sys.stdout = open("held.txt", "w")  # as who captures what is printed has it
     logging.basicConfig(stream=held)
-    prepare()
+    prepare(fork="fork" in sys.argv)
     sys.stdout = sys.__stdout__
     context = multiprocessing.get_context("forkserver")
     mine, its = context.Pipe()
@@ -58,13 +59,13 @@ def said(tmp_path: Path, script: str, *words: str, **environment: str) -> str:
 @linux
 @pytest.mark.parametrize(
     ("words", "forked"),
-    [(["torch"], True), ([], False), (["torch", "thread"], False)],
-    ids=["with torch", "without", "beside a thread"],
+    [(["fork"], True), ([], False), (["fork", "thread"], False)],
+    ids=["a fork", "new", "beside a thread"],
 )
 def test_the_server_is_a_fork_where_that_is_safe(tmp_path, words, forked):
     """It has what is loaded here, none of the files that are open here, and what a report needs; else it is new. What
     workers say goes where a new process's words would."""
-    assert said(tmp_path, SERVER, *words) == f"said by a worker\n{forked} 1 True False"
+    assert said(tmp_path, SERVER, *words) == f"buffered said by a worker\n{forked} 1 True False"
 
 
 FAULTS = """
@@ -107,3 +108,28 @@ print(threading.active_count(), float(torch.ones(3).sum()))
 @linux
 def test_torchs_libraries_are_there_before_torch_is_asked_for(tmp_path):
     assert said(tmp_path, LIBRARIES) == "True False 1 3.0"
+
+
+TWICE = """
+import sys
+from runner.__main__ import main
+if __name__ == "__main__":
+    words = "epochs=1", "data.limit=200", "log.images=0", "threads=2", "model=convnet"
+    codes = [main(list(words)), main(["-m", *words, "seed=1,2", "hydra.launcher.workers=1"])]
+    codes.append(main([*words, "seed=3", "hydra.launcher.timeout=60"]))
+    print(codes)
+"""
+
+
+def test_workers_of_a_process_that_has_trained(tmp_path):
+    """Whose OpenMP threads do not live on in a fork: runs in it would wait for ever. A lone run in a worker, too."""
+    assert said(tmp_path, TWICE).endswith("[0, 0, 0]")
+
+
+def test_a_lone_run_in_a_worker(tmp_path):
+    """Planning has used torch by the time it is started."""
+    words = "model=convnet", "epochs=1", "data.limit=400", "log.images=0", "threads=2", "hydra.launcher.timeout=60"
+    script = (
+        "import sys\nfrom runner.__main__ import main\nif __name__ == '__main__':\n    sys.exit(main(sys.argv[1:]))\n"
+    )
+    assert "done" in said(tmp_path, script, *words)

@@ -41,8 +41,10 @@ class LocalLauncher(PlanLauncher):
 
         local = Local(self.hydra_context, self.workers, self.runs_per_gpu, self.timeout, self.fuse, self.fuse_max)
         if self.config.hydra.sweeper.get("multirun", True) and self.workers != 0 and not self.config.dry_run:
+            from runner import libraries
             from runner.sweep.server import prepare
 
             # What workers need beside what is loaded by now is loaded while the sweep is planned.
-            prepare(str(self.config[group].get("_target_")) for group in ("data", "model"))
+            targets = [str(self.config[group].get("_target_")) for group in ("data", "model")]
+            prepare(targets, fork=libraries.fresh())
         return local

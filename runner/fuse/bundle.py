@@ -40,6 +40,8 @@ class Bundle:
         for row, run in zip(self._rows, runs):
             places[row] = run
         self.network = Network([None if run is None else run.model for run in places], mapped, common == NOISE)
+        for run in runs:
+            run.lay_out()
         if (features := runs[0].features) is not None:
             self.network.enter(features.cut, runs[0].device)
         kinds = [None if run is None else kind(run) for run in places]
@@ -105,6 +107,7 @@ class Bundle:
         self.network.part()
         for run in self.runs:
             run.model.to(memory_format=run.memory_format)
+            run.lay_out()
 
     def step(self) -> None:
         """Those optimizers' steps that are taken together."""

@@ -36,6 +36,15 @@ def use_kernel(optimizer: torch.optim.Optimizer) -> None:
             group["fused"], group["foreach"] = True, False
 
 
+def lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """State that is a number for each weight lies in memory as the weights do, whose order may have changed
+    (channels-last): kernels walk through both side by side."""
+    for p in _weights(optimizer):
+        for name, value in optimizer.state.get(p, {}).items():
+            if torch.is_tensor(value) and value.shape == p.shape and value.stride() != p.stride():
+                optimizer.state[p][name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
+
+
 def direct(optimizer: torch.optim.Optimizer) -> "Direct | None":
     """Its steps by themselves, where they are a few calls for all weights of a group."""
     groups, weights = optimizer.param_groups, _weights(optimizer)
@@ -80,6 +89,10 @@ class Direct:
             last = first + len(group["params"])
             self._call(group, group["params"], gradients[first:last], state)
             first = last
+
+    def forget(self) -> None:
+        """The state may be others' tensors now."""
+        self._known = []
 
     def _stands(self) -> bool:
         """Whether there is all state, and known: others may have put their own into its place."""

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pickle
+import signal
 import struct
 import sys
 import threading
@@ -28,8 +29,12 @@ class Ahead:
         parent = os.getpid()
         try:
             self._file = os.memfd_create("ahead")
+        except (AttributeError, OSError):  # some builds of Python have none
+            return
+        try:
             self._process = os.fork()
         except OSError:  # no more processes for this user: it is done without
+            os.close(self._file)
             return
         if self._process:
             return
@@ -53,17 +58,20 @@ class Ahead:
         found = self._found.pop(question, None)
         return None if found is None else pickle.loads(found)  # noqa: S301 - this program's own
 
-    def _look(self) -> None:
-        """Reads what has been answered by now."""
-        while self._process:
-            ended = os.waitpid(self._process, os.WNOHANG)[0]  # before the last look
-            while content := self._record():
-                question, answer = pickle.loads(content)  # noqa: S301 - this program's own
-                self._found[question] = answer
-            if not ended:
-                return
+    def end(self) -> None:
+        """Nothing more is asked."""
+        if self._process:
+            with contextlib.suppress(OSError):
+                os.kill(self._process, signal.SIGKILL)
+                os.waitpid(self._process, 0)
             self._process = None
             os.close(self._file)
+
+    def _look(self) -> None:
+        """Reads what has been answered by now."""
+        while self._process and (content := self._record()):
+            question, answer = pickle.loads(content)  # noqa: S301 - this program's own
+            self._found[question] = answer
 
     def _record(self) -> bytes | None:
         """The next one, if all of it is there."""

@@ -112,6 +112,11 @@ class Composer:
         """Has a second process compose these combinations, while torch is loaded here."""
         self._ahead = Ahead(lambda: dict.fromkeys(map(self._question, expected())), self._asked)
 
+    def end(self) -> None:
+        """All that is composed from now on is composed here."""
+        if self._ahead is not None:
+            self._ahead.end()
+
     def compose(self, words: list[str]) -> Composed:
         """The config of `words` on top of the defaults. Raises `ConfigError`."""
         plain = {word: value for word in words if (value := self._value(word)) is not None}

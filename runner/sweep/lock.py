@@ -45,7 +45,7 @@ def host() -> str:
 def began(pid: int) -> float:
     """When a process began, in seconds by a clock that nobody sets: since the system did, on Linux. Raises
     `psutil.NoSuchProcess`."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+    with contextlib.suppress(OSError):
         ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]  # proc(5): the 22nd field
         return int(ticks) / os.sysconf("SC_CLK_TCK")
     return psutil.Process(pid).create_time()

@@ -16,6 +16,7 @@ from hydra.types import HydraContext
 
 import runner.run
 import runner.task.evaluate  # noqa: F401
+from runner import memory
 from runner.build import Builder
 from runner.listener import Listener
 from runner.sweep.lock import alive
@@ -47,6 +48,7 @@ def begin(post: Post) -> None:
     os.environ.update(post.environment)
     sys.path[:] = post.path
     setup_globals()
+    memory.keep()
     _post, _builder = post, Builder()
     threading.Thread(target=_follow, args=post.parent, daemon=True).start()
 

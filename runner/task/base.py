@@ -123,7 +123,6 @@ def tracking(job: Job) -> Iterator[Tracker | None]:
 @contextlib.contextmanager
 def process_settings(config: dict[str, Any], threads: int) -> Iterator[None]:
     """Threads, determinism and TF32 are the process's: set for the run, put back after it."""
-    memory.keep()
     before, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.set_num_threads(threads)
