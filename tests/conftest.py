@@ -24,6 +24,13 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _logging() -> None:
+    """No handler is left of a command that another test gave in this process, whose streams are closed by now."""
+    root = logging.getLogger()
+    root.handlers[:] = [handler for handler in root.handlers if type(handler) is not logging.StreamHandler]
+
+
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture):
     """`cli("epochs=1") -> (exit code, output, errors)` in an empty folder, as a user types it."""
