@@ -24,6 +24,12 @@ def say(line: str) -> None:
         sys.stderr.write(f"runner: {line}\n")
 
 
+def interrupted() -> int:
+    """Says so; the exit code."""
+    say("interrupted; the same command goes on where it stopped")
+    return 130
+
+
 @roomy
 def main(argv: list[str] | None = None) -> int:
     """Runs one command line; the exit code: 0 all done, 1 some run failed or diverged, 2 refused."""
@@ -73,8 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 2
     except KeyboardInterrupt:
-        say("interrupted; the same command goes on where it stopped")
-        return 130
+        return interrupted()
     finally:
         sys.argv, sys.path[:] = old_argv, old_path
         if old_error is None:
@@ -90,7 +95,10 @@ def cli() -> None:
     gc.set_threshold(100_000, 50, 50)
     codes: list[int] = []
     atexit.register(_leave, codes)  # before all others, so that it is called after them
-    codes.append(main())
+    try:
+        codes.append(main())
+    except KeyboardInterrupt:  # while Hydra is loaded
+        codes.append(interrupted())
     if "torch" not in sys.modules:  # refused: its libraries, which are on their way, need not be waited for
         _leave(codes)
     sys.exit(codes[0])

@@ -447,3 +447,10 @@ def test_closed_streams_do_not_matter(tmp_path, closed):
     line = f"exec {sys.executable} -m runner nonsense=1 {closed}"
     done = subprocess.run(["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and "Exception" not in done.stderr
+
+
+def test_an_interrupt_while_hydra_is_loaded(tmp_path):
+    """One line, and the code of an interrupt, as at any other moment."""
+    script = "import runner.__main__ as m\ndef main(): raise KeyboardInterrupt\nm.main = main\nm.cli()"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 130 and done.stderr == "runner: interrupted; the same command goes on where it stopped\n"
