@@ -77,6 +77,9 @@ def test_the_same_bits_as_torch(case):
         moved(*other, number, other[1].step)
         same(one, other)
     assert len(calls) == (0 if case in BORN else 1)
+    known = step._known
+    moved(*one, 5, step.step)
+    assert step._known is known  # what it knows of the state is not gathered again at each step
 
 
 @pytest.mark.parametrize("case", ["momentum", "adam", "rmsprop"])

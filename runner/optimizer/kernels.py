@@ -96,10 +96,9 @@ class Direct:
 
     def _stands(self) -> bool:
         """Whether there is all state, and known: others may have put their own into its place."""
-        own = self._optimizer.state.get(self.weights[0], {})
-        if self._known and all(own.get(name) is tensors[0] for name, tensors in self._known[0].items()):
+        own, names = self._optimizer.state.get(self.weights[0], {}), _names(self._optimizer)
+        if self._known and all(own.get(name) is self._known[0][name][0] for name in names):
             return True
-        names = _names(self._optimizer)
         states = [[self._optimizer.state.get(p, {}) for p in group["params"]] for group in self._optimizer.param_groups]
         if any(state.get(name) is None for some in states for state in some for name in names):
             return False
@@ -204,25 +203,12 @@ def _adagrad(group: dict[str, Any], weights: Sequence[Tensor], gradients: Sequen
 def _rmsprop(group: dict[str, Any], weights: Sequence[Tensor], gradients: Sequence[Tensor], state: State) -> None:
     """By Adam's kernel, a third of the time of torch's six passes: without a memory of the mean (`beta1` 0), and after
     endless steps, when nothing is corrected for a bias any more, Adam is RMSProp (to the last digit or two)."""
-    state["counters"][0].add_(1)
     if "mean" not in state:
         state["mean"] = [torch.zeros_like(p) for p in weights]  # each its own: what diverged stays in there
         state["endless"] = [torch.tensor(math.inf)] * len(weights)
-    torch._fused_adam_(
-        weights,
-        gradients,
-        state["mean"],
-        state["square_avg"],
-        [],
-        state["endless"],
-        amsgrad=False,
-        lr=group["lr"],
-        beta1=0.0,
-        beta2=group["alpha"],
-        weight_decay=group["weight_decay"],
-        eps=group["eps"],
-        maximize=group["maximize"],
-    )
+    options = {"betas": (0.0, group["alpha"]), "amsgrad": False, "decoupled_weight_decay": False}
+    moments = {"exp_avg": state["mean"], "exp_avg_sq": state["square_avg"], "step": state["endless"]}
+    _adam(group | options, weights, gradients, state | moments)
 
 
 CALLS: dict[type[torch.optim.Optimizer], Callable[..., None]] = {

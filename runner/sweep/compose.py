@@ -119,10 +119,9 @@ class Composer:
 
     def compose(self, words: list[str]) -> Composed:
         """The config of `words` on top of the defaults. Raises `ConfigError`."""
-        plain = {word: value for word in words if (value := self._value(word)) is not None}
-        if not plain:
+        chosen, whole = self._question(words)
+        if whole:
             return self._full(words)
-        chosen, _ = self._question(words)
         if chosen not in self._bases:
             try:
                 base = self._full(list(chosen), whole=False)
@@ -131,7 +130,7 @@ class Composer:
             self._bases[chosen] = base, pickle.dumps(base.config)
         base, content = self._bases[chosen]
         config = pickle.loads(content)  # noqa: S301 - a copy, in a tenth of the time of copy.deepcopy
-        if not all(put(config, *pair) for pair in plain.values()) or _unplain(config):
+        if not all(put(config, *pair) for pair in filter(None, map(self._value, words))) or _unplain(config):
             return self._full(words)
         return Composed(config, words, base.base, base.choices)
 
