@@ -2,22 +2,24 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help sweep test lint board clean
+.PHONY: help sweep test test-all lint board clean
 
 help:
-	@echo "make sweep   install into .venv, then the quickstart: 3 optimizers x 2 schedules x 2 seeds on the embedded digits"
-	@echo "make test    install into .venv with the test extra, then the suite"
-	@echo "make lint    the style checks alone"
-	@echo "make board   TensorBoard over outputs/"
-	@echo "make clean   remove .venv; results stay"
+	@echo "make sweep      install into .venv, then the quickstart: 3 optimizers x 2 schedules x 2 seeds on the embedded digits"
+	@echo "make test       install into .venv with the test extra, then the suite"
+	@echo "make test-all   as test, with the slow tests"
+	@echo "make lint       the style checks alone"
+	@echo "make board      TensorBoard over outputs/"
+	@echo "make clean      remove .venv; results stay"
 
 sweep: .venv/runner.installed
 	$(BIN)/python -m runner -m experiment=quickstart
 
-test: .venv/test.installed
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+test: lint
 	$(BIN)/python -m pytest -n 2
+
+test-all: lint
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
 
 lint: .venv/test.installed
 	$(BIN)/ruff check .

@@ -43,6 +43,7 @@ class Facts:
     apart: str = ""  # why it can share a program with no other run, where it cannot
     mixing: tuple[str, ...] = ()  # items of the stack that mix images or targets
     modifying: tuple[str, ...] = ()  # and those that change the network, and may bring noise
+    channels: int | None = None  # of the images
 
 
 class Rehearsals:
@@ -135,6 +136,7 @@ class Rehearsals:
             apart=apart(parts, config),
             mixing=_with_hook(parts.stack, "mix"),
             modifying=_with_hook(parts.stack, "modify"),
+            channels=splits.channels,
         )
 
     def _passes(self, config: dict[str, Any], parts: "Parts", splits: Splits) -> Passed:

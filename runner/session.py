@@ -163,6 +163,7 @@ class Session(Training):
                 "identity": splits.identity,
                 **{"val": 0} | sizes,
                 "classes": list(splits.classes),
+                "channels": splits.channels,
                 "skipped": list(splits.skipped),
             },
             "transfer": self._transfer(),

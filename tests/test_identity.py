@@ -5,7 +5,9 @@ import re
 
 import pytest
 
+import runner.revisions
 from runner.check import check
+from runner.revisions import Revision, revisions
 from runner.schema import EVALUATION
 from runner.sweep.identity import fingerprints, slug
 from tests.test_config import composed
@@ -213,3 +215,14 @@ def test_slug_is_safe_and_short(override):
     name = slug([override])
     assert len(f"{name}-0123456789".encode()) <= 255 and len(name) <= 100
     assert not set(name) & set("/\\ \n\t*?|<>:;$'\"[]{}") and name not in (".", "..") and name[0] not in ".-"
+
+
+def test_a_revision_makes_another_run(monkeypatch):
+    """A revision that applies changes both fingerprints; one that does not leaves the recorded ones as they are."""
+    base = config()
+    other = Revision("schedule", 2, lambda values, channels: channels == 1, "steps are counted from 1")
+    monkeypatch.setattr(runner.revisions, "REVISIONS", (other,))
+    assert revisions(base, 1) == {"schedule": 2} and revisions(base, 3) == {}
+    assert fingerprints(base, CONTENTS, frozenset(), revisions(base, 3)) == prints(base)
+    revised = fingerprints(base, CONTENTS, frozenset(), revisions(base, 1))
+    assert revised[0] != prints(base)[0] and revised[1] != prints(base)[1]

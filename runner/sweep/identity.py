@@ -3,6 +3,8 @@
 import hashlib
 import json
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from runner.schema import EVALUATION, NOT_IDENTITY
@@ -11,13 +13,19 @@ LENGTH = 10  # hexadecimal digits of a fingerprint
 LONGEST_SLUG = 100  # bytes: names of files end at 255
 
 
-def fingerprints(config: dict[str, Any], contents: str, ignored: frozenset[str]) -> tuple[str, str]:
+def fingerprints(
+    config: dict[str, Any], contents: str, ignored: frozenset[str], revised: Mapping[str, int] = MappingProxyType({})
+) -> tuple[str, str]:
     """`(fingerprint, training)`: of the whole run, and of its training alone.
 
     contents: the identity of the data's contents, which stands for the paths they were read from.
     ignored: parts of the config that do not matter to the run's task.
+    revised: the revisions that apply to the config (`runner.revisions.revisions`); without any, the hash is what it was
+    before there were revisions.
     """
     what = _without(config, NOT_IDENTITY | ignored)
+    if revised:
+        what["revisions"] = dict(revised)
     return _hash(what, contents), _hash({k: v for k, v in what.items() if k not in EVALUATION}, contents)
 
 

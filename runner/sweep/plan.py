@@ -13,6 +13,7 @@ from runner.check import Refused, check, shown
 from runner.devices import check_device, threads
 from runner.errors import ConfigError
 from runner.rehearsal import Facts
+from runner.revisions import revisions
 from runner.schema import STACKS
 from runner.sweep import fuse, lock
 from runner.sweep.asked import bring, combinations, refuse_sweeps
@@ -141,7 +142,8 @@ class Planner:
             raise ConfigError("cuda_graph=true: only the steps of task=train are replayed; leave it out")
         config = task.complete(config, overrides)
         facts = task.rehearse(self.builder, config)
-        fingerprint, training = fingerprints(config, facts.identity, task.ignores)
+        revised = revisions(config, facts.channels)
+        fingerprint, training = fingerprints(config, facts.identity, task.ignores, revised)
         first = sorted(overrides, key=lambda word: word.partition("=")[0].lstrip("+") not in swept)
         called = f"{slug(first)}-{fingerprint}"
         job = Job(
@@ -155,6 +157,7 @@ class Planner:
             command=command,
             threads=threads(config, facts, 1),
             columns=task.columns,
+            revisions=revised,
         )
         return Entry(job, facts, composed, called, fuse.program(config, facts) if task.fuses else "")
 

@@ -48,6 +48,7 @@ class Job:
     command: str
     threads: int  # of the CPU, as resolved when it was planned
     columns: Mapping[str, str] = field(default_factory=dict)  # title -> key of the result: what its task shows
+    revisions: Mapping[str, int] = field(default_factory=dict)  # of the runner's own choices, see `runner.revisions`
     trained: Path | None = None  # a finished run whose training is the same
     judge: Judge | None = None  # a search's pruner
 
@@ -148,6 +149,7 @@ def started(job: Job, device: torch.device) -> dict[str, Any]:
         "reason": None,
         "fingerprint": job.fingerprint,
         "training": job.training,
+        "revisions": dict(job.revisions),
         "swept": job.swept,
         "choices": job.choices,
         "overrides": job.overrides,

@@ -1,0 +1,36 @@
+"""Revisions: the list of changes after which a config gives other numbers than before.
+
+A fingerprint holds the revisions that apply to its run, so that a folder written before a change does not answer for
+a run after it. Importing this module imports no torch: `status` and the report name runs of older revisions.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One change of the runner's own numbers."""
+
+    key: str  # of the config, dotted: the choice whose numbers changed
+    number: int  # 2 for the first change: 1 is what was there at first, and is never written
+    applies: Callable[[Config, int | None], bool]  # to a checked config; channels of the images, None where unknown
+    change: str  # what changed, in one sentence
+
+
+REVISIONS: tuple[Revision, ...] = ()
+
+
+def revisions(config: Config, channels: int | None = None) -> dict[str, int]:
+    """Return the latest revision of each choice of a run, by key; a choice that never changed is left out.
+
+    config: checked and resolved, as in a run's `config.yaml`. channels: of the images, None where unknown.
+    """
+    latest: dict[str, int] = {}
+    for revision in REVISIONS:
+        if revision.applies(config, channels):
+            latest[revision.key] = max(revision.number, latest.get(revision.key, 1))
+    return latest
