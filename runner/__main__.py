@@ -4,14 +4,14 @@ Every command is a plan: a lone run is a plan of one, `-m` makes the product. So
 where done, resumed and reported by the same code (`runner.sweep`).
 """
 
-import atexit
 import gc
 import os
 import re
 import sys
 from pathlib import Path
 
-from runner import __version__, libraries
+from runner import __version__
+from runner.core.startup import malloc
 from runner.errors import ConfigError, DiskFull
 from runner.frames import roomy
 from runner.words import looks, planned
@@ -34,8 +34,6 @@ def interrupted() -> int:
 def main(argv: list[str] | None = None) -> int:
     """Runs one command line; the exit code: 0 all done, 1 some run failed or diverged, 2 refused."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not looks(argv):
-        libraries.load()
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import InterpolationResolutionError
@@ -93,29 +91,12 @@ def cli() -> None:
     """The console script `runner`."""
     # What torch, Hydra and the plan make at the start stays: it need not be looked through again and again.
     gc.set_threshold(100_000, 50, 50)
-    codes: list[int] = []
-    atexit.register(_leave, codes)  # before all others, so that it is called after them
+    malloc.keep()  # here alone: a process of somebody else's program, which calls `main`, must be able to shrink
     try:
-        codes.append(main())
+        code = main()
     except KeyboardInterrupt:  # while Hydra is loaded
-        codes.append(interrupted())
-    if "torch" not in sys.modules:  # refused: its libraries, which are on their way, need not be waited for
-        _leave(codes)
-    sys.exit(codes[0])
-
-
-def _leave(codes: list[int]) -> None:
-    """Ends the process, without taking apart piece by piece all that it loaded: that takes 0.2 seconds."""
-    check = sys.modules.get("runner.check")
-    if not codes or (check is not None and check.foreign):  # a bug's traceback is on its way; files of others are open
-        return
-    try:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
-    except (OSError, ValueError):  # nobody reads; Python has its own way to say so
-        return
-    os._exit(codes[0])
+        code = interrupted()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

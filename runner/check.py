@@ -23,7 +23,6 @@ TRUSTED = (
     "torchvision.transforms",
     "torchvision.ops",
 )
-foreign: set[str] = set()  # `_target_`s of others that this process has loaded
 OPTIONS_ELSEWHERE = ("runner.run",)  # `task=train`; of the runner's other modules an option is none: they write files
 # Arguments that the builder passes itself, by group.
 GIVEN: dict[str, frozenset[str]] = {
@@ -181,8 +180,6 @@ def locate(path: str, target: Any, trust: list[str]) -> Callable[..., Any]:
     home = getattr(found, "__module__", None) or type(found).__module__
     if not callable(found) or not _from(home, trusted):
         raise ConfigError(f"{path}._target_={target}: leads to {home}, which is not from a trusted package")
-    if not _from(home, TRUSTED):
-        foreign.add(target)
     group = path.partition(".")[0]
     if _from(home, ("runner",)) and not _from(home, (f"runner.{group}", *OPTIONS_ELSEWHERE)):
         raise ConfigError(f"{path}._target_={target}: is no option of {group}; those are in runner.{group}")

@@ -36,12 +36,7 @@ class GridSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        from runner.sweep.asked import expected
         from runner.sweep.compose import Composer
-
-        loader = self.hydra_context.config_loader
-        composer = Composer(self.config, loader)
-        composer.begin(lambda: expected(self.config, loader, arguments))
         from runner.sweep.grid import grid  # loads torch
 
-        grid(composer, self.launcher, arguments, self.multirun)
+        grid(Composer(self.config, self.hydra_context.config_loader), self.launcher, arguments, self.multirun)

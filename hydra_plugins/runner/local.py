@@ -41,10 +41,9 @@ class LocalLauncher(PlanLauncher):
 
         local = Local(self.hydra_context, self.workers, self.runs_per_gpu, self.timeout, self.fuse, self.fuse_max)
         if self.config.hydra.sweeper.get("multirun", True) and self.workers != 0 and not self.config.dry_run:
-            from runner import libraries
             from runner.sweep.server import prepare
 
-            # What workers need beside what is loaded by now is loaded while the sweep is planned.
+            # The workers' server loads torch while the sweep is planned.
             targets = [str(self.config[group].get("_target_")) for group in ("data", "model")]
-            prepare(targets, fork=libraries.fresh())
+            prepare(targets)
         return local

@@ -74,10 +74,3 @@ def combinations(
         theirs = [conditions.setdefault(text, condition(text)) for text in texts]
         asked += [(product.fixed + pairs, theirs) for pairs in combine(overrides, sweep, product.config.seed)]
     return asked
-
-
-def expected(master: DictConfig, loader: ConfigLoader, arguments: list[str]) -> list[list[str]]:
-    """The words of every combination of a command, those included that will be taken out."""
-    typed = parse(loader, arguments)
-    asked = combinations(loader, typed, bring(master, loader, typed))
-    return [[f"{key}={text}" for key, text in pairs] for pairs, _ in asked]

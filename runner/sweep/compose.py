@@ -7,7 +7,6 @@ that its errors are Hydra's.
 
 import functools
 import pickle
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.errors import ConfigError
 from runner.explain import explain
-from runner.sweep.ahead import Ahead
 
 PLAIN_FOLDERS = ("${name}", "${hydra.job.id}")  # what a folder's name may ask for and be known without Hydra
 
@@ -102,25 +100,15 @@ class Composer:
 
     def __init__(self, master: DictConfig, loader: ConfigLoader):
         self.master, self.loader = master, loader
-        self._ahead: Ahead | None = None
         self._parser = OverridesParser.create(config_loader=loader)
         self._values: dict[str, tuple[str, Any] | None] = {}
         self._bases: dict[tuple[str, ...], tuple[Composed, bytes]] = {}
         self._is_group = functools.cache(lambda key: bool(loader.get_group_options(key)))  # which looks into folders
 
-    def begin(self, expected: Callable[[], Iterable[list[str]]]) -> None:
-        """Has a second process compose these combinations, while torch is loaded here."""
-        self._ahead = Ahead(lambda: dict.fromkeys(map(self._question, expected())), self._asked)
-
-    def end(self) -> None:
-        """All that is composed from now on is composed here."""
-        if self._ahead is not None:
-            self._ahead.end()
-
     def compose(self, words: list[str]) -> Composed:
         """The config of `words` on top of the defaults. Raises `ConfigError`."""
-        chosen, whole = self._question(words)
-        if whole:
+        chosen = tuple(word for word in words if self._value(word) is None)
+        if len(chosen) == len(words):
             return self._full(words)
         if chosen not in self._bases:
             try:
@@ -133,11 +121,6 @@ class Composer:
         if not all(put(config, *pair) for pair in filter(None, map(self._value, words))) or _unplain(config):
             return self._full(words)
         return Composed(config, words, base.base, base.choices)
-
-    def _question(self, words: list[str]) -> tuple[tuple[str, ...], bool]:
-        """What Hydra is to compose for a combination, and whether that is the whole of it."""
-        chosen = tuple(word for word in words if self._value(word) is None)
-        return chosen, len(chosen) == len(words)
 
     def _value(self, word: str) -> tuple[str, Any] | None:
         """`(key, value)` of a word that may be a plain value."""
@@ -155,15 +138,6 @@ class Composer:
 
     def _full(self, words: list[str], whole: bool = True) -> Composed:
         """By Hydra. With `whole` nothing may be missing, and what is interpolated is resolved."""
-        question = tuple(words), whole
-        found = None if self._ahead is None else self._ahead.take(question)
-        composed, config = found or self._asked(question)
-        HydraConfig.instance().set_config(config)
-        return composed
-
-    def _asked(self, question: tuple[tuple[str, ...], bool]) -> tuple[Composed, DictConfig]:
-        """A composition, and the config as it is for Hydra."""
-        words, whole = list(question[0]), question[1]
         try:
             config = self.loader.load_sweep_config(self.master, words)
             HydraConfig.instance().set_config(config)  # for what a user's config asks of ${hydra:...}
@@ -180,7 +154,7 @@ class Composer:
             for group, name in taken.items()
             if "/" not in group and isinstance(name, str) and name != "null"
         }
-        return Composed(resolved, words, Base(OmegaConf.masked_copy(config, ["hydra"])), choices), config
+        return Composed(resolved, words, Base(OmegaConf.masked_copy(config, ["hydra"])), choices)
 
 
 def put(config: dict[str, Any], key: str, value: Any) -> bool:

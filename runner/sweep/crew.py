@@ -5,7 +5,6 @@ from pathlib import Path
 
 from hydra.types import HydraContext
 
-from runner import libraries, memory
 from runner.build import Builder
 from runner.listener import Listener
 from runner.report import write_report
@@ -54,8 +53,6 @@ class ThisProcess(Crew):
     def __init__(self, builder: Builder, context: HydraContext, listener: Listener):
         self.builder, self.context, self.listener = builder, context, listener
         self._next: list[Work] = []
-        if libraries.fresh():  # typed in a shell: else the process, which is another program's, would never shrink
-            memory.keep()
 
     def submit(self, work: Work) -> None:
         self._next.append(work)

@@ -32,11 +32,8 @@ def _command(composer: Composer, launcher: Launcher, arguments: list[str], multi
     """Plans every combination, then has the launcher run those that are not done. Ends the process with 1 where
     some run did not end well; raises `ConfigError` before anything starts where some combination cannot run."""
     ours = opened(launcher)
-    try:
-        with display.planning() as watch:
-            plan = make_plan(composer, arguments, multirun, Builder(), watch)
-    finally:
-        composer.end()
+    with display.planning() as watch:
+        plan = make_plan(composer, arguments, multirun, Builder(), watch)
     settle(plan, ours)
     distributed.check(plan)
     if plan.entries[0].job.config["dry_run"]:

@@ -16,8 +16,8 @@ from hydra.types import HydraContext
 
 import runner.run
 import runner.task.evaluate  # noqa: F401
-from runner import memory
 from runner.build import Builder
+from runner.core.startup import malloc
 from runner.listener import Listener
 from runner.sweep.lock import alive
 from runner.sweep.perform import Work, perform
@@ -48,7 +48,7 @@ def begin(post: Post) -> None:
     os.environ.update(post.environment)
     sys.path[:] = post.path
     setup_globals()
-    memory.keep()
+    malloc.keep()
     _post, _builder = post, Builder()
     threading.Thread(target=_follow, args=post.parent, daemon=True).start()
 
