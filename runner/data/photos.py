@@ -22,7 +22,7 @@ Parts = dict[str, list[tuple[str, int]]]  # train, test and perhaps val: (path w
 
 @dataclass(frozen=True)
 class Decoding:
-    """The keys that every set of photos has, see `runner.data.options`."""
+    """The keys that every set of photos has, see `runner.schema.Data`."""
 
     resize: int
     size: int

@@ -1,6 +1,6 @@
 """A worker process: what it has loaded before its first run, and what it does with one.
 
-The server that workers are forked from imports this once (`runner.sweep.processes`), so that a worker is there in a
+The server that workers are forked from imports this once (`runner.sweep.server`), so that a worker is there in a
 few milliseconds.
 """
 
