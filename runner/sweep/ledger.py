@@ -54,10 +54,41 @@ def read(folder: Path) -> Record | None:
 
 def records(sweep: Path) -> Iterator[Record]:
     """All runs that left a result in a sweep's folder."""
-    if sweep.is_dir():
-        for folder in sorted(sweep.iterdir()):
-            if folder.is_dir() and (record := read(folder)):
-                yield record
+    for folder in run_folders(sweep):
+        if record := read(folder):
+            yield record
+
+
+def run_folders(sweep: Path) -> Iterator[Path]:
+    """Yield the folders of a sweep's runs: those right below its own, and those deeper ones that say so themselves.
+
+    A sweep may lie in another one's folder (`name=a`, `name=a/b`): a run's name is its path below its own sweep's.
+    """
+    for folder in with_results(sweep):
+        below = folder.relative_to(sweep).parts
+        if len(below) == 1 or len(below) <= len(Path(_name(folder)).parts):
+            yield folder
+
+
+def with_results(top: Path) -> Iterator[Path]:
+    """Yield the folders below another one that hold a result, by name; a run's own folder is not searched further."""
+    try:
+        folders = sorted(path for path in top.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError:  # no folder, or a private one
+        return
+    for folder in folders:
+        if (folder / RESULT).is_file():
+            yield folder
+        elif not folder.is_symlink():
+            yield from with_results(folder)
+
+
+def _name(folder: Path) -> str:
+    """The name of a run, by its result; empty where that cannot be read."""
+    try:
+        return str(json.loads((folder / RESULT).read_bytes())["run"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
 
 
 def by_fingerprint(sweep: Path) -> dict[str, Record]:
