@@ -50,7 +50,7 @@ def run_job(task: Callable[[], Any], part: Part, job: Job, context: HydraContext
 
 def _write(job: Job, config: DictConfig, folder: Path) -> None:
     """The three files that Hydra leaves of a job."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     hydra = OmegaConf.to_container(config.hydra, resolve=False, enum_to_str=True)
     for name, content in (("config", job.config), ("hydra", {"hydra": hydra}), ("overrides", job.overrides)):
         write_atomic(folder / f"{name}.yaml", yaml_text(content), durable=False)

@@ -48,14 +48,14 @@ class Layout:
 def run_folder(composed: Composed, name: str, number: int, sweep: Path) -> Path:
     """Return the folder of a sweep's run. Raises `ConfigError`."""
     text = _resolved(composed, name, number, "sweep.subdir", _filled(composed, name, number, "sweep.subdir"))
-    told, path = f"hydra.sweep.subdir={text}", Path(os.path.normpath(text or "."))
+    told, path = f"hydra.sweep.subdir={composed.base.raw['sweep']['subdir']}", Path(os.path.normpath(text or "."))
     if path.is_absolute() or not path.parts or ".." in path.parts:
         raise ConfigError(f"{told}: must name a folder below hydra.sweep.dir, one for each run")
     if hidden := next((part for part in path.parts if part.startswith(".")), None):
         raise ConfigError(f"{told}: '{hidden}' would be hidden; begin it with another sign than a dot")
     if path.parts[0] in OWN:
         raise ConfigError(f"{told}: '{path.parts[0]}' in a sweep's folder is its own; choose another name")
-    _check_length("hydra.sweep.subdir", path)
+    _check_length(told, path)
     return sweep / path
 
 
@@ -84,9 +84,12 @@ def number(entries: "list[Entry]", taken: Mapping[str, int | None]) -> None:
             entries[i] = entry.numbered(own)
 
 
-def check_apart(planned: Iterable[Path], there: Iterable[Path]) -> None:
-    """Raise `ConfigError` where a planned run would lie inside another one's folder, or hold it."""
+def check_apart(sweep: Path, planned: Iterable[Path], there: Iterable[Path]) -> None:
+    """Raise `ConfigError` where a planned run would lie in another one's folder, or hold it, or where a file is."""
     planned = set(planned)
+    for path in {path for folder in planned for path in (folder, *folder.parents) if sweep in path.parents}:
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"{path} is no folder, and a run would lie there; change hydra.sweep.subdir")
     for folder in (every := planned | set(there)):
         outer = next((parent for parent in folder.parents if parent in every), None)
         if outer is not None and planned & {folder, outer}:
@@ -153,4 +156,4 @@ def _folder(key: str, text: str) -> Path:
 
 def _check_length(key: str, path: Path) -> None:
     if long := next((part for part in path.parts if len(os.fsencode(part)) > LONGEST), None):
-        raise ConfigError(f"{key}: '{long[:40]}...' has more than {LONGEST} bytes; make the folder's name shorter")
+        raise ConfigError(f"{key}: '{long[:20]}...' is longer than {LONGEST} bytes, and no folder's name may be")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.files import RESULT
+from runner.files import PLAN, RESULT, TABLE
 from runner.sweep import lock
 
 log = logging.getLogger(__name__)
@@ -65,8 +65,7 @@ def run_folders(sweep: Path) -> Iterator[Path]:
     A sweep may lie in another one's folder (`name=a`, `name=a/b`): a run's name is its path below its own sweep's.
     """
     for folder in with_results(sweep):
-        below = folder.relative_to(sweep).parts
-        if len(below) == 1 or len(below) <= len(Path(_name(folder)).parts):
+        if folder.parent == sweep or _is_of(folder, sweep):
             yield folder
 
 
@@ -83,12 +82,16 @@ def with_results(top: Path) -> Iterator[Path]:
             yield from with_results(folder)
 
 
-def _name(folder: Path) -> str:
-    """The name of a run, by its result; empty where that cannot be read."""
+def _is_of(folder: Path, sweep: Path) -> bool:
+    """Whether a run deep below a folder is one of its sweep's, or of one in between."""
     try:
-        return str(json.loads((folder / RESULT).read_bytes())["run"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return ""
+        name = Path(json.loads((folder / RESULT).read_bytes())["run"])
+    except (TypeError, KeyError):  # another program's
+        return False
+    except (OSError, ValueError):  # damaged: it cannot say
+        between = [path for path in folder.parents if sweep in path.parents]
+        return not any((path / file).exists() for path in between for file in (PLAN, TABLE))
+    return len(folder.relative_to(sweep).parts) <= len(name.parts)
 
 
 def by_fingerprint(sweep: Path) -> dict[str, Record]:

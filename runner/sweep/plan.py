@@ -283,7 +283,7 @@ def _with_ledger(entries: list[Entry], duplicates: int, lone: bool, builder: Bui
         kept = plan.done if record.status in FINISHED and not rerun else plan.left
         kept[entry.job.fingerprint] = record
     new = [entry.job.folder for entry in plan.entries if entry.job.fingerprint not in known]
-    check_apart(new, (record.folder for record in known.values()))
+    check_apart(sweep, new, (record.folder for record in known.values()))
     return plan
 
 

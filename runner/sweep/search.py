@@ -151,7 +151,7 @@ class Search:
         elif (there := read(job.folder)) is not None and there.result["fingerprint"] != job.fingerprint:
             raise ConfigError(f"{job.folder} holds another run; hydra.sweep.subdir must tell runs apart")
         else:
-            check_apart([job.folder], (record.folder for record in self.records.values()))
+            check_apart(self.plan.folder, [job.folder], (record.folder for record in self.records.values()))
         count = count or threads(job.config, entry.facts, self.plan.workers)
         judge = None
         if self.scope.pruner.kind != "none":
