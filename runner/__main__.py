@@ -14,7 +14,7 @@ from runner import __version__
 from runner.core.startup import malloc
 from runner.errors import ConfigError, DiskFull
 from runner.frames import roomy
-from runner.words import looks, planned
+from runner.words import TYPED, looks, planned
 
 
 def say(line: str) -> None:
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     old_argv, old_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = ["runner", *planned(argv)]
-    old_path = list(sys.path)
+    typed, old_path = TYPED.set(argv), list(sys.path)
     sys.path.append(str(Path.cwd()))  # a class of the user's own may lie where the command is typed
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing and exiting
 
@@ -80,6 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         return interrupted()
     finally:
         sys.argv, sys.path[:] = old_argv, old_path
+        TYPED.reset(typed)
         if old_error is None:
             os.environ.pop("HYDRA_FULL_ERROR", None)
         else:

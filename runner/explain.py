@@ -159,6 +159,12 @@ def refuse_typed(words: list[str]) -> None:
                 raise ConfigError(told)
         if re.fullmatch(r"hydra\.(sweep|run)\.dir=(''|\"\")?", word):
             raise ConfigError(f"{word}: must name a folder")
+        if word.lstrip("+").startswith("hydra.sweep.") and not MULTIRUN & set(words):
+            raise ConfigError(f"{word}: is about several runs: add -m; a lone run's folder is hydra.run.dir=FOLDER")
+        if word.lstrip("+").startswith("hydra.run.") and MULTIRUN & set(words):
+            raise ConfigError(f"{word}: is a lone run's folder; with -m type hydra.sweep.dir=FOLDER")
+        if match := re.match(r"\+*hydra\.job\.(id|num|override_dirname)=", word):
+            raise ConfigError(f"{word}: each run has its own hydra.job.{match[1]}; leave it out")
         if word.startswith("hydra.job.chdir=") and not word.endswith("=false"):
             raise ConfigError(f"{word}: paths are those of where the command is typed; leave it out")
         if word.startswith("hydra.sweeper.") and not MULTIRUN & set(words):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 RESULT = "result.json"  # of a run, in its folder
 PLAN = "plan.json"  # of a sweep, in its own
+TABLE = "results.csv"  # likewise
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], None] | bytes | str, durable: bool = True) -> None:

@@ -36,7 +36,7 @@ class Training:
             for row, run in enumerate(self.runs, place.row * members):
                 run.seat = Seat(row, place.count * members, place.common)
         self.path = job.folder / checkpoint.FILE
-        folder = job.folder.parent
+        folder = job.sweep or job.folder.parent
         self.folder = folder if (folder / PLAN).exists() else None  # of the sweep
         self.resumed = self._resume(device)
         self.program, self.group, team = None, builder.group, distributed.team()

@@ -1,6 +1,8 @@
 """What was typed, in the words that Hydra takes. Imports no torch."""
 
 import re
+import shlex
+from contextvars import ContextVar
 
 # Hydra's own commands, which look at the config and run nothing.
 COMMANDS = (
@@ -40,6 +42,8 @@ OPTIONS = COMMANDS + FLAGS + VALUED
 CONSTANT = re.compile(r"^((?!hydra\.|sweep\.)\w+\.[\w.]+)=(?!\w+\(|.*\bnull\b)(.+)$")
 CHOICE = re.compile(r"^([^=]+)=choice\((.*)\)$")
 
+TYPED: ContextVar[list[str]] = ContextVar("typed")  # the arguments of the command that is being done
+
 OPEN = re.compile(r"^(hydra\.launcher\.parameters\.)")  # a dictionary that takes any key: none is there to override
 COMMA = re.compile(r"\s*,\s*(?![^\[]*\])")  # outside brackets
 
@@ -76,6 +80,11 @@ def planned(argv: list[str]) -> list[str]:
     if MULTIRUN & set(argv):
         return [CONSTANT.sub(r"\1=choice(\2)", word) for word in argv]
     return options_first(["--multirun", *argv, "hydra.sweeper.multirun=false"])
+
+
+def command() -> str:
+    """Return the command that is being done, as a shell takes it."""
+    return shlex.join(["python", "-m", "runner", *TYPED.get()])
 
 
 def as_typed(word: str) -> str:

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from runner.errors import ConfigError
-from runner.files import write_atomic
+from runner.files import TABLE, write_atomic
 from runner.report.collect import RunRecord, collect
+from runner.sweep.ledger import with_results
 
 
 def write_report(folder: Path) -> Path:
@@ -29,7 +30,7 @@ def write_results(folder: Path, records: list[RunRecord] | None = None) -> Path:
     """Writes `folder/results.csv` alone: quick enough for after every run."""
     from runner.report.tables import results_csv
 
-    path = Path(folder) / "results.csv"
+    path = Path(folder) / TABLE
     write_atomic(path, results_csv(runs_of(folder) if records is None else records), durable=False)
     return path
 
@@ -41,7 +42,7 @@ def runs_of(folder: Path) -> list[RunRecord]:
         raise ConfigError(f"{folder}: no such folder; name one that holds runs, such as outputs/NAME")
     records = collect(folder)
     if not records:
-        inner = sorted({str(file.parents[1]) for file in folder.glob("*/*/result.json")})
+        inner = sorted({str(run.parent) for run in with_results(folder)})
         hint = f"look into {', '.join(inner[:5])}" if inner else "a run leaves its result.json in outputs/NAME/RUN"
-        raise ConfigError(f"{folder}: holds no runs (no */result.json); {hint}")
+        raise ConfigError(f"{folder}: holds no runs; {hint}")
     return records

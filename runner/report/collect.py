@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner.sweep.ledger import Record
+from runner.files import RESULT
+from runner.sweep.ledger import Record, run_folders
 
 METRICS = ("val_accuracy", "val_loss", "test_accuracy", "test_loss", "epochs", "seconds")
 STATUSES = ("done", "pruned", "diverged", "out_of_memory", "failed", "interrupted", "running", "planned")
@@ -50,15 +51,15 @@ class RunRecord:
 
 
 def collect(folder: Path) -> list[RunRecord]:
-    """The runs of a sweep's folder (`folder/*/result.json`), or of a lone run's own (`folder/result.json`).
+    """The runs of a sweep's folder, or of a lone run's own (`folder/result.json`).
 
     A damaged result.json becomes a record with status `failed` and the reason; nothing is raised for it.
     """
     folder = Path(folder).resolve()
-    files = [file for file in folder.glob("*/result.json") if not file.parent.name.startswith(".")]
-    if (folder / "result.json").is_file():
-        files.append(folder / "result.json")
-    return [_read(file) for file in sorted(files, key=lambda file: natural(file.parent.name))]
+    names = {run: run.relative_to(folder).as_posix() for run in run_folders(folder)}
+    if (folder / RESULT).is_file():
+        names[folder] = folder.name
+    return [_read(run, name) for run, name in sorted(names.items(), key=lambda item: natural(item[1]))]
 
 
 def natural(text: str) -> list[tuple[int, float, str]]:
@@ -67,17 +68,16 @@ def natural(text: str) -> list[tuple[int, float, str]]:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
 
 
-def _read(file: Path) -> RunRecord:
-    folder = file.parent
+def _read(folder: Path, name: str) -> RunRecord:
     try:
-        content = json.loads(file.read_bytes())
-        return _record(folder, content)
+        content = json.loads((folder / RESULT).read_bytes())
+        return _record(folder, name, content)
     except (OSError, ValueError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        reason = f"{file.name} cannot be read: {_one_line(error)}"
-        return RunRecord(folder, folder.name, "failed", reason, damaged=True)
+        reason = f"{RESULT} cannot be read: {_one_line(error)}"
+        return RunRecord(folder, name, "failed", reason, damaged=True)
 
 
-def _record(folder: Path, content: Any) -> RunRecord:
+def _record(folder: Path, name: str, content: Any) -> RunRecord:
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}, not an object")
     facts = dict(content)
@@ -88,10 +88,10 @@ def _record(folder: Path, content: Any) -> RunRecord:
     overrides = _typed(facts, "overrides", list, [])
     choices = _typed(facts, "choices", dict, {})
     reason = facts.pop("reason", None)
-    facts.pop("run", None)  # the folder's name is the run's name, even where the folder was renamed
+    facts.pop("run", None)  # its path below the sweep's folder is the run's name, even where it was renamed
     return RunRecord(
         folder=folder,
-        run=folder.name,
+        run=name,
         status=Record(folder, content).standing,
         reason=None if reason is None else _one_line(reason),
         swept=swept,

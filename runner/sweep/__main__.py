@@ -33,7 +33,7 @@ def where(folder: Path) -> list[tuple[str, str, str]]:
             words = _doing(lock.read(record.folder) or {})
         elif record.result.get("val_accuracy") is not None:
             words = words or f"val accuracy {record.result['val_accuracy']:.4f}"
-        found.append((record.folder.name, status, words))
+        found.append((record.folder.relative_to(folder).as_posix(), status, words))
     for plan in frozen.read(folder):
         for run in plan["runs"]:
             if run["fingerprint"] not in names:

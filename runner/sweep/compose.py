@@ -5,10 +5,13 @@ takes a hundredth of the time. Whatever is not plainly a value of a key that is 
 that its errors are Hydra's.
 """
 
+import contextlib
 import functools
 import pickle
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import datetime
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -22,7 +25,9 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.errors import ConfigError
 from runner.explain import explain
 
-PLAIN_FOLDERS = ("${name}", "${hydra.job.id}")  # what a folder's name may ask for and be known without Hydra
+REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*)")  # the first word of an interpolation
+KEY = re.compile(r"[+~]*([^@=]*)")  # of a typed word, without its sign and package
+IN_PLACE = ("sweep", "run", "overrides")  # parts of Hydra's config that each run has resolved, or as typed
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Part:
 
     content: bytes  # the node, pickled; the same for all runs that were composed alike
     own: dict[str, Any]  # dotted key, below `hydra` -> what it is in this run
+    refers: bool = False  # whether it refers to keys of the run's own config
 
     def node(self) -> DictConfig:
         """The node `{hydra: ...}`."""
@@ -47,6 +53,7 @@ class Base:
     """Hydra's part of a composition, which many combinations share."""
 
     node: DictConfig
+    dirname: dict[str, Any]  # `hydra.job.config.override_dirname`
 
     @functools.cached_property
     def pickled(self) -> bytes:
@@ -54,12 +61,14 @@ class Base:
         return pickle.dumps(self.node)
 
     @functools.cached_property
-    def folders(self) -> tuple[str, str]:
-        """Where a run of a sweep lies, and a lone run, as the config has it."""
-        sweep, run = (
-            OmegaConf.to_container(part, resolve=False) for part in (self.node.hydra.sweep, self.node.hydra.run)
-        )
-        return f"{sweep['dir']}/{sweep['subdir']}", run["dir"]
+    def raw(self) -> dict[str, Any]:
+        """Hydra's part as plain values, interpolations as text."""
+        return OmegaConf.to_container(self.node.hydra, resolve=False, enum_to_str=True)
+
+    @functools.cached_property
+    def references(self) -> frozenset[str]:
+        """The first words of all interpolations: keys, resolvers, `hydra`."""
+        return frozenset(REFERENCE.findall(str({key: part for key, part in self.raw.items() if key not in IN_PLACE})))
 
 
 @dataclass(frozen=True)
@@ -71,28 +80,38 @@ class Composed:
     base: Base  # Hydra's part, of the composition without the plain values
     choices: dict[str, str]  # group -> option, of groups that are no stacks
 
-    def hydra(self, name: str) -> Part:
-        """Hydra's part of the config of the run that is called so."""
+    def hydra(self, name: str, number: int) -> Part:
+        """Hydra's part of the config of the run that is called so; `number`: its place among the runs of its sweep."""
         own = {
             "job.id": name,
-            "job.override_dirname": ",".join(sorted(self.words)),
+            "job.num": number,
+            "job.override_dirname": override_dirname(self.words, **self.base.dirname),
             "overrides.task": list(self.words),
         }
-        return Part(self.base.pickled, own)
+        return Part(self.base.pickled, own, not self.base.references.isdisjoint(self.config))
 
-    def folder(self, name: str, lone: bool) -> Path:
-        """Where the run that is called so lies."""
-        text = self.base.folders[lone]
-        rest = text
-        for part, value in zip(PLAIN_FOLDERS, (str(self.config["name"]), name)):
-            text, rest = text.replace(part, value), rest.replace(part, "")
-        if "${" not in rest:
-            return Path(text)
-        whole = OmegaConf.merge(self.hydra(name).node(), self.config)
-        HydraConfig.instance().set_config(whole)
-        if lone:
-            return Path(whole.hydra.run.dir)
-        return Path(whole.hydra.sweep.dir) / whole.hydra.sweep.subdir
+
+def override_dirname(words: list[str], exclude_keys: list[str], item_sep: str, kv_sep: str) -> str:
+    """Return the typed words as one name of a folder, as Hydra makes it."""
+    kept = sorted(word for word in words if KEY.match(word)[1] not in exclude_keys)
+    return item_sep.join(kept).replace("=", kv_sep)
+
+
+def freeze_clock() -> None:
+    """Make `${now:...}` the time at which a command began, in all of its compositions."""
+    began = datetime.now()
+    OmegaConf.register_new_resolver("now", lambda pattern: began.strftime(pattern), replace=True)
+
+
+@contextlib.contextmanager
+def current(config: DictConfig) -> Iterator[None]:
+    """Inside, `HydraConfig.get()` and `${hydra:...}` see this config."""
+    instance = HydraConfig.instance()
+    before, instance.cfg = instance.cfg, config
+    try:
+        yield
+    finally:
+        instance.cfg = before
 
 
 class Composer:
@@ -100,6 +119,7 @@ class Composer:
 
     def __init__(self, master: DictConfig, loader: ConfigLoader):
         self.master, self.loader = master, loader
+        freeze_clock()
         self._parser = OverridesParser.create(config_loader=loader)
         self._values: dict[str, tuple[str, Any] | None] = {}
         self._bases: dict[tuple[str, ...], tuple[Composed, bytes]] = {}
@@ -146,6 +166,7 @@ class Composer:
             if whole and missing:
                 raise ConfigError("; ".join(f"{key} is missing: {key}=VALUE" for key in missing))
             resolved = OmegaConf.to_container(job, resolve=whole)
+            dirname = OmegaConf.to_container(config.hydra.job.config.override_dirname, resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(explain(error, words)) from error
         taken = dict(config.hydra.runtime.choices)
@@ -154,7 +175,7 @@ class Composer:
             for group, name in taken.items()
             if "/" not in group and isinstance(name, str) and name != "null"
         }
-        return Composed(resolved, words, Base(OmegaConf.masked_copy(config, ["hydra"])), choices)
+        return Composed(resolved, words, Base(OmegaConf.masked_copy(config, ["hydra"]), dirname), choices)
 
 
 def put(config: dict[str, Any], key: str, value: Any) -> bool:

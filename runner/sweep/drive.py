@@ -40,7 +40,7 @@ class Drive:
         self._mates: dict[str, list[Entry]] = {}  # fingerprint -> the runs that its process does at the same time
         self._apart: set[str] = set()  # those that lost a process together with others
         self._ended: deque[Entry] = deque()
-        self._number, self._looked = 0, 0.0
+        self._looked = 0.0
 
     @property
     def pending(self) -> int:
@@ -135,13 +135,12 @@ class Drive:
         if job.fingerprint in self._alone:
             seen = read(job.folder)  # the attempt that is to be repeated
         began = None if seen is None else standing(seen)
-        self._number += 1
         self._active[job.fingerprint] = entry
         self.display.begin(entry)
         sharing = None
         if place := plan.seats.get(job.fingerprint):
             sharing = Sharing(entry.program, plan.folder, plan.fusing == "true", place[1])
-        return Work(job, entry.hydra, self._number - 1, plan.rerun, began, sharing)
+        return Work(job, entry.hydra, plan.rerun, began, sharing)
 
     def _settle(self, ended: Ended) -> None:
         """What a crew gave back: a run, with its mates."""

@@ -18,6 +18,8 @@ from runner.files import PLAN as FILE
 from runner.files import write_json
 from runner.fuse.seat import Seat
 from runner.sweep import lock
+from runner.sweep.layout import number
+from runner.sweep.ledger import run_folders
 
 if TYPE_CHECKING:
     from runner.sweep.fuse import Place
@@ -36,7 +38,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, ValueError) as error:
-        if not any(folder.glob("*/result.json")):  # nothing of ours is there: hardly our file
+        if not any(run_folders(folder)):  # nothing of ours is there: hardly our file
             raise ConfigError(f"{path}: no plan of the runner{ELSEWHERE}") from error
         log.warning("%s is damaged (%s): it is written anew", path, error)
         return []
@@ -50,6 +52,11 @@ def threads(folder: Path) -> dict[str, int]:
     return {run["fingerprint"]: run["threads"] for run in _runs(folder)}
 
 
+def numbers(folder: Path) -> dict[str, int]:
+    """Fingerprint -> number, likewise."""
+    return {run["fingerprint"]: run["number"] for run in _runs(folder) if run.get("number") is not None}
+
+
 def seats(folder: Path) -> "dict[str, Place]":
     """Fingerprint -> its place among the runs that it is trained with, likewise."""
     told = {run["fingerprint"]: run["seat"] for run in _runs(folder) if run.get("seat")}
@@ -61,17 +68,30 @@ def _runs(folder: Path) -> list[dict[str, Any]]:
 
 
 def write(plan: "Plan") -> None:
-    """Adds a plan to the folder's; one of the same command and runs takes the place of the earlier one."""
+    """Adds a plan to the folder's; one of the same command and runs takes the place of the earlier one.
+
+    Numbers that another command has given to its runs meanwhile are not given again.
+    """
+    with FileLock(plan.folder / lock.GUARD):
+        begun = plan.done.keys() | plan.left.keys()
+        own = {entry.job.fingerprint: entry.job.number for entry in plan.entries if entry.job.fingerprint in begun}
+        number(plan.entries, numbers(plan.folder) | own)
+        write_json(plan.folder / FILE, {"plans": [*_others(plan), _described(plan)]}, durable=False)
+
+
+def _described(plan: "Plan") -> dict[str, Any]:
+    """Return what the file says of a plan."""
     runs = [entry.job for entry in plan.entries]
     base = flat(runs[0].config)
-    told = {
+    return {
         "command": runs[0].command,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": runs[0].config,
         "runs": [
             {
-                "run": job.folder.name,
+                "run": job.run,
                 "fingerprint": job.fingerprint,
+                "number": job.number,
                 "threads": job.threads,
                 "seat": _flat(plan.seats.get(job.fingerprint)),
                 "swept": job.swept,
@@ -80,8 +100,6 @@ def write(plan: "Plan") -> None:
             for job in runs
         ],
     }
-    with FileLock(plan.folder / lock.GUARD):
-        write_json(plan.folder / FILE, {"plans": [*_others(plan), told]}, durable=False)
 
 
 def _flat(place: "Place | None") -> list[Any] | None:

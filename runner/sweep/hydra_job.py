@@ -6,31 +6,30 @@ Kept is all that a job can see of Hydra: `HydraConfig`, logging as `hydra.job_lo
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from runner.files import write_atomic, yaml_text
-from runner.sweep.compose import Part
+from runner.sweep.compose import Part, current
 from runner.task.base import Job
 
 
-def run_job(task: Callable[[], Any], part: Part, job: Job, number: int, context: HydraContext) -> Any:
+def run_job(task: Callable[[], Any], part: Part, job: Job, context: HydraContext) -> Any:
     """What `task` returns, called as Hydra calls a job; raises what it raises."""
     folder = job.folder.absolute()
-    own = {"job.num": number, "run.dir": str(job.folder), "runtime.output_dir": str(folder)}
+    own = {"run.dir": str(job.folder), "runtime.output_dir": str(folder)}
     config = Part(part.content, part.own | own).node()
-    if config.hydra.callbacks:  # they may look at the run's own part, too
+    if part.refers or config.hydra.callbacks:  # which may look at the run's own part, too
         config = OmegaConf.merge(config, job.config)
     OmegaConf.set_readonly(config.hydra, True)
     hydra = config.hydra
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_current(config))
+        stack.enter_context(current(config))
         if hydra.job.chdir:
             stack.enter_context(contextlib.chdir(folder))
         stack.callback(_forget_log)
@@ -49,20 +48,9 @@ def run_job(task: Callable[[], Any], part: Part, job: Job, number: int, context:
     return done.return_value  # a property of Hydra's: raises what escaped the run
 
 
-@contextlib.contextmanager
-def _current(config: DictConfig) -> Iterator[None]:
-    """Inside, it is what `HydraConfig.get()` and `${hydra:...}` see."""
-    instance = HydraConfig.instance()
-    before, instance.cfg = instance.cfg, config
-    try:
-        yield
-    finally:
-        instance.cfg = before
-
-
 def _write(job: Job, config: DictConfig, folder: Path) -> None:
     """The three files that Hydra leaves of a job."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     hydra = OmegaConf.to_container(config.hydra, resolve=False, enum_to_str=True)
     for name, content in (("config", job.config), ("hydra", {"hydra": hydra}), ("overrides", job.overrides)):
         write_atomic(folder / f"{name}.yaml", yaml_text(content), durable=False)

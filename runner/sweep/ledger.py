@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.files import RESULT
+from runner.files import PLAN, RESULT, TABLE
 from runner.sweep import lock
 
 log = logging.getLogger(__name__)
@@ -54,10 +54,44 @@ def read(folder: Path) -> Record | None:
 
 def records(sweep: Path) -> Iterator[Record]:
     """All runs that left a result in a sweep's folder."""
-    if sweep.is_dir():
-        for folder in sorted(sweep.iterdir()):
-            if folder.is_dir() and (record := read(folder)):
-                yield record
+    for folder in run_folders(sweep):
+        if record := read(folder):
+            yield record
+
+
+def run_folders(sweep: Path) -> Iterator[Path]:
+    """Yield the folders of a sweep's runs: those right below its own, and those deeper ones that say so themselves.
+
+    A sweep may lie in another one's folder (`name=a`, `name=a/b`): a run's name is its path below its own sweep's.
+    """
+    for folder in with_results(sweep):
+        if folder.parent == sweep or _is_of(folder, sweep):
+            yield folder
+
+
+def with_results(top: Path) -> Iterator[Path]:
+    """Yield the folders below another one that hold a result, by name; a run's own folder is not searched further."""
+    try:
+        folders = sorted(path for path in top.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError:  # no folder, or a private one
+        return
+    for folder in folders:
+        if (folder / RESULT).is_file():
+            yield folder
+        elif not folder.is_symlink():
+            yield from with_results(folder)
+
+
+def _is_of(folder: Path, sweep: Path) -> bool:
+    """Whether a run deep below a folder is one of its sweep's, or of one in between."""
+    try:
+        name = Path(json.loads((folder / RESULT).read_bytes())["run"])
+    except (TypeError, KeyError):  # another program's
+        return False
+    except (OSError, ValueError):  # damaged: it cannot say
+        between = [path for path in folder.parents if sweep in path.parents]
+        return not any((path / file).exists() for path in between for file in (PLAN, TABLE))
+    return len(folder.relative_to(sweep).parts) <= len(name.parts)
 
 
 def by_fingerprint(sweep: Path) -> dict[str, Record]:

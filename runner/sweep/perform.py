@@ -9,7 +9,7 @@ from pathlib import Path
 from hydra.types import HydraContext
 
 from runner.build import Builder
-from runner.errors import DiskFull, disk_full
+from runner.errors import ConfigError, DiskFull, disk_full
 from runner.frames import roomy
 from runner.fuse.group import Group
 from runner.fuse.seat import Seat
@@ -29,7 +29,6 @@ class Work:
 
     job: Job
     hydra: Part  # Hydra's own part of its config
-    number: int  # in the order in which the runs begin
     rerun: bool
     seen: tuple[str, str] | None  # status of the attempt that stood in the folder as it was planned, and when it began
     sharing: "Sharing | None" = None  # where it may share a program with others
@@ -106,14 +105,16 @@ def _perform(work: Work, builder: Builder, context: HydraContext, listener: List
             return True
         if work.rerun:
             _empty(job)
-        run_job(lambda: builder.task(job.config).execute(job, builder, held), work.hydra, job, work.number, context)
+        elif (there := read(job.folder)) and there.result["fingerprint"] != job.fingerprint:
+            raise ConfigError(f"{job.folder} holds another command's run; hydra.sweep.subdir must tell them apart")
+        run_job(lambda: builder.task(job.config).execute(job, builder, held), work.hydra, job, context)
         return True
 
 
 def done_meanwhile(work: Work) -> bool:
     """Whether a run has ended, by whomever, since the plan saw it: another attempt, or the one that went on then."""
     record = read(work.job.folder)
-    if record is None or standing(record) == work.seen:
+    if record is None or record.result["fingerprint"] != work.job.fingerprint or standing(record) == work.seen:
         return False
     return record.status in FINISHED | {"failed", "out_of_memory"}
 

@@ -15,15 +15,17 @@ from runner.errors import ConfigError
 from runner.rehearsal import Facts
 from runner.revisions import revisions
 from runner.schema import STACKS
-from runner.sweep import fuse, lock
+from runner.sweep import frozen, fuse, lock
 from runner.sweep.asked import bring, combinations, refuse_sweeps
 from runner.sweep.compose import Composed, Composer, Part
 from runner.sweep.exclude import take_out
 from runner.sweep.identity import fingerprints, slug
+from runner.sweep.layout import Layout, check_apart, check_one, number, run_folder
 from runner.sweep.ledger import FINISHED, GOOD, Record, by_fingerprint, read
 from runner.sweep.product import part, several
-from runner.sweep.typed import parse, refuse_slips, retype, value
+from runner.sweep.typed import parse, refuse_slips, value
 from runner.task.base import Job, Task
+from runner.words import command
 
 REPORT_MARK = "· report</title>".encode()  # in the head of a page of the runner
 
@@ -41,7 +43,14 @@ class Entry:
     @property
     def hydra(self) -> Part:
         """Hydra's own part of its config."""
-        return self.composed.hydra(self.name)
+        part = self.composed.hydra(self.name, self.job.number or 0)
+        where = {} if self.job.number is None else {"sweep.dir": str(self.job.sweep), "sweep.subdir": self.job.run}
+        return replace(part, own=part.own | where)
+
+    def numbered(self, number: int) -> "Entry":
+        """The entry as the run of that number. Raises `ConfigError`."""
+        folder = run_folder(self.composed, self.name, number, self.job.sweep)
+        return replace(self, job=replace(self.job, folder=folder, number=number))
 
     @property
     def label(self) -> str:
@@ -122,6 +131,7 @@ class Planner:
 
     def __init__(self, composer: Composer, builder: Builder, lone: bool):
         self.composer, self.builder, self.lone = composer, builder, lone
+        self._layout = Layout(lone)
         self._tasks: dict[str, Task] = {}
 
     def _task(self, config: dict[str, Any]) -> Task:
@@ -131,8 +141,8 @@ class Planner:
             self._tasks[key] = self.builder.task(config)
         return self._tasks[key]
 
-    def entry(self, overrides: list[str], swept: dict[str, Any], command: str) -> Entry:
-        """A checked combination. Raises `ConfigError`."""
+    def entry(self, overrides: list[str], swept: dict[str, Any], line: str, number: int) -> Entry:
+        """A checked combination, and the run of that number; `line`: the command. Raises `ConfigError`."""
         composed = self.composer.compose(overrides)
         config = check(composed.config)
         task = self._task(config)
@@ -146,18 +156,21 @@ class Planner:
         fingerprint, training = fingerprints(config, facts.identity, task.ignores, revised)
         first = sorted(overrides, key=lambda word: word.partition("=")[0].lstrip("+") not in swept)
         called = f"{slug(first)}-{fingerprint}"
+        sweep, folder = self._layout.locate(composed, called, number, fingerprint)
         job = Job(
-            folder=composed.folder(called, self.lone),
+            folder=folder,
             config=config,
             fingerprint=fingerprint,
             training=training,
             overrides=[word for word in overrides if not word.startswith("hydra.")],
             swept=swept,
             choices=composed.choices | {group: list(config[group]) for group in STACKS},
-            command=command,
+            command=line,
             threads=threads(config, facts, 1),
             columns=task.columns,
             revisions=revised,
+            sweep=sweep,
+            number=None if self.lone else number,
         )
         return Entry(job, facts, composed, called, fuse.program(config, facts) if task.fuses else "")
 
@@ -191,17 +204,17 @@ def make_plan(
         )
     varying = several(pairs for pairs, _ in asked)
     kept = take_out(asked, planner.composer)
-    command = retype(master, arguments, multirun)
+    line = command()
     entries: dict[str, Entry] = {}
     refused: dict[str, list[str]] = {}
     duplicates = 0
-    for number, pairs in enumerate(kept):
+    for i, pairs in enumerate(kept):
         words = [f"{key}={text}" for key, text in pairs]
         swept = {key.lstrip("+"): value(key, text) for key, text in pairs if key in varying or not multirun}
         swept = {key: found for key, found in swept.items() if key not in ("name", "dry_run", "rerun", "trust")}
         label = " ".join(f"{key}={text}" for key, text in pairs if key in varying)
         try:
-            entry = planner.entry(words, swept, command)
+            entry = planner.entry(words, swept, line, len(entries))
         except Refused as error:
             for line in dict.fromkeys(error.lines):
                 refused.setdefault(line, []).append(label)
@@ -210,7 +223,7 @@ def make_plan(
         else:
             duplicates += entry.job.fingerprint in entries
             entries.setdefault(entry.job.fingerprint, entry)
-        watch(number + 1, len(kept))
+        watch(i + 1, len(kept))
     if refused and not (entries and master.dry_run):
         raise ConfigError(refusal(refused, len(kept)))
     plan = _with_ledger(list(entries.values()), duplicates, not multirun, builder)
@@ -237,23 +250,27 @@ def refusal(complaints: dict[str, list[str]], count: int) -> str:
 def _with_ledger(entries: list[Entry], duplicates: int, lone: bool, builder: Builder) -> Plan:
     """The plan, its runs matched with the folders that are there."""
     first = entries[0]
-    own_folder = lone and not first.job.folder.name.endswith(first.job.fingerprint)  # hydra.run.dir was set
-    sweep = first.job.folder if own_folder else first.job.folder.parent
+    check_one(entry.job.sweep for entry in entries)
+    sweep = first.job.sweep
+    own_folder = sweep == first.job.folder  # hydra.run.dir was set
     check_writable(sweep)
     rerun = first.job.config["rerun"]
     plan = Plan(entries, sweep, lone, rerun, builder, duplicates=duplicates)
-    folders = [entry.job.folder for entry in entries]
+    known = by_fingerprint(sweep) if not own_folder else {}
+    if not lone:
+        number(
+            plan.entries, {key: record.result.get("number") for key, record in known.items()} | frozen.numbers(sweep)
+        )
+    folders = [entry.job.folder for entry in plan.entries]
     if shared := sorted(str(folder) for folder, count in Counter(folders).items() if count > 1):
         raise ConfigError(f"{shared[0]}: several runs would share this folder; hydra.sweep.subdir must tell them apart")
-    known = {}
     if own_folder and (record := read(sweep)):
         if record.result["fingerprint"] != first.job.fingerprint and not rerun:
             raise ConfigError(f"{sweep} holds another run: choose another folder, or rerun=true to replace it")
         known = {record.result["fingerprint"]: record}
     elif not own_folder:
-        known = by_fingerprint(sweep)
         plan.trained = {r.result["training"]: r.folder for r in known.values() if r.status == "done"}
-    for i, entry in enumerate(entries):
+    for i, entry in enumerate(plan.entries):
         record = known.get(entry.job.fingerprint)
         if record is None:
             there = None if rerun or own_folder else read(entry.job.folder)
@@ -265,6 +282,8 @@ def _with_ledger(entries: list[Entry], duplicates: int, lone: bool, builder: Bui
         plan.entries[i] = moved(entry, record.folder)
         kept = plan.done if record.status in FINISHED and not rerun else plan.left
         kept[entry.job.fingerprint] = record
+    new = [entry.job.folder for entry in plan.entries if entry.job.fingerprint not in known]
+    check_apart(sweep, new, (record.folder for record in known.values()))
     return plan
 
 

@@ -12,12 +12,14 @@ from runner.errors import ConfigError
 from runner.run import Train
 from runner.sweep.asked import bring
 from runner.sweep.compose import Composer
+from runner.sweep.layout import check_one
 from runner.sweep.plan import Entry, Plan, Planner, check_writable, refusal
 from runner.sweep.product import is_part, part
 from runner.sweep.prune import Pruner
 from runner.sweep.settings import PREFIX, TRIALS, Settings, settings
 from runner.sweep.space import Params, Space, make_space
-from runner.sweep.typed import name, parse, refuse_slips, retype
+from runner.sweep.typed import name, parse, refuse_slips
+from runner.words import command
 
 STARTUP = 5  # finished runs before which their median means nothing
 
@@ -34,9 +36,9 @@ class Scope:
     total: int  # trials
     command: str
 
-    def entry(self, params: Params) -> Entry:
-        """A point of the space as a checked combination. Raises `ConfigError`."""
-        return self.planner.entry(self.space.words(params), self.space.swept(params), self.command)
+    def entry(self, params: Params, number: int = 0) -> Entry:
+        """A point of the space as a checked combination; `number`: the trial's. Raises `ConfigError`."""
+        return self.planner.entry(self.space.words(params), self.space.swept(params), self.command, number)
 
 
 def make_scope(composer: Composer, arguments: list[str]) -> Scope:
@@ -46,11 +48,11 @@ def make_scope(composer: Composer, arguments: list[str]) -> Scope:
     asked, space = settings(master), _space(master, loader, arguments)
     _check_sampler(asked, space)
     planner = Planner(composer, Builder(), lone=False)
-    command = retype(master, arguments, multirun=True)
-    corners = _corners(planner, space, command)
+    line = command()
+    corners = _corners(planner, space, line)
     _check_runs(asked, corners, planner.builder)
     first = corners[0]
-    plan = Plan([first], first.job.folder.parent, lone=False, rerun=False, builder=planner.builder)
+    plan = Plan([first], first.job.sweep, lone=False, rerun=False, builder=planner.builder)
     check_writable(plan.folder)
     epochs = [entry.job.config["epochs"] for entry in corners]
     least = asked.min_epochs or 1
@@ -61,7 +63,7 @@ def make_scope(composer: Composer, arguments: list[str]) -> Scope:
         )
     startup, factor = asked.startup_trials or STARTUP, asked.reduction_factor
     pruner = Pruner(asked.pruner, asked.metric[0], asked.higher[0], max(epochs), least, startup, factor)
-    return Scope(asked, space, planner, plan, pruner, _total(asked, space), command)
+    return Scope(asked, space, planner, plan, pruner, _total(asked, space), line)
 
 
 def _space(master: DictConfig, loader: ConfigLoader, arguments: list[str]) -> Space:
@@ -93,7 +95,7 @@ def _check_sampler(asked: Settings, space: Space) -> None:
         )
 
 
-def _corners(planner: Planner, space: Space, command: str) -> list[Entry]:
+def _corners(planner: Planner, space: Space, line: str) -> list[Entry]:
     """The corners of the space as checked combinations."""
     entries: list[Entry] = []
     refused: dict[str, list[str]] = {}
@@ -102,7 +104,7 @@ def _corners(planner: Planner, space: Space, command: str) -> list[Entry]:
         words = space.words(params)
         label = " ".join(words[: len(space.dimensions)])
         try:
-            entries.append(planner.entry(words, space.swept(params), command))
+            entries.append(planner.entry(words, space.swept(params), line, len(entries)))
         except ConfigError as error:
             lines = error.lines if isinstance(error, Refused) else [str(error)]
             for line in dict.fromkeys(_whole(line, space) for line in lines):
@@ -111,6 +113,7 @@ def _corners(planner: Planner, space: Space, command: str) -> list[Entry]:
         raise ConfigError(_one(*next(iter(refused.items())), len(corners)))
     if refused:
         raise ConfigError(refusal(refused, len(corners)))
+    check_one(entry.job.sweep for entry in entries)
     folders = {entry.job.folder for entry in entries}
     if len(folders) < len({entry.job.fingerprint for entry in entries}):
         raise ConfigError(

@@ -22,6 +22,7 @@ from runner.sweep.compose import Composer
 from runner.sweep.drive import Drive
 from runner.sweep.folder import sweep_folder
 from runner.sweep.launch import opened
+from runner.sweep.layout import check_apart, check_one
 from runner.sweep.ledger import FINISHED, GOOD, Record, by_fingerprint, read
 from runner.sweep.plan import Entry, moved
 from runner.sweep.prune import Candidate
@@ -139,12 +140,18 @@ class Search:
             drive.submit(entry)
 
     def _entry(self, trial: Trial, params: Params, count: int | None) -> Entry:
-        entry = self.scope.entry(params)
+        entry = self.scope.entry(params, trial.number)
+        check_one([self.plan.folder, entry.job.sweep])
+        known = {key: record.result.get("number") for key, record in self.records.items()}
+        if (number := self.memory.number(trial, entry.job.fingerprint, known)) != trial.number:
+            entry = entry.numbered(number)
         job = entry.job
         if (record := self.records.get(job.fingerprint)) is not None:
             entry = moved(entry, record.folder)
         elif (there := read(job.folder)) is not None and there.result["fingerprint"] != job.fingerprint:
             raise ConfigError(f"{job.folder} holds another run; hydra.sweep.subdir must tell runs apart")
+        else:
+            check_apart(self.plan.folder, [job.folder], (record.folder for record in self.records.values()))
         count = count or threads(job.config, entry.facts, self.plan.workers)
         judge = None
         if self.scope.pruner.kind != "none":

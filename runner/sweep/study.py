@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 FILE = "study.db"
 RUN = "run"  # attribute of a trial: fingerprint and threads of its run
+NUMBER = "number"  # fingerprint and number of its run, given before the run's folder is looked at
 ENDED = "ended"  # how its run ended
 AGAIN = "again"  # the trial that it repeats, whose run failed or is gone
 STARTUP = 10  # random trials before tpe learns
@@ -103,6 +104,21 @@ class Memory:
         """Writes down which run a trial is."""
         with full_disk():
             trial.set_user_attr(RUN, {"fingerprint": fingerprint, "threads": threads})
+
+    def number(self, trial: Trial, fingerprint: str, known: dict[str, int | None]) -> int:
+        """Return the number of a trial's run: the trial's own, unless the run has one or another run has that.
+
+        known: fingerprint -> number, of the folder's runs.
+        """
+        with self._alone(), full_disk():
+            trials = self.study.get_trials(deepcopy=False)
+            taken = known | dict(other.user_attrs[NUMBER] for other in trials if NUMBER in other.user_attrs)
+            number = taken.get(fingerprint)
+            if number is None:
+                used = {number for number in taken.values() if number is not None}
+                number = trial.number if trial.number not in used else max(used) + 1
+            trial.set_user_attr(NUMBER, (fingerprint, number))
+            return number
 
     def tell(self, trial: Trial, result: dict[str, Any], curve: dict[int, float]) -> None:
         """The end of a trial, from its run's result; `curve`: epoch -> value, what a pruner goes by."""

@@ -1,17 +1,14 @@
 """What was typed, read as Hydra reads it."""
 
 import functools
-import shlex
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig
 
 from runner.errors import ConfigError
 from runner.schema import NOT_IDENTITY, STACKS
-from runner.words import as_typed
 
 Pairs = list[tuple[str, str]]  # keys and their values as typed, of one combination
 
@@ -86,11 +83,3 @@ def value(key: str, text: str) -> Any:
     if isinstance(found, list):
         return [str(item) for item in found]
     return found if isinstance(found, int | float | bool | None) else str(found)
-
-
-def retype(master: DictConfig, arguments: list[str], multirun: bool) -> str:
-    """The command, as it can be typed again."""
-    ours = ("hydra.mode=", "hydra.sweeper.multirun=")
-    of_hydra = [word for word in master.hydra.overrides.hydra if not word.startswith(ours)]
-    words = [*map(as_typed, arguments), *of_hydra]
-    return shlex.join(["python", "-m", "runner", *(["-m"] if multirun else []), *words])

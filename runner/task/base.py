@@ -51,6 +51,18 @@ class Job:
     revisions: Mapping[str, int] = field(default_factory=dict)  # of the runner's own choices, see `runner.revisions`
     trained: Path | None = None  # a finished run whose training is the same
     judge: Judge | None = None  # a search's pruner
+    sweep: Path | None = None  # the folder of its sweep, below which its own lies; None: the one above its own
+    number: int | None = None  # among the runs of its sweep, hydra.job.num; None: a lone run
+
+    @property
+    def run(self) -> str:
+        """Its name: the path below its sweep's folder."""
+        return self.name_of(self.folder)
+
+    def name_of(self, folder: Path) -> str:
+        """The name of a run of the same sweep."""
+        sweep = self.sweep or self.folder.parent
+        return folder.relative_to(sweep).as_posix() if sweep in folder.parents else folder.name
 
 
 class Task:
@@ -144,7 +156,8 @@ def started(job: Job, device: torch.device) -> dict[str, Any]:
     """The result of a run that begins: who it is, and nothing reached yet."""
     name = f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
     return {
-        "run": job.folder.name,
+        "run": job.run,
+        "number": job.number,
         "status": "running",
         "reason": None,
         "fingerprint": job.fingerprint,
@@ -160,7 +173,7 @@ def started(job: Job, device: torch.device) -> dict[str, Any]:
         "peak_memory_mb": None,
         "best_epoch": None,
         "diverged_step": None,
-        "trained_in": None if job.trained is None else job.trained.name,
+        "trained_in": None if job.trained is None else job.name_of(job.trained),
         "device": name,
         "host": platform.node(),
         "threads": job.threads,

@@ -19,7 +19,7 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 
-from runner.files import write_atomic
+from runner.files import RESULT, write_atomic
 from runner.report.collect import RunRecord
 from runner.report.tables import Row, summarize
 from runner.sweep.identity import slug
@@ -60,7 +60,7 @@ def write_aggregates(folder: Path, records: Sequence[RunRecord]) -> list[Path]:
             _write(path, [version(), begin(0), charts, *_scalars(curves)], ended)
             written.append(path)
         for path in top.iterdir():
-            if path.is_dir() and path not in written:
+            if path.is_dir() and path not in written and not (path / RESULT).exists():  # a run of the sweep SWEEP/mean
                 _remove(path)
     return written
 

@@ -18,6 +18,7 @@ from runner import checkpoint
 from runner.errors import ConfigError, did_you_mean
 from runner.model.presets import Preset, preset
 from runner.model.stages import raw_name
+from runner.sweep.ledger import run_folders
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def _run_file(folder: Path) -> Path:
     """The checkpoint of a run's folder, or of the only run in a folder of runs."""
     if (folder / checkpoint.FILE).exists():
         return folder / checkpoint.FILE
-    runs = sorted(folder.glob(f"*/{checkpoint.FILE}"))
+    kept = {*folder.glob(f"*/{checkpoint.FILE}"), *(run / checkpoint.FILE for run in run_folders(folder))}
+    runs = sorted(file for file in kept if file.exists())
     if len(runs) > 1:
         raise ConfigError(
             f"transfer.weights={folder}: {len(runs)} runs are in this folder; name one, its name in quotes of its own: "
