@@ -16,7 +16,7 @@ from typing import Any
 
 import runner
 from runner.files import write_atomic
-from runner.imports import find, is_installed
+from runner.imports import find, is_installed, is_own
 
 LIMIT = 1_000_000  # bytes of a patch that is kept
 SECONDS = 5.0  # for one question to git
@@ -81,9 +81,9 @@ def _places(trust: Sequence[str]) -> Iterator[tuple[str, Path]]:
     yield HERE, Path.cwd()
     for package in dict.fromkeys(name.partition(".")[0] for name in trust):
         spec = find(package)
-        if spec is not None:
-            files = [spec.origin] if spec.has_location else list(spec.submodule_search_locations or [])
-            yield from ((package, Path(str(file)).resolve().parent) for file in files[:1] if not is_installed(file))
+        if spec is not None and is_own(spec):
+            places = [spec.origin] if spec.has_location else list(spec.submodule_search_locations or [])
+            yield package, Path(str(places[0])).resolve().parent
     if not is_installed(runner.__file__):
         yield OWN, Path(runner.__file__).resolve().parent
 
