@@ -248,6 +248,11 @@ def _make(node: dict[str, Any], **given: Any) -> Any:
     return _callable(node["_target_"])(**keys | given)
 
 
+def forget_targets() -> None:
+    """Look every target up again, because modules of the user's own were edited and dropped."""
+    _callable.cache_clear()
+
+
 @functools.cache
 def _callable(target: str) -> Callable[..., Any]:
     """Hydra's word on a target, and on every call of it."""

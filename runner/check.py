@@ -249,12 +249,11 @@ def _bind(group: str, path: str, node: Any, trust: list[str]) -> list[str]:
             lines.append(
                 f"{path}.{key}={shown(value)}: no such key; it has {', '.join(names)}{did_you_mean(key, names)}"
             )
-        elif (
-            key in parameters
-            and key not in typed
-            and (wrong := _wrong_type(value, hints.get(key), parameters[key].default))
-        ):
-            lines.append(f"{path}.{key}={shown(value)}: {wrong}")
+        elif key in parameters and key not in typed:
+            if wrong := _wrong_type(value, hints.get(key), parameters[key].default):
+                lines.append(f"{path}.{key}={shown(value)}: {wrong}")
+            else:
+                node[key] = _numbers(value, hints.get(key))
     if stray:  # an experiment's, as a rule, beside another option than its own
         told = ", ".join(f"{path}.{key}={shown(node[key])}" for key in stray)
         way_out = f"choose another {group}, or take them out (~{path}.{stray[0]})"
@@ -289,6 +288,19 @@ def _wrong_type(value: Any, hint: Any, default: Any) -> str | None:
     except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation):
         return None
     return None
+
+
+def _numbers(value: Any, hint: Any) -> Any:
+    """Return a checked value, its texts as the numbers that an annotation wants: `${oc.env:N}` gives texts."""
+    texts = value if isinstance(value, list) else [value]
+    if hint is None or not any(isinstance(text, str) for text in texts):
+        return value
+    try:
+        exact = _adapter(hint, str(hint)).validate_python(value)
+    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation):
+        return value
+    exact = list(exact) if isinstance(exact, tuple) else exact
+    return exact if isinstance(exact, int | float | list) else value
 
 
 @functools.cache  # a thousand combinations ask of the same few hints; to build one takes 0.2 ms

@@ -25,6 +25,16 @@ SMALL_IMAGE = 1 << 14  # numbers: up to 64 pixels a side in colour
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Runs that trained networks which answer in a run of another task, all of one config but for the seed."""
+
+    runs: tuple[str, ...]  # names of their folders
+    choices: dict[str, Any]  # group -> option, or list of items
+    config: dict[str, Any]  # the parts that made the networks
+    channels: int  # of the images
+
+
+@dataclass(frozen=True)
 class Facts:
     """What the rehearsal of a combination found."""
 
@@ -44,6 +54,7 @@ class Facts:
     mixing: tuple[str, ...] = ()  # items of the stack that mix images or targets
     modifying: tuple[str, ...] = ()  # and those that change the network, and may bring noise
     channels: int | None = None  # of the images
+    origins: tuple[Origin, ...] = ()  # of the networks that a checkpoint holds
 
 
 class Rehearsals:

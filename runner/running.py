@@ -24,6 +24,7 @@ from runner.meter import Meter
 from runner.model.stages import stage_parameters
 from runner.optimizer.kernels import direct, lay_out, use_kernel
 from runner.progress import Diverged, Progress, Row
+from runner.schema import PRECISIONS
 from runner.seeds import generator
 from runner.steps import batches
 from runner.tracking.probes import Probe, hessian_ends
@@ -400,6 +401,9 @@ class Run:
         self.transfer.thaw(self.model, self.progress.step // self.steps_per_epoch)
 
 
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, dtype) for name, dtype in PRECISIONS.items()}
+
+
 def precision(config: dict[str, Any], device: torch.device) -> torch.dtype:
     """The type of the forward pass; `auto` is bfloat16 on a GPU that has it, but not for full batches."""
     name = config["precision"]
@@ -408,7 +412,13 @@ def precision(config: dict[str, Any], device: torch.device) -> torch.dtype:
             return torch.float32
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if fast else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    return DTYPES[name]
+
+
+def resolved(config: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Return the config with the precision that a run has on a device, in place of `auto`."""
+    dtype = precision(config, device)
+    return config | {"precision": next(name for name, known in DTYPES.items() if known is dtype)}
 
 
 def channels_last(config: dict[str, Any], model: torch.nn.Module) -> bool:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # of the forward pass -> torch's names
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -83,6 +84,7 @@ class Log(Keys):
     every: Positive  # steps between two lines of training metrics; the host waits for the device there
     tensorboard: bool
     images: Count  # images in the picture of the first batch; 0: none
+    patch: bool  # uncommitted changes of the repositories at hand are kept beside the runs
 
 
 def _groups(value: Any) -> Any:

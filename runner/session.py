@@ -144,6 +144,7 @@ class Session(Training):
         splits = self.splits
         return {
             "config": self.config,
+            "choices": self.job.choices,
             "classes": splits.classes,
             "channels": splits.channels,
             "size": splits.size,

@@ -32,6 +32,7 @@ SAME = {
     "log.every": 3,
     "log.tensorboard": False,
     "log.images": 0,
+    "log.patch": False,
     "probe.every": 7,
     "probe.curvature_every": 7,
     "sweep.zip": [["a", "b"]],

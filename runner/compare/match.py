@@ -42,7 +42,7 @@ class Sweep:
         typed = [typed_overrides(record) for record in self.done]
         keys = [key for key in typed[0] if key not in names and key.split(".")[0] not in _NO_DIFFERENCE]
         same = {key: typed[0][key] for key in keys if len({one.get(key) for one in typed}) == 1}
-        for what in ("git_commit", "versions", "device"):
+        for what in ("git_commit", "code", "revisions", "versions", "device"):
             told = {plain(record.facts.get(what)) for record in self.done}
             same |= {what.replace("_", " "): told.pop()} if len(told) == 1 else {}
         return same

@@ -37,6 +37,12 @@ class RunRecord:
     damaged: bool = False
 
     @property
+    def ignores(self) -> list[str]:
+        """Parts of the config that do not matter to the run's task."""
+        ignores = self.facts.get("ignores")
+        return [str(part) for part in ignores] if isinstance(ignores, list) else []
+
+    @property
     def walked(self) -> bool:
         """Whether it was a run of `task=surface`, which has a verdict in place of accuracies."""
         return "verdict" in self.facts

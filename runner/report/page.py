@@ -17,6 +17,7 @@ from runner.report.design import Design, design
 from runner.report.ensembles import ensembles
 from runner.report.overview import costs, memory, seconds
 from runner.report.pictures import learning_curves
+from runner.report.provenance import mixed, states
 from runner.report.svg import STYLES
 from runner.report.tables import Keys, Row, Statistic, label, plain, summarize
 from runner.report.verdict import half_interval, verdict
@@ -85,6 +86,9 @@ def render(records: list[RunRecord], name: str, surfaces: Sequence[Overlay] = ()
             several=any(statistic and statistic.n > 1 for row in rows for statistic in row.metrics.values()),
             pictures=_marked(learning_curves(rows)),
             facts=_facts(records),
+            states=states(records),
+            mixed=mixed(rows),
+            outdated=[(record, behind) for record in records if (behind := keys.programs.older(record))],
             commands=_counted(record.facts.get("command") for record in records),
         )
     )
@@ -210,7 +214,6 @@ def _facts(records: list[RunRecord]) -> list[tuple[str, list[tuple[str, int]]]]:
         "device": (record.facts.get("device") for record in records),
         "threads": (record.facts.get("threads") for record in records),
         "versions": map(versions, records),
-        "git commit": (record.facts.get("git_commit") for record in records),
         "parameters": (
             f"{value:,}" if isinstance(value := record.facts.get("parameters"), int) else value for record in records
         ),

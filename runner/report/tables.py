@@ -11,6 +11,9 @@ from typing import Any
 import yaml
 
 from runner.report.collect import METRICS, RunRecord, natural
+from runner.report.provenance import CODE, Programs
+from runner.revisions import covers
+from runner.schema import PRECISIONS
 
 # Typed keys that cannot make two runs differ in kind: where they lie, what they run on.
 WITHOUT_EFFECT = ("name", "device", "threads", "rerun", "hydra", "sweep", "dry_run")
@@ -66,21 +69,38 @@ class Keys:
         self._configs: dict[int, Any] = {}
         swept = list(dict.fromkeys(key for record in self._records for key in record.swept))
         self.names = swept + [key for key in self._typed() if key not in swept and self._differs(key)]
+        self.programs = Programs(self._config)
+        if self._mixed():
+            self.names.append(CODE)
 
     def value(self, record: RunRecord, key: str) -> str:
-        """As typed; for a run that did not sweep `key`, the option or value that it ran with; else empty."""
+        """As typed; for a run that did not sweep `key`, the option or value that it ran with; else empty. Of a run
+        that asks trained networks, what these were trained with."""
         if record.damaged:
             return ""
+        if key == CODE:
+            return self.programs.label(record)
+        if key == "precision" and record.facts.get("precision") in _PRECISIONS:
+            return _PRECISIONS[record.facts["precision"]]  # which `auto` was
         if key in record.swept:
             return plain(record.swept[key])
         if key in record.choices:
             return plain(record.choices[key])
-        node = self._config(record)
-        for part in key.split("."):
-            if not isinstance(node, dict) or part not in node:
-                return typed_overrides(record).get(key, "")
-            node = node[part]
+        if covers(record.ignores, key):
+            return _trained_with(record, key)
+        node = _leaf(self._config(record), key)
+        if node is _NOTHING:
+            return typed_overrides(record).get(key, "")
         return "" if isinstance(node, dict) else plain(node)
+
+    def _mixed(self) -> bool:
+        """Whether runs of the same settings, but for the seed, had different programs."""
+        programs = [self.programs.key(record) for record in self._records]
+        if len(set(programs)) < 2:
+            return False
+        names = [name for name in self.names if name != "seed"]
+        settings = [tuple(self.value(record, name) for name in names) for record in self._records]
+        return len(set(zip(settings, programs))) > len(set(settings))
 
     def _typed(self) -> list[str]:
         """Keys typed in some run's command, but not with the same value in all of them."""
@@ -103,6 +123,27 @@ class Keys:
             except (OSError, yaml.YAMLError):  # the report then shows an empty cell
                 self._configs[id(record)] = None
         return self._configs[id(record)]
+
+
+_NOTHING = object()
+_PRECISIONS = {dtype: name for name, dtype in PRECISIONS.items()}
+
+
+def _leaf(node: Any, key: str) -> Any:
+    """The value of a dotted key; `_NOTHING` where there is none."""
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return _NOTHING
+        node = node[part]
+    return node
+
+
+def _trained_with(record: RunRecord, key: str) -> str:
+    """What the networks that answer were trained with, of a key that does not matter to the run's own task."""
+    origins = record.facts.get("origins") or []
+    leaves = [_leaf(origin.get("config"), key) for origin in origins if isinstance(origin, dict)]
+    values = list(dict.fromkeys(plain(leaf) for leaf in leaves if leaf is not _NOTHING and not isinstance(leaf, dict)))
+    return values[0] if len(values) == 1 else f"[{','.join(values)}]" if values else ""
 
 
 def label(record: RunRecord, group: list[RunRecord]) -> str:

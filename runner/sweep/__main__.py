@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import yaml
 from rich.table import Table
 from rich.text import Text
 
@@ -12,6 +13,7 @@ from runner.console import console
 from runner.errors import ConfigError
 from runner.fuse.verdict import verdicts
 from runner.report.wording import count
+from runner.revisions import older, revision_list
 from runner.sweep import frozen, ledger, lock
 from runner.sweep.together import told
 
@@ -44,6 +46,26 @@ def where(folder: Path) -> list[tuple[str, str, str]]:
     return found
 
 
+def outdated(folder: Path) -> list[str]:
+    """Return the runs of older revisions in words, a line each; the first says how many."""
+    lines = []
+    for record in ledger.records(folder):
+        if record.result.get("revision_list") == revision_list():
+            continue
+        try:
+            config = yaml.load((record.folder / "config.yaml").read_bytes(), yaml.CSafeLoader)
+        except (OSError, yaml.YAMLError):
+            continue
+        if behind := older(record.result, config):
+            keys = ", ".join(f"{key} (revision {number})" for key, number in behind.items())
+            lines.append(f"  {record.folder.name}: {keys}")
+    if not lines:
+        return []
+    more = [f"  and {len(lines) - MOST_ROWS} more"] if len(lines) > MOST_ROWS else []
+    first = f"{count(len(lines), 'run')} of an older revision; the same command trains anew, beside them:"
+    return [first, *lines[:MOST_ROWS], *more]
+
+
 def _doing(said: dict) -> str:
     if not said:  # it has ended meanwhile
         return ""
@@ -72,6 +94,8 @@ def main(argv: list[str] | None = None) -> int:
     out.print(
         f"{count(len(found), 'run')} in {asked.folder}: " + ", ".join(f"{n} {status}" for status, n in counts.items())
     )
+    for line in outdated(asked.folder):
+        out.print(line, soft_wrap=True)
     if words := told((record.result for record in ledger.records(asked.folder)), verdicts(asked.folder)):
         out.print(words, soft_wrap=True)
     shown = [row for row in found if row[1] != "done"]

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from runner import git
 from runner.errors import ConfigError
 from runner.files import RESULT, write_json
 from runner.sweep import lock
@@ -32,6 +33,8 @@ class Drive:
 
     def __init__(self, plan: Plan, crew: Crew, display: Display):
         self.plan, self.crew, self.display = plan, crew, display
+        first = plan.entries[0].job.config
+        self._git = git.record(plan.folder, first["trust"], first["log"]["patch"])
         self._waiting: deque[Entry] = deque()
         self._active: dict[str, Entry] = {}  # fingerprint -> a run that the crew has
         self._held: dict[str, Entry] = {}  # that another process is doing
@@ -131,7 +134,7 @@ class Drive:
         plan, job = self.plan, entry.job
         trained = None if plan.rerun else plan.trained.get(job.training)
         seen = plan.left.get(job.fingerprint) or plan.done.get(job.fingerprint)
-        job = moved(entry, job.folder, trained).job
+        job = replace(moved(entry, job.folder, trained).job, git=self._git)
         if job.fingerprint in self._alone:
             seen = read(job.folder)  # the attempt that is to be repeated
         began = None if seen is None else standing(seen)
@@ -196,7 +199,8 @@ class Drive:
             if held is None:
                 return False
             record = read(job.folder)
-            known = started(job, self.plan.builder.task(job.config).device(job.config)) if record is None else {}
+            device = self.plan.builder.task(job.config).device(job.config)
+            known = started(replace(job, git=self._git), device) if record is None else {}
             known |= {} if record is None else record.result
             known |= {"status": "out_of_memory" if ended.memory else "failed", "reason": ended.lost}
             write_json(job.folder / RESULT, known)

@@ -4,26 +4,29 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from runner.build import Builder
+from runner.build import Builder, forget_targets
 from runner.check import Refused, check, shown
 from runner.devices import check_device, threads
 from runner.errors import ConfigError
 from runner.rehearsal import Facts
-from runner.revisions import revisions
+from runner.revisions import applying
+from runner.running import resolved
 from runner.schema import STACKS
+from runner.sources import forget_edited
 from runner.sweep import frozen, fuse, lock
 from runner.sweep.asked import bring, combinations, refuse_sweeps
 from runner.sweep.compose import Composed, Composer, Part
 from runner.sweep.exclude import take_out
-from runner.sweep.identity import fingerprints, slug
+from runner.sweep.identity import Pair, earlier, fingerprints, own_code, slug
+from runner.sweep.known import match, match_training
 from runner.sweep.layout import Layout, check_apart, check_one, number, run_folder
 from runner.sweep.ledger import FINISHED, GOOD, Record, by_fingerprint, read
 from runner.sweep.product import part, several
-from runner.sweep.typed import parse, refuse_slips, value
+from runner.sweep.typed import interpolated, parse, refuse_slips, value
 from runner.task.base import Job, Task
 from runner.words import command
 
@@ -39,6 +42,7 @@ class Entry:
     composed: Composed
     name: str  # of its folder, as planned
     program: str = ""  # the key of the one that it may share with other runs; empty where it can share none
+    earlier: Pair | None = None  # fingerprint and training that the same run had in earlier versions, see `identity`
 
     @property
     def hydra(self) -> Part:
@@ -132,6 +136,8 @@ class Planner:
     def __init__(self, composer: Composer, builder: Builder, lone: bool):
         self.composer, self.builder, self.lone = composer, builder, lone
         self._layout = Layout(lone)
+        if forget_edited():
+            forget_targets()
         self._tasks: dict[str, Task] = {}
 
     def _task(self, config: dict[str, Any]) -> Task:
@@ -145,15 +151,20 @@ class Planner:
         """A checked combination, and the run of that number; `line`: the command. Raises `ConfigError`."""
         composed = self.composer.compose(overrides)
         config = check(composed.config)
+        overrides, swept = interpolated(overrides, swept, config, composed.choices)
         task = self._task(config)
         if unused := [word for word in overrides if _part(word, task.refuses)]:
             raise ConfigError(f"{', '.join(unused)}: this task has no use for it; leave it out")
         if config["cuda_graph"] is True and not task.replays:
             raise ConfigError("cuda_graph=true: only the steps of task=train are replayed; leave it out")
         config = task.complete(config, overrides)
+        config = resolved(config, task.device(config))
         facts = task.rehearse(self.builder, config)
-        revised = revisions(config, facts.channels)
-        fingerprint, training = fingerprints(config, facts.identity, task.ignores, revised)
+        origins = [asdict(origin) for origin in facts.origins]
+        revised = applying(config, facts.channels, task.ignores, origins)
+        own = own_code(config, task.ignores, origins)
+        identity = config, facts.identity, task.ignores, revised, own
+        fingerprint, training = fingerprints(*identity)
         first = sorted(overrides, key=lambda word: word.partition("=")[0].lstrip("+") not in swept)
         called = f"{slug(first)}-{fingerprint}"
         sweep, folder = self._layout.locate(composed, called, number, fingerprint)
@@ -164,15 +175,19 @@ class Planner:
             training=training,
             overrides=[word for word in overrides if not word.startswith("hydra.")],
             swept=swept,
-            choices=composed.choices | {group: list(config[group]) for group in STACKS},
+            choices=task.choices(composed.choices | {group: list(config[group]) for group in STACKS}, overrides, facts),
             command=line,
             threads=threads(config, facts, 1),
             columns=task.columns,
             revisions=revised,
+            code=own,
+            ignores=tuple(sorted(task.ignores)),
+            origins=facts.origins,
             sweep=sweep,
             number=None if self.lone else number,
         )
-        return Entry(job, facts, composed, called, fuse.program(config, facts) if task.fuses else "")
+        program = fuse.program(config, facts) if task.fuses else ""
+        return Entry(job, facts, composed, called, program, earlier(*identity))
 
 
 def _part(word: str, parts: frozenset[str]) -> bool:
@@ -256,35 +271,50 @@ def _with_ledger(entries: list[Entry], duplicates: int, lone: bool, builder: Bui
     check_writable(sweep)
     rerun = first.job.config["rerun"]
     plan = Plan(entries, sweep, lone, rerun, builder, duplicates=duplicates)
-    known = by_fingerprint(sweep) if not own_folder else {}
+    known = _known(first, sweep, own_folder, rerun)
+    trained = {} if own_folder else {r.result["training"]: r for r in known.values() if r.status == "done"}
+    there: dict[str, Record] = {}  # by fingerprint
+    for i, entry in enumerate(entries):
+        if finished := match_training(entry, trained):
+            entry, folder = finished
+            plan.trained[entry.job.training] = folder
+        if matched := match(entry, known):
+            entry, record = matched
+            there[entry.job.fingerprint] = record
+        entries[i] = entry
     if not lone:
-        number(
-            plan.entries, {key: record.result.get("number") for key, record in known.items()} | frozen.numbers(sweep)
-        )
-    folders = [entry.job.folder for entry in plan.entries]
+        number(entries, {key: record.result.get("number") for key, record in known.items()} | frozen.numbers(sweep))
+    folders = [entry.job.folder for entry in entries]
     if shared := sorted(str(folder) for folder, count in Counter(folders).items() if count > 1):
         raise ConfigError(f"{shared[0]}: several runs would share this folder; hydra.sweep.subdir must tell them apart")
-    if own_folder and (record := read(sweep)):
-        if record.result["fingerprint"] != first.job.fingerprint and not rerun:
-            raise ConfigError(f"{sweep} holds another run: choose another folder, or rerun=true to replace it")
-        known = {record.result["fingerprint"]: record}
-    elif not own_folder:
-        plan.trained = {r.result["training"]: r.folder for r in known.values() if r.status == "done"}
-    for i, entry in enumerate(plan.entries):
-        record = known.get(entry.job.fingerprint)
+    for i, entry in enumerate(entries):
+        record = there.get(entry.job.fingerprint)
         if record is None:
-            there = None if rerun or own_folder else read(entry.job.folder)
-            if there is not None:
+            other = None if rerun or own_folder else read(entry.job.folder)
+            if other is not None:
                 raise ConfigError(
-                    f"{there.folder} holds another run: choose another folder, or rerun=true to replace it"
+                    f"{other.folder} holds another run: choose another folder, or rerun=true to replace it"
                 )
             continue
-        plan.entries[i] = moved(entry, record.folder)
+        entries[i] = moved(entry, record.folder)
         kept = plan.done if record.status in FINISHED and not rerun else plan.left
         kept[entry.job.fingerprint] = record
     new = [entry.job.folder for entry in plan.entries if entry.job.fingerprint not in known]
     check_apart(sweep, new, (record.folder for record in known.values()))
     return plan
+
+
+def _known(first: Entry, sweep: Path, own_folder: bool, rerun: bool) -> dict[str, Record]:
+    """Return the runs that are there, by fingerprint. Raises `ConfigError` where a folder for one run holds another."""
+    if not own_folder:
+        return by_fingerprint(sweep)
+    record = read(sweep)
+    if record is None:
+        return {}
+    known = {record.result["fingerprint"]: record}
+    if match(first, known) is None and not rerun:
+        raise ConfigError(f"{sweep} holds another run: choose another folder, or rerun=true to replace it")
+    return known
 
 
 def moved(entry: Entry, folder: Path, trained: Path | None = None) -> Entry:

@@ -21,6 +21,7 @@ from runner.sweep import fuse, lock
 from runner.sweep.compose import Composer
 from runner.sweep.drive import Drive
 from runner.sweep.folder import sweep_folder
+from runner.sweep.known import match
 from runner.sweep.launch import opened
 from runner.sweep.layout import check_apart, check_one
 from runner.sweep.ledger import FINISHED, GOOD, Record, by_fingerprint, read
@@ -146,7 +147,8 @@ class Search:
         if (number := self.memory.number(trial, entry.job.fingerprint, known)) != trial.number:
             entry = entry.numbered(number)
         job = entry.job
-        if (record := self.records.get(job.fingerprint)) is not None:
+        if matched := match(entry, self.records):
+            entry, record = matched
             entry = moved(entry, record.folder)
         elif (there := read(job.folder)) is not None and there.result["fingerprint"] != job.fingerprint:
             raise ConfigError(f"{job.folder} holds another run; hydra.sweep.subdir must tell runs apart")
@@ -199,7 +201,8 @@ class Search:
         try:
             config = yaml.load((record.folder / "config.yaml").read_bytes(), yaml.CSafeLoader)
             params = self.scope.space.locate(config, record.result["choices"])
-            if params is None or self.scope.entry(params).job.fingerprint != record.result["fingerprint"]:
+            alone = {record.result["fingerprint"]: record}
+            if params is None or match(self.scope.entry(params), alone) is None:
                 return None
         except (OSError, yaml.YAMLError, ConfigError):  # damaged, or a combination that cannot run any more
             return None

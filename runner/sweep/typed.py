@@ -7,6 +7,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
+from runner.check import shown
 from runner.errors import ConfigError
 from runner.schema import NOT_IDENTITY, STACKS
 
@@ -83,3 +84,38 @@ def value(key: str, text: str) -> Any:
     if isinstance(found, list):
         return [str(item) for item in found]
     return found if isinstance(found, int | float | bool | None) else str(found)
+
+
+def interpolated(
+    words: list[str], swept: dict[str, Any], config: dict[str, Any], choices: dict[str, Any]
+) -> tuple[list[str], dict[str, Any]]:
+    """Return a combination's words and swept values with what its interpolations (`epochs=${oc.env:N}`) resolved to.
+
+    config: checked. choices: group -> option.
+    """
+    words, swept = list(words), dict(swept)
+    for i, word in enumerate(words):
+        key, _, text = word.partition("=")
+        plain = key.lstrip("+")
+        if "${" not in text.replace("\\", "") or key.startswith(("hydra.", "~")):  # Hydra escapes braces
+            continue
+        known, content = _looked_up(plain, config, choices)
+        if known:
+            words[i] = f"{key}={shown(content)}"
+            if plain in swept:
+                swept[plain] = [str(item) for item in content] if isinstance(content, list) else content
+    return words, swept
+
+
+def _looked_up(key: str, config: dict[str, Any], choices: dict[str, Any]) -> tuple[bool, Any]:
+    """Return (whether a key has a value or an option of a group, which)."""
+    if key in STACKS:
+        return True, list(config[key])
+    if key in choices:
+        return True, choices[key]
+    node: Any = config
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return False, None
+        node = node[part]
+    return not isinstance(node, dict), node

@@ -2,7 +2,9 @@
 
 import contextlib
 import inspect
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,10 +20,14 @@ from runner.ensemble.none import NoEnsemble
 from runner.errors import ConfigError
 from runner.evaluate import Autocast, Average
 from runner.load import Loaded, Network, load
+from runner.rehearsal import Facts, Origin
 from runner.running import precision
+from runner.sweep.ledger import read
 from runner.task.base import Task
 
 PER_BATCH = 64  # images that surely fit where a network was trained
+TRAINED = ("data", "model", "optimizer", "schedule", "regularization", "augmentation", "transfer")  # groups
+PARTS = (*TRAINED, "epochs", "lr_scale", "batch_size", "accumulate", "clip_grad_norm")  # of a config, likewise
 
 
 class Answering(Task):
@@ -39,6 +45,14 @@ class Answering(Task):
     }
 
     checkpoint: str | None
+
+    def choices(self, chosen: dict[str, Any], typed: list[str], facts: Facts) -> dict[str, Any]:
+        """Return what this task was asked with, and what the networks that answer were trained with: of several that
+        differ, a list."""
+        own = super().choices(chosen, typed, facts)
+        keys = {word.partition("=")[0].lstrip("+") for word in typed}
+        trained = {group: _distinct(facts.origins, group) for group in TRAINED if group not in keys}
+        return own | {group: choice for group, choice in trained.items() if choice is not None}
 
     def combination(self, builder: Builder, config: dict[str, Any]) -> Checkpoints | None:
         """The ensemble of finished runs that is asked for. Raises `ConfigError` where it is not clear who answers."""
@@ -84,6 +98,45 @@ class Answering(Task):
         """What is averaged: as the ensemble was trained, or as it is now typed."""
         combination = self.combination(builder, config)
         return runs[0].average if combination is None else combination.average
+
+
+def origins(runs: Iterable[Loaded]) -> tuple[Origin, ...]:
+    """Return what the networks of runs were trained with; runs that differ in nothing but their seed are one."""
+    known: dict[str, Origin] = {}
+    for run in runs:
+        record = read(run.folder)
+        result = {} if record is None or record.result["training"] != run.training else record.result
+        for network in run.networks:
+            config = {key: network.config[key] for key in PARTS if key in network.config}
+            origin = Origin((run.folder.name,), _chosen(network, result), config, network.inputs.channels)
+            key = json.dumps([origin.choices, origin.config, origin.channels], sort_keys=True)
+            names = dict.fromkeys((*known[key].runs, run.folder.name) if key in known else origin.runs)
+            known[key] = replace(origin, runs=tuple(names))
+    return tuple(known.values())
+
+
+def _chosen(network: Network, result: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that a network was trained with: as its checkpoint names them, else as the run's result does,
+    else the modules of its classes."""
+    modules = {
+        group: str(node["_target_"]).split(".")[-2:][0] if "_target_" in node else list(node)
+        for group in TRAINED
+        if isinstance(node := network.config.get(group), dict)
+    }
+    sources = [modules, result.get("choices"), network.about.get("choices")]
+    known = [names for names in sources if isinstance(names, dict)]
+    return {
+        group: choice
+        for group in modules
+        for choice in [names[group] for names in known if isinstance(names.get(group), str | list)][-1:]
+    }
+
+
+def _distinct(known: Iterable[Origin], group: str) -> Any:
+    """Return the option that all have; the list of options where they differ; None where there is none."""
+    choices = [origin.choices[group] for origin in known if group in origin.choices]
+    different = [choice for i, choice in enumerate(choices) if choice not in choices[:i]]
+    return different if len(different) > 1 else next(iter(different), None)
 
 
 def networks(runs: Iterable[Loaded]) -> list[Network]:

@@ -4,9 +4,8 @@ import contextlib
 import functools
 import logging
 import platform
-import subprocess
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,13 +13,16 @@ from typing import Any, ClassVar
 
 import torch
 
-from runner import memory
+from runner import git, memory
 from runner.build import Builder
 from runner.devices import check_device
 from runner.errors import disk_full
 from runner.files import RESULT, write_atomic, write_json, yaml_text
 from runner.listener import Listener
-from runner.rehearsal import Facts
+from runner.rehearsal import Facts, Origin
+from runner.revisions import covers, revision_list
+from runner.schema import PRECISIONS
+from runner.sources import Code, edited
 from runner.tracking.events import Tracker
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,10 @@ class Job:
     threads: int  # of the CPU, as resolved when it was planned
     columns: Mapping[str, str] = field(default_factory=dict)  # title -> key of the result: what its task shows
     revisions: Mapping[str, int] = field(default_factory=dict)  # of the runner's own choices, see `runner.revisions`
+    code: Code = field(default_factory=dict)  # digests of the user's own, see `runner.sources`
+    ignores: tuple[str, ...] = ()  # parts of the config that do not matter to its task
+    origins: tuple[Origin, ...] = ()  # of the networks that answer, see `Facts`
+    git: Sequence[Mapping[str, Any]] = ()  # the repositories that the command was typed with, see `runner.git`
     trained: Path | None = None  # a finished run whose training is the same
     judge: Judge | None = None  # a search's pruner
     sweep: Path | None = None  # the folder of its sweep, below which its own lies; None: the one above its own
@@ -79,6 +85,10 @@ class Task:
         """The checked config with what this task brings itself; `typed` are the user's words."""
         return config
 
+    def choices(self, chosen: dict[str, Any], typed: list[str], facts: Facts) -> dict[str, Any]:
+        """Return group -> option of the groups that matter to the task, of all that a config chooses."""
+        return {group: choice for group, choice in chosen.items() if not covers(self.ignores, group)}
+
     def rehearse(self, builder: Builder, config: dict[str, Any]) -> Facts:
         """What is known before anything runs; raises `ConfigError` for what cannot work."""
         return builder.rehearse(config)
@@ -94,6 +104,11 @@ class Task:
         result = started(job, device)
         write_json(job.folder / RESULT, result)
         write_atomic(job.folder / "config.yaml", yaml_text(job.config), durable=False)
+        if changed := edited(job.code):
+            reason = f"{', '.join(changed)}: edited after the command was typed; type it again"
+            result |= {"status": "failed", "reason": reason}
+            write_json(job.folder / RESULT, result)
+            return result
         with process_settings(job.config, job.threads):
             try:
                 for found in self.work(job, builder, listener, device):
@@ -163,8 +178,12 @@ def started(job: Job, device: torch.device) -> dict[str, Any]:
         "fingerprint": job.fingerprint,
         "training": job.training,
         "revisions": dict(job.revisions),
+        "revision_list": revision_list(),
+        "code": job.code,
         "swept": job.swept,
         "choices": job.choices,
+        "ignores": list(job.ignores),
+        "origins": [asdict(origin) for origin in job.origins],
         "overrides": job.overrides,
         "command": job.command,
         **dict.fromkeys(("val_accuracy", "val_loss", "test_accuracy", "test_loss")),
@@ -175,11 +194,13 @@ def started(job: Job, device: torch.device) -> dict[str, Any]:
         "diverged_step": None,
         "trained_in": None if job.trained is None else job.name_of(job.trained),
         "device": name,
+        "precision": PRECISIONS.get(job.config["precision"]),
         "host": platform.node(),
         "threads": job.threads,
         "columns": dict(job.columns),
         "versions": versions(),
-        "git_commit": git_commit(),
+        "git_commit": git.commit(job.git),
+        "git": list(job.git),
         "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
 
@@ -196,13 +217,3 @@ def versions() -> dict[str, str]:
     """Of all that numbers depend on."""
     packages = ("runner", "torch", "torchvision", "numpy", "hydra-core")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
-
-
-@functools.cache
-def git_commit() -> str | None:
-    """The commit of the runner's own checkout; None where it is installed without one."""
-    here = Path(__file__).parent
-    if not (here.parent / ".git").exists():
-        return None
-    asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or None

@@ -23,7 +23,7 @@ from runner.load import Network, read
 from runner.noise import sampled
 from runner.rehearsal import Facts
 from runner.seeds import generator
-from runner.task.answering import PER_BATCH, Answering, forward, networks, refuse, seen_by, size
+from runner.task.answering import PER_BATCH, Answering, forward, networks, origins, refuse, seen_by, size
 from runner.task.base import Job, tracking
 from runner.tracking.pictures import confusion_matrix
 
@@ -74,6 +74,8 @@ class EvaluateTask(Answering):
             steps=-(-len(split) // PER_BATCH),
             flops=flops,
             skipped=len(splits.skipped),
+            channels=splits.channels,
+            origins=origins(runs),
         )
 
     def _of(self, splits: Splits, config: dict[str, Any]) -> Split:

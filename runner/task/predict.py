@@ -27,7 +27,7 @@ from runner.listener import Listener
 from runner.load import Network
 from runner.rehearsal import Facts
 from runner.seeds import generator
-from runner.task.answering import PER_BATCH, Answering, forward, networks, refuse, size
+from runner.task.answering import PER_BATCH, Answering, forward, networks, origins, refuse, size
 from runner.task.base import Job
 
 log = logging.getLogger(__name__)
@@ -81,6 +81,8 @@ class PredictTask(Answering):
             train_size=len(names),
             steps=-(-len(names) // AT_ONCE),
             flops=flops,
+            channels=networks(runs)[0].inputs.channels,
+            origins=origins(runs),
         )
 
     def _photos(self) -> tuple[Path, list[str]]:
