@@ -376,7 +376,14 @@ class Run:
             "seat": None if self.seat is None else tuple(self.seat),
             "compiled": self.compiled,
             "progress": vars(replace(self.progress, seconds=self.seconds())),
+            **self._between_logs(),
         }
+
+    def _between_logs(self) -> dict[str, Any]:
+        """Return what was measured since the last line of metrics: nothing, where the state is saved at one."""
+        if self.meter.since == self.progress.step:
+            return {}
+        return {"meter": self.meter.state_dict(), "probe": self.probe.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The counterpart of `state_dict`."""
@@ -397,6 +404,9 @@ class Run:
         self.progress = Progress(**state["progress"])
         self.meter.since, self._started = self.progress.step, time.perf_counter()
         self.rewind()
+        if "meter" in state:
+            self.meter.load_state_dict(state["meter"])
+            self.probe.load_state_dict(state["probe"])
         self.transfer.thaw(self.model, self.progress.step // self.steps_per_epoch)
 
 

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 import traceback
@@ -12,6 +11,8 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
+
+from runner import interruption
 
 SINGLE = {"OMP_NUM_THREADS": "1"}  # of a process that does runs: torch sets each one's own number of threads
 
@@ -58,7 +59,7 @@ def _fork(path: bytes, words: Sequence[str], files: Sequence[int]) -> int:
         sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
         for logger in logging.root, *logging.root.manager.loggerDict.values():
             getattr(logger, "handlers", []).clear()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        interruption.reset()
         sys.modules["torch"].set_num_threads(1)
         forkserver.ensure_running.__self__.__init__()  # its lock is held in this very moment
         exec(words[-1], {})

@@ -91,6 +91,9 @@ class Task:
                     raise
                 log.exception("the run ended early")
                 result |= failure(error)
+            except KeyboardInterrupt:
+                write_json(job.folder / RESULT, {"stopped": None} | result)
+                raise
         result["peak_memory_mb"] = memory.peak(device)
         write_json(job.folder / RESULT, result)
         return result
