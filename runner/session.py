@@ -66,6 +66,8 @@ class Session(Training):
             self.status = failure(error)["status"]
         if self.tracker is not None:
             self.tracker.close(self.status)
+        for run in self.runs:
+            run.release()
 
     def _history(self) -> list[dict[str, Any]]:
         """A row for each epoch that all runs have reached, or did not live to see: the mean over them."""

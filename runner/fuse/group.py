@@ -56,7 +56,10 @@ class Group:
         for run in training.runs:
             run.wait()
             if (error := self._errors.pop(id(run), None)) is not None:
-                raise error
+                try:
+                    raise error
+                finally:
+                    del error  # whose traceback holds this frame: all that it has would stay
 
     def _all(self, waiting: list["Training"]) -> None:
         mates = {id(run): one.runs for one in waiting for run in one.runs}
