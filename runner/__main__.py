@@ -7,27 +7,36 @@ where done, resumed and reported by the same code (`runner.sweep`).
 import gc
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 
-from runner import __version__
+from runner import __version__, interruption
 from runner.core.startup import malloc
 from runner.errors import ConfigError, DiskFull
 from runner.frames import roomy
 from runner.words import TYPED, looks, planned
 
+WAIT = "runner: interrupted: saving after this step; Ctrl-C again ends at once"
+
+
+def leads() -> bool:
+    """Return whether this process is the command: of several that torchrun started, the first is."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
+
 
 def say(line: str) -> None:
     """On standard error; of several processes that torchrun started, by the first alone."""
-    leads = "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
-    if leads and sys.stderr is not None:  # it may be closed
+    if leads() and sys.stderr is not None:  # it may be closed
         sys.stderr.write(f"runner: {line}\n")
 
 
-def interrupted() -> int:
-    """Says so; the exit code."""
-    say("interrupted; the same command goes on where it stopped")
-    return 130
+def interrupted(end: KeyboardInterrupt) -> int:
+    """Say what goes on where; return the exit code that shells expect after a signal."""
+    if not isinstance(end, interruption.Interrupted):
+        end = interruption.Interrupted(signal.SIGINT)
+    say(f"interrupted; {end.words or 'the same command goes on where it stopped'}")
+    return 128 + end.number
 
 
 @roomy
@@ -54,9 +63,10 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError("hydra/sweeper and hydra/launcher: these run single jobs and take no plans; leave them out")
 
     try:
-        if not looks(argv):
-            refuse_typed(argv)
-        app()
+        with interruption.listening(WAIT if leads() else ""):
+            if not looks(argv):
+                refuse_typed(argv)
+            app()
     except ConfigError as error:
         say(str(error))
         return 2
@@ -76,8 +86,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 2
-    except KeyboardInterrupt:
-        return interrupted()
+    except KeyboardInterrupt as end:
+        return interrupted(end)
     finally:
         sys.argv, sys.path[:] = old_argv, old_path
         TYPED.reset(typed)
@@ -95,8 +105,8 @@ def cli() -> None:
     malloc.keep()  # here alone: a process of somebody else's program, which calls `main`, must be able to shrink
     try:
         code = main()
-    except KeyboardInterrupt:  # while Hydra is loaded
-        code = interrupted()
+    except KeyboardInterrupt as end:  # while Hydra is loaded
+        code = interrupted(end)
     sys.exit(code)
 
 

@@ -4,7 +4,7 @@ import copy
 import functools
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from runner.data.splits import Source, Splits
 from runner.eager import plain_optimizers
 from runner.errors import ConfigError
 from runner.inputs import sample
+from runner.memo import Recent
 from runner.model.fitted import Fitted
 from runner.model.own_noise import own
 from runner.model.presets import preset
@@ -34,6 +35,7 @@ from runner.transfer.servable import refusal
 if TYPE_CHECKING:
     from runner.fuse.group import Group
 
+SOURCES, CUTS = 4, 8  # data sets that stay loaded, and ways to cut them; each counts again on a device
 PHOTO_SIZES = (72, 64)  # resize, size: where the architecture has no preset
 CUTTING = ("val_fraction", "split_seed", "limit", "per_class", "classes")  # keys of data that `prepare` takes
 DATA_DEFAULTS = {key: field.default for key, field in GROUPS["data"].model_fields.items()}
@@ -59,8 +61,9 @@ class Builder:
     """Builds what checked configs say; keeps what runs share: the data, and what was rehearsed."""
 
     def __init__(self) -> None:
-        self._sources: dict[str, Source] = {}
-        self._splits: dict[tuple[str, str], Splits] = {}
+        # What a sweep over keys of the data leaves behind is given up, and made again where a later run needs it.
+        self._sources: MutableMapping[str, Source] = Recent(SOURCES)
+        self._splits: MutableMapping[tuple[str, str], Splits] = Recent(CUTS)
         self._rehearsals = Rehearsals(self)
         self.features = Store()
         self.group: Group | None = None  # jobs that this process trains side by side, as long as it does

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from runner.files import write_atomic
+from runner.files import CHECKPOINT, write_atomic
 
 log = logging.getLogger(__name__)
 
-FILE = "checkpoint.pt"
+FILE = CHECKPOINT
 _END = b"PK\x05\x06"  # a zip file's last record; its last two bytes are the length of the comment that follows
 _COMMENT = b"sha256:"
 

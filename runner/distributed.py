@@ -24,6 +24,7 @@ from torch import distributed as dist
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from runner import interruption
 from runner.batch import Batch
 from runner.build import Builder
 from runner.check import locate
@@ -43,7 +44,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PATIENCE = timedelta(days=1)  # of processes that wait for the first to plan, to load, to evaluate
-LOOK = 1.0  # seconds between two looks at whether another process failed
+LOOK = 1.0  # seconds between two looks at whether another process failed, or was asked to end
+MOMENT = timedelta(seconds=LOOK)
+INTERRUPTED = "interrupted"  # the signal that asked one of the others to end
 GRACE = 30.0  # seconds that a process which failed leaves the first to write it down
 
 
@@ -57,6 +60,7 @@ class Team:
     def __init__(self, store: dist.Store, rank: int, size: int, local: int):
         self.store, self.rank, self.size, self.local = store, rank, size, local
         self._number = 0  # of things told
+        self._asked = False  # whether the first process knows that this one is to end
 
     @property
     def leads(self) -> bool:
@@ -73,16 +77,31 @@ class Team:
     def hear(self) -> Any:
         """What the first process says next; waits for it. Raises `Over` where it has ended."""
         key = f"told {self._number}"
-        self.store.wait([key], PATIENCE)
+        while not self._has(key):
+            continue
         self._number += 1
         if (what := pickle.loads(self.store.get(key))) is None:
             raise Over
         return what
 
+    def _has(self, key: str) -> bool:
+        """Return whether a word is there, after a moment: signals are heard between two of them."""
+        try:
+            self.store.wait([key], MOMENT)
+        except dist.DistStoreError:
+            return False
+        return True
+
     def dismiss(self) -> None:
         """Ends the others, where they wait."""
         self.store.set("over", b"")
         self.tell(None)
+
+    def ask_to_stop(self) -> None:
+        """Have the first process save the run and end it, because a signal asked this one to end."""
+        if not self._asked:
+            self.store.set(INTERRUPTED, str(interruption.signal_number()))
+        self._asked = True
 
     @property
     def over(self) -> bool:
@@ -119,13 +138,19 @@ class Team:
         threading.Thread(target=self._watch, args=(job, ended), daemon=True).start()
         try:
             with self.together(device):
-                yield
+                try:
+                    yield
+                except interruption.Interrupted:
+                    self.dismiss()  # before their gradients find nobody any more
+                    raise
         finally:
             ended.set()
 
     def _watch(self, job: Job, ended: threading.Event) -> None:
         """A process that waits for another's gradients cannot be woken: where they will never come, it is ended."""
         while not ended.wait(LOOK):
+            if self.store.check([INTERRUPTED]):
+                interruption.request(int(self.store.get(INTERRUPTED)))
             if self.store.check(["failed"]):
                 found = pickle.loads(self.store.get("failed"))
                 log.error("the run ended early: %s", found["reason"])
@@ -155,6 +180,8 @@ class Team:
     def join(self, run: Run) -> "Shared":
         """Makes a run, as it begins or goes on, this process's part of one that all train."""
         run.team = self
+        if not self.leads:
+            run.meter.clear()  # a checkpoint's is the first one's, or they would be added up
         self._tell_apart(run)
         return Shared(self, run)
 
@@ -194,6 +221,14 @@ class Shared(Program):
                 run.backward(loss * self.team.size)  # of which torch takes the mean over the processes
             total += loss.detach()
         return [self.team.total(total)]
+
+    def can_stop(self, runs: list[Run]) -> bool:
+        """The first process stops where the measurements of all were added up; the others go on as long as it does, and
+        tell it where a signal asked them to end."""
+        if self.team.leads:
+            return all(run.meter.since == run.progress.step for run in runs)
+        self.team.ask_to_stop()
+        return False
 
     def _wrap(self, run: Run) -> None:
         """Again where stages were thawed or frozen."""

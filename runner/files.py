@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 RESULT = "result.json"  # of a run, in its folder
+CHECKPOINT = "checkpoint.pt"  # of a run, in its folder
 PLAN = "plan.json"  # of a sweep, in its own
 TABLE = "results.csv"  # likewise
 

@@ -31,6 +31,24 @@ def by_content(most: int) -> Callable[[Callable[..., T]], Callable[..., T]]:
     return kept
 
 
+class Recent(OrderedDict):
+    """Mapping of the `most` entries that were used last; the others are forgotten."""
+
+    def __init__(self, most: int):
+        super().__init__()
+        self.most = most
+
+    def __getitem__(self, key: Any) -> Any:
+        value = super().__getitem__(key)
+        self.move_to_end(key)
+        return value
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, value)
+        if len(self) > self.most:
+            self.popitem(last=False)
+
+
 def _plain(value: Any) -> Any:
     if hasattr(value, "tobytes"):
         return value.tobytes(), value.shape, value.dtype.str

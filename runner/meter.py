@@ -1,7 +1,7 @@
 """What a run finds in its steps, kept on the device until somebody looks."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -40,6 +40,22 @@ class Meter:
         """Forgets what was not read."""
         for kept in (self.losses, self._guesses, self._labels):
             kept.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was not read yet, for a checkpoint."""
+        return {
+            "since": self.since,
+            "losses": list(self.losses),
+            "guesses": list(self._guesses),
+            "labels": list(self._labels),
+            "penalties": dict(self.penalties),
+            "norm": self.norm,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The counterpart of `state_dict`."""
+        self.since, self.norm, self.penalties = state["since"], state["norm"], dict(state["penalties"])
+        self.losses, self._guesses, self._labels = (list(state[key]) for key in ("losses", "guesses", "labels"))
 
     def read(self, progress: Progress, team: "Team | None") -> dict[str, float]:
         """Moves what was found into the progress; returns what is to be logged. Raises `Diverged`."""

@@ -80,9 +80,9 @@ class Run:
         self.curvature_every = config["probe"]["curvature_every"]
         self.every, self.clip = config["log"]["every"], config["clip_grad_norm"]
         self.progress = Progress()
-        self.on_log: Callable[[int, dict[str, float]], None] = lambda step, scalars: None
-        self.on_epoch: Callable[[Row], None] = lambda row: None
-        self.on_pause: Callable[[Run], None] = lambda run: None
+        self.on_log: Callable[[int, dict[str, float]], None] = _unheard
+        self.on_epoch: Callable[[Row], None] = _unheard
+        self.on_pause: Callable[[Run], None] = _unheard
         self.meter = Meter()
         self._batches: Iterator[tuple[Tensor, Tensor]] | None = None
         self._rows: Iterator[Tensor] | None = None
@@ -361,6 +361,13 @@ class Run:
         """What passed since the last look at the clock was not this run's."""
         self._started = time.perf_counter()
 
+    def release(self) -> None:
+        """Let go of all that refers back to this run, so that it is freed with its last user, and not some time later
+        by the garbage collector."""
+        self.on_log, self.on_epoch, self.on_pause = _unheard, _unheard, _unheard
+        self.features = self.replays = self._batches = self._rows = None
+        self.forward = self.model
+
     # -- what a checkpoint keeps --------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -377,7 +384,14 @@ class Run:
             "seat": None if self.seat is None else tuple(self.seat),
             "compiled": self.compiled,
             "progress": vars(replace(self.progress, seconds=self.seconds())),
+            **self._between_logs(),
         }
+
+    def _between_logs(self) -> dict[str, Any]:
+        """Return what was measured since the last line of metrics: nothing, where the state is saved at one."""
+        if self.meter.since == self.progress.step:
+            return {}
+        return {"meter": self.meter.state_dict(), "probe": self.probe.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The counterpart of `state_dict`."""
@@ -398,10 +412,17 @@ class Run:
         self.progress = Progress(**state["progress"])
         self.meter.since, self._started = self.progress.step, time.perf_counter()
         self.rewind()
+        if "meter" in state:
+            self.meter.load_state_dict(state["meter"])
+            self.probe.load_state_dict(state["probe"])
         self.transfer.thaw(self.model, self.progress.step // self.steps_per_epoch)
 
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, dtype) for name, dtype in PRECISIONS.items()}
+
+
+def _unheard(*_: Any) -> None:
+    """Tell nobody."""
 
 
 def precision(config: dict[str, Any], device: torch.device) -> torch.dtype:

@@ -16,6 +16,7 @@ from runner.ensemble.facts import compared, tell
 from runner.evaluate import Examined, evaluate, examine
 from runner.evaluation.standard import Standard
 from runner.files import Lines, png, write_atomic, yaml_text
+from runner.interruption import Interrupted, check, deferred
 from runner.listener import Listener
 from runner.progress import Diverged, Pruned
 from runner.running import Run
@@ -43,6 +44,7 @@ class Session(Training):
         super().__init__(job, builder, device)
         self.listener, resumed = listener, self.resumed
         self.status: str | None = None
+        self.stopped: dict[str, int] | None = None  # where an interrupted run goes on
         progress, self._rows = self.run.progress, self._history()
         self.metrics = Lines(job.folder / METRICS, COLUMNS, self._rows)
         self.tracker = None
@@ -53,6 +55,7 @@ class Session(Training):
             run.on_log, run.on_epoch, run.on_pause = self._ignore, self._on_epoch, self._on_pause
         self.run.on_log = self._on_log
         self._saved = time.perf_counter()
+        self._kept = self._steps() if resumed else [0] * len(self.runs)  # of the checkpoint that is there
 
     def __enter__(self) -> "Session":
         return self
@@ -63,6 +66,8 @@ class Session(Training):
             self.status = failure(error)["status"]
         if self.tracker is not None:
             self.tracker.close(self.status)
+        for run in self.runs:
+            run.release()
 
     def _history(self) -> list[dict[str, Any]]:
         """A row for each epoch that all runs have reached, or did not live to see: the mean over them."""
@@ -137,7 +142,17 @@ class Session(Training):
             "members": None if members is None else [member.state_dict() for member in members],
         }
         checkpoint.save(self.path, state)
-        self._saved = time.perf_counter()
+        self._saved, self._kept = time.perf_counter(), self._steps()
+
+    def _steps(self) -> list[int]:
+        return [run.progress.step for run in self.runs]
+
+    def interrupt(self, saves: bool) -> None:
+        """Keep where an interrupted run goes on. `saves`: it stands between two steps, so that it can be saved."""
+        if saves and self._steps() != self._kept and not any(run.left for run in self.runs):
+            self.save()
+        self.stopped = {"step": min(self._kept), "steps": self.run.steps}
+        log.info("interrupted; goes on after step %d of %d", *self.stopped.values())
 
     def _about(self) -> dict[str, Any]:
         """What another program must know to use the weights."""
@@ -189,6 +204,7 @@ class Session(Training):
         progress = self.run.progress
         best = None if progress.best is None else progress.best["epoch"]
         told = {"epochs": len(self._rows), "seconds": round(self.run.seconds(), 3), "best_epoch": best}
+        told |= {} if self.stopped is None else {"stopped": self.stopped}
         return told | self.run.chosen | ({"fused": self.run.fused} if self.run.fused else {})
 
     def outcome(self) -> dict[str, Any]:
@@ -201,6 +217,9 @@ class Session(Training):
             good = self.run.progress.last_good
             kept = {key: good[key] for key in ("val_loss", "val_accuracy") if key in good}
             found = kept | {"status": "diverged", "reason": end.reason, "diverged_step": end.step}
+        except KeyboardInterrupt as end:  # a plain one comes from anywhere in a step
+            self.interrupt(saves=isinstance(end, Interrupted))
+            raise
         except Pruned as end:
             log.info("pruned: %s", end)
             last = self._rows[-1]
@@ -214,11 +233,13 @@ class Session(Training):
         for one, sealed in zip(self.runs, self.sealed):
             if broken := broken_seals(one.model, sealed):
                 raise RuntimeError(f"frozen, and yet it changed: {', '.join(broken[:5])}")
-        for one in self.runs:
-            if one.progress.best_weights is not None:
-                one.ensemble.watched(one).load_state_dict(one.progress.best_weights)
-        members = [member.eval() for member in run.ensemble.members(self.runs)]
-        self.save(members)
+        with deferred():
+            for one in self.runs:
+                if one.progress.best_weights is not None:
+                    one.ensemble.watched(one).load_state_dict(one.progress.best_weights)
+            members = [member.eval() for member in run.ensemble.members(self.runs)]
+            self.save(members)
+        check()
         result: dict[str, Any] = {"status": "done"}
         for name in ("val", "test"):
             split = getattr(self.splits, name)

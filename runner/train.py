@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from runner import interruption
 from runner.batch import Batch
 from runner.evaluate import Measured
 from runner.frames import roomy
@@ -75,6 +76,10 @@ class Program:
         """By id, what was found of those of the runs whose validation this program does in one pass."""
         return {}
 
+    def can_stop(self, runs: list[Run]) -> bool:
+        """Return whether an interrupted loop may end here, between two steps, so that the runs can be saved."""
+        return True
+
 
 class Alone(Program):
     """Each run by a program of its own, micro-batch by micro-batch."""
@@ -112,7 +117,7 @@ Leave = Callable[[Run, Exception], None]
 
 @roomy
 def train(runs: list[Run], program: Program | None = None, leave: Leave | None = None) -> None:
-    """Trains all runs to their ends, side by side.
+    """Trains all runs to their ends, side by side; or to the step at which a signal asked the process to end.
 
     Raises `Diverged`, and what listeners raise: unless there is somebody to `leave` to, who is told of the run and the
     error, and the others go on.
@@ -120,8 +125,13 @@ def train(runs: list[Run], program: Program | None = None, leave: Leave | None =
     program = program or Alone()
     for run in runs:
         run.train_mode()
+    with interruption.deferred():
+        _loop(runs, program, leave)
+
+
+def _loop(runs: list[Run], program: Program, leave: Leave | None) -> None:
     active: list[Run] = []
-    while True:
+    while not interruption.pending() or not program.can_stop(active):
         going = program.due([run for run in runs if not run.ended])
         if going != active:
             for run in going:

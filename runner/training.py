@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from runner import checkpoint, distributed
+from runner import checkpoint, distributed, interruption, memory
 from runner.alone import train_alone
 from runner.build import Builder
 from runner.files import PLAN
@@ -30,6 +30,8 @@ class Training:
         self.splits = builder.splits(self.config, device)
         self.run = self._build(builder, device, 0)  # the only one, but for ensembles of several
         self.runs = [self.run, *(self._build(builder, device, i) for i in range(1, self.run.ensemble.count))]
+        for run in self.runs:
+            memory.watch(run, run.optimizer, *run.model.parameters())
         self.sealed = [run.transfer.seal(run.model, self.config["epochs"]) for run in self.runs]
         if (group := builder.group) is not None:  # a checkpoint has its own
             place, members = group.seat, len(self.runs)
@@ -47,13 +49,14 @@ class Training:
         self.cached = [builder.features.serve(run, self.splits) for run in self.runs]
 
     def train(self) -> None:
-        """To the end. Raises `Diverged`."""
+        """Train to the end. Raises `Diverged`, and `Interrupted` between two steps."""
         if self.group is not None:
             self.group.train(self)
         elif self.program is not None:
             train(self.runs, self.program)
         else:
             train_alone(self.runs, self.folder)
+        interruption.check()
 
     def _build(self, builder: Builder, device: torch.device, number: int) -> Run:
         """The run, or one member of an ensemble of several: a run with a seed of its own."""

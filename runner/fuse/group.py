@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner import interruption
 from runner.alone import train_alone
 from runner.fuse.faults import Blamed, Unlike
 from runner.fuse.program import Fused
@@ -50,11 +51,15 @@ class Group:
                 pass
             if training in self._waiting:
                 waiting, self._waiting = self._waiting, []
-                self._all(waiting)
+                with interruption.deferred():  # what runs share is given back to each before any of them is saved
+                    self._all(waiting)
         for run in training.runs:
             run.wait()
             if (error := self._errors.pop(id(run), None)) is not None:
-                raise error
+                try:
+                    raise error
+                finally:
+                    del error  # whose traceback holds this frame: all that it has would stay
 
     def _all(self, waiting: list["Training"]) -> None:
         mates = {id(run): one.runs for one in waiting for run in one.runs}
@@ -107,7 +112,7 @@ class Group:
             run.fused = len(runs)
         program.leave = leave
         try:
-            while not all(run.ended for run in runs):
+            while not all(run.ended for run in runs) and not interruption.pending():
                 try:
                     train(runs, program, leave)
                 except Blamed as end:

@@ -12,12 +12,13 @@ from runner.files import RESULT
 from runner.sweep.ledger import Record, run_folders
 
 METRICS = ("val_accuracy", "val_loss", "test_accuracy", "test_loss", "epochs", "seconds")
-STATUSES = ("done", "pruned", "diverged", "out_of_memory", "failed", "interrupted", "running", "planned")
+STATUSES = ("done", "pruned", "diverged", "out_of_memory", "failed", "interrupted", "not started", "running", "planned")
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run: its result.json, checked, and its metrics.csv. `status`: `interrupted` where nobody does it any more.
+    """One run: its result.json, checked, and its metrics.csv. `status`: `interrupted` where nobody does it any more,
+    `not started` where it had made no step.
 
     `metrics` has every name of `METRICS`, None where it is not known. `curves` maps a column of metrics.csv
     to one value an epoch. `facts` is the rest of result.json, for display. Of a `damaged` one nothing is

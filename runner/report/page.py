@@ -69,7 +69,7 @@ def render(records: list[RunRecord], name: str, surfaces: Sequence[Overlay] = ()
             ][:MOST_DRAWINGS],
             statuses={status: statuses[status] for status in STATUSES if statuses[status]},
             troubles=[record for status in _TROUBLES for record in records if record.status == status],
-            unfinished=sum(statuses[status] for status in ("interrupted", "running", "planned")),
+            unfinished=sum(statuses[status] for status in ("interrupted", "not started", "running", "planned")),
             seconds=sum(record.metrics["seconds"] or 0 for record in records),
             fastest=min(times, default=0.0),
             slowest=max(times, default=0.0),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SETTLED = 5  # seeds a combination, under which even a distinguishable leader is a first answer
 _METRIC = "val_accuracy"
-_LEFT_OUT = ("failed", "out_of_memory", "diverged", "pruned", "interrupted", "running", "planned")
+_LEFT_OUT = ("failed", "out_of_memory", "diverged", "pruned", "interrupted", "not started", "running", "planned")
 
 
 @dataclass(frozen=True)

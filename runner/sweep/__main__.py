@@ -22,7 +22,8 @@ MOST_ROWS = 40  # runs that are named; all are counted
 
 def where(folder: Path) -> list[tuple[str, str, str]]:
     """(run, status, what is known of it) of every run that is there or was planned. Raises `ConfigError` where there is
-    none. A run that was begun is `running` while its lock is held, else `interrupted`."""
+    none. A run that was begun is `running` while its lock is held, else `interrupted`, or `not started` before its
+    first step."""
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; name a sweep's, such as outputs/NAME")
     found, names = [], set()
@@ -30,7 +31,7 @@ def where(folder: Path) -> list[tuple[str, str, str]]:
         names.add(record.result["fingerprint"])
         status, words = record.standing, record.result.get("reason") or ""
         if status == "interrupted":
-            words = "the same command goes on with it"
+            words = record.resumes or "the same command goes on with it"
         elif status == "running":
             words = _doing(lock.read(record.folder) or {})
         elif record.result.get("val_accuracy") is not None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hydra.types import HydraContext
 
+from runner import interruption
 from runner.build import Builder
 from runner.listener import Listener
 from runner.report import write_report
@@ -19,6 +20,7 @@ class Ended:
     done: bool = True  # its end, whichever, stands in its folder; False: another process is doing it
     lost: str = ""  # why the process that did it is gone, in words
     memory: bool = False  # it is gone because the machine ran out of memory
+    interrupted: bool = False  # a signal asked the process to end: what it trained is saved
 
 
 class Crew:
@@ -58,5 +60,6 @@ class ThisProcess(Crew):
         self._next.append(work)
 
     def wait(self, seconds: float) -> list[Ended]:
+        interruption.check()
         done, self._next = self._next, []
         return [Ended(work, perform(work, self.builder, self.context, self.listener)) for work in done]

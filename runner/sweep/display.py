@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from runner.fuse.verdict import verdicts
 from runner.listener import Listener
 from runner.report.wording import count as counted
 from runner.sweep import lock
-from runner.sweep.ledger import Record
 from runner.sweep.plan import Entry, Plan
 from runner.sweep.together import told
 
 MOST_ROWS = 40  # of the table at the end; results.csv has them all
 COLOURS = {"done": "green", "pruned": "blue", "diverged": "yellow", "running": "cyan"}
+NOT_STARTED = {"status": "not started", "reason": None, "resumes": "", "val_accuracy": None}
+MOST_NAMED = 3  # steps at which interrupted runs resume, in the last line
 COLOURS |= dict.fromkeys(("failed", "out_of_memory"), "red")
 
 
@@ -155,7 +157,7 @@ class Display(Listener):
     def end(self, entry: Entry) -> None:
         """A run ended."""
         self.ended += 1
-        result = self.plan.result(entry)
+        result = self.plan.shown(entry) or NOT_STARTED
         worth = self.worth(result)
         if worth is not None and (self.best is None or worth[0] > self.best[0]):
             self.best = worth[0], f"{worth[1]} ({entry.label})"
@@ -183,11 +185,7 @@ class Display(Listener):
     def summary(self) -> None:
         """The table at the end, and where to look next."""
         plan, out = self.plan, self.out
-        found = [(entry.job.folder, result) for entry, result in zip(plan.entries, plan.results())]
-        # A run that was stopped with this command still says `running` in its folder.
-        results = [
-            result | {"status": Record(folder, result).standing} for folder, result in found if result is not None
-        ]
+        results = [result for entry in plan.entries if (result := plan.shown(entry)) is not None]
         if not results:
             return
         if plan.lone:
@@ -199,13 +197,9 @@ class Display(Listener):
             out.print(f"results: {plan.entries[0].job.folder}", soft_wrap=True)
         else:
             out.print(self._table(results))
-            counts: dict[str, int] = {}
-            for result in results:
-                counts[result["status"]] = counts.get(result["status"], 0) + 1
-            ends = ", ".join(f"{n} {status}" for status, n in counts.items())
-            missing = len(plan.entries) - len(results)
-            ends += f", {missing} not started" if missing else ""
-            out.print(f"{counted(len(plan.entries), 'run')}: {ends}; {time.monotonic() - self.started:.1f} s")
+            counts = Counter(result["status"] for result in results)
+            counts["not started"] = len(plan.entries) - len(results)
+            out.print(f"{counted(len(plan.entries), 'run')}: {tally(counts)}; {time.monotonic() - self.started:.1f} s")
             self.say_together(results)
             if len(plan.done) == len(plan.entries):
                 out.print("nothing was left to do; rerun=true repeats")
@@ -229,13 +223,40 @@ class Display(Listener):
         for result in ranked[:MOST_ROWS]:
             table.add_row(
                 Text(labels[result["fingerprint"]]),
-                Text(result["status"], style=COLOURS.get(result["status"], "")),
+                Text(_status(result), style=COLOURS.get(result["status"], "")),
                 *(number(result.get(key)) for key in columns.values()),
                 number(result["seconds"], 1),
             )
         if len(ranked) > MOST_ROWS:
             table.caption = f"{len(ranked) - MOST_ROWS} more in {self.plan.folder / 'results.csv'}"
         return table
+
+
+def _status(result: dict[str, Any]) -> str:
+    """A run's status; of an interrupted one also where it stands."""
+    return f"{result['status']} {result.get('resumes', '').removeprefix('resumes ')}".rstrip()
+
+
+def left(results: Iterable[dict[str, Any] | None], lone: bool) -> str:
+    """What an interrupted command leaves to do, in words. `results`: as `Plan.shown` has them."""
+    shown = list(results)
+    resumes = [result["resumes"] for result in shown if result is not None and result["resumes"]]
+    if lone:
+        where = resumes[0] if resumes else "no step was made" if shown[0] is None else "it resumes from its checkpoint"
+        return f"{where}; type the same command again"
+    counts = Counter("not started" if result is None else result["status"] for result in shown)
+    return f"{tally(counts, resumes)}; the same command goes on where it stopped"
+
+
+def tally(counts: Mapping[str, int], resumes: Iterable[str] = ()) -> str:
+    """How many runs have which status, in words. `resumes`: where interrupted ones go on, of which a few are named."""
+    places = list(dict.fromkeys(place.removeprefix("resumes ") for place in resumes if place))
+    named = "resumes " + ", ".join(places[:MOST_NAMED]) + (", ..." if len(places) > MOST_NAMED else "")
+    ordered = sorted(counts, key=lambda status: status == "not started")  # which comes last
+    words = {status: f"{counts[status]} {status}" for status in ordered if counts[status]}
+    if places and "interrupted" in words:
+        words["interrupted"] += f" ({named})"
+    return ", ".join(words.values())
 
 
 def _words(numbers: dict[str, float]) -> str:
@@ -247,6 +268,6 @@ def _words(numbers: dict[str, float]) -> str:
 def outcome(result: dict[str, Any], columns: Mapping[str, str]) -> str:
     """A run's end in a line: what its task shows, or why it ended."""
     if result["status"] != "done":
-        return result["reason"] or "the same command goes on with it"
+        return result["reason"] or result.get("resumes") or "the same command goes on with it"
     told = [f"{title} {number(result[key])}" for title, key in columns.items() if result.get(key) is not None]
     return ", ".join([*told, f"{result['seconds']:.1f} s"])

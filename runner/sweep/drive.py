@@ -44,6 +44,7 @@ class Drive:
         self._apart: set[str] = set()  # those that lost a process together with others
         self._ended: deque[Entry] = deque()
         self._looked = 0.0
+        self.interrupted: set[str] = set()  # those whose process was asked to end, and not this command
 
     @property
     def pending(self) -> int:
@@ -148,6 +149,10 @@ class Drive:
     def _settle(self, ended: Ended) -> None:
         """What a crew gave back: a run, with its mates."""
         company = self._mates.pop(ended.work.job.fingerprint)
+        if ended.interrupted:
+            for work in (ended.work, *ended.work.mates):
+                self._settle_interrupted(work)
+            return
         if ended.lost and company:
             log.warning("%d runs lost their process (%s): each goes on by itself", 1 + len(company), ended.lost)
             ended = replace(ended, lost="")
@@ -161,6 +166,14 @@ class Drive:
                 self._settle_one(Ended(work, done=False))
             else:
                 self._again(entry, work)
+
+    def _settle_interrupted(self, work: Work) -> None:
+        """A run whose process was asked to end: it is left for the next command, unless it had ended before."""
+        if done_meanwhile(work):
+            self._settle_one(Ended(work))
+        else:
+            self.interrupted.add(work.job.fingerprint)
+            self._ended.append(self._active.pop(work.job.fingerprint))
 
     def _again(self, entry: Entry, work: Work) -> None:
         """Does a run without company, unless it has ended in spite of all."""

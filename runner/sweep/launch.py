@@ -1,16 +1,18 @@
 """Executes a plan: its runs on a crew, then the report."""
 
 import shutil
+import signal
 import threading
 from importlib import import_module
 from typing import Any, Protocol
 
 from runner.errors import ConfigError, DiskFull
+from runner.interruption import Interrupted
 from runner.report import write_report
 from runner.report.wording import count
 from runner.sweep import frozen, fuse
 from runner.sweep.crew import Crew
-from runner.sweep.display import Display
+from runner.sweep.display import Display, left
 from runner.sweep.drive import Drive
 from runner.sweep.folder import planned
 from runner.sweep.plan import Plan
@@ -62,9 +64,16 @@ def launch(plan: Plan, launcher: Launcher) -> None:
                         display.report = crew.report(plan.folder)
         except DiskFull as full:
             raise DiskFull(f"{full}; {missing(plan)}") from full
+        except KeyboardInterrupt as end:
+            raise interrupted(end, left(map(plan.shown, plan.entries), plan.lone)) from end
         finally:
-            if display.report is None and any(map(plan.result, plan.entries)):
+            if display.report is None and any(map(plan.shown, plan.entries)):
                 display.report = write_report(plan.folder)
+
+
+def interrupted(end: KeyboardInterrupt, words: str) -> Interrupted:
+    """The same end, with what is left to do."""
+    return Interrupted(getattr(end, "number", signal.SIGINT), words)
 
 
 def _prepare_report(several: bool) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.files import PLAN, RESULT, TABLE
+from runner.files import CHECKPOINT, PLAN, RESULT, TABLE
 from runner.sweep import lock
 
 log = logging.getLogger(__name__)
@@ -30,9 +30,34 @@ class Record:
 
     @property
     def standing(self) -> str:
-        """The status as a person is told: `interrupted` for a run that was begun and that nobody does now."""
-        left = self.status == "running" and lock.holder(self.folder) is None
-        return "interrupted" if left else self.status
+        """The status as a person is told: `interrupted` for a run that has made a step and that nobody does now, `not
+        started` for one that has made none."""
+        if self.status != "running" or lock.holder(self.folder) is not None:
+            return self.status
+        return "interrupted" if self._has_steps() else "not started"
+
+    @property
+    def resumes(self) -> str:
+        """Where an interrupted run goes on, in words."""
+        stopped = self.result.get("stopped")
+        return f"resumes at step {stopped['step']} of {stopped['steps']}" if _step(stopped) else ""
+
+    def _has_steps(self) -> bool:
+        """Return whether a run that was left had made a step. A killed process leaves its lock, which says so; where
+        nothing tells, it is taken for one that had."""
+        if _step(self.result.get("stopped")) or (self.folder / CHECKPOINT).exists():
+            return True
+        said = lock.read(self.folder)
+        return _step(said) if said is not None else "stopped" not in self.result
+
+
+def _step(about: Any) -> bool:
+    """Return whether a step stands there: a damaged file may hold anything."""
+    return (
+        isinstance(about, dict)
+        and all(isinstance(about.get(key), int) for key in ("step", "steps"))
+        and (about["step"] > 0)
+    )
 
 
 def read(folder: Path) -> Record | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hydra.types import HydraContext
 
+from runner import interruption
 from runner.build import Builder
 from runner.errors import ConfigError, DiskFull, disk_full
 from runner.frames import roomy
@@ -61,7 +62,7 @@ def perform(work: Work, builder: Builder, context: HydraContext, listener: Liste
 
     def one_more() -> bool:
         """Also called by a run that is ready to train, inside of which the next one then is prepared."""
-        if not coming:
+        if not coming or interruption.pending():
             return False
         one = coming.popleft()
         builder.group.seat = one.sharing.seat
@@ -84,6 +85,7 @@ def perform(work: Work, builder: Builder, context: HydraContext, listener: Liste
         sys.setrecursionlimit(deep)
     if errors:
         raise errors[0]
+    interruption.check()  # some were not begun
     return done[work.job.fingerprint]
 
 

@@ -125,6 +125,14 @@ class Plan:
         record = read(entry.job.folder)
         return None if record is None else record.result
 
+    def shown(self, entry: Entry) -> dict[str, Any] | None:
+        """Return one run's result as a person is told it: with its standing, and where it resumes; None for a run that
+        was not started."""
+        record = read(entry.job.folder)
+        if record is None or record.standing == "not started":
+            return None
+        return record.result | {"status": record.standing, "resumes": record.resumes}
+
     def exit_code(self) -> int:
         """0 only if every run ended well."""
         return 0 if all(result is not None and result["status"] in GOOD for result in self.results()) else 1

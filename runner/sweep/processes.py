@@ -17,6 +17,7 @@ import torch
 from hydra.types import HydraContext
 from pebble import CONSTS, ProcessExpired, ProcessPool
 
+from runner import interruption
 from runner.devices import cores
 from runner.sweep.crew import Crew, Ended
 from runner.sweep.ledger import read
@@ -65,6 +66,8 @@ class Processes(Crew):
         return super().report(folder)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, KeyboardInterrupt) and self._running:
+            self.save()
         idle = error is None and not self._running
         ends = []
         for pool in filter(None, self._pools):
@@ -73,6 +76,12 @@ class Processes(Crew):
             ends[-1].start()
         for end in ends if not idle else ():
             end.join()
+
+    def save(self) -> None:
+        """Have the workers save their runs and end; wait for them."""
+        interruption.tell()
+        interruption.ask_children()
+        wait(self._running, interruption.PATIENCE)
 
     def submit(self, work: Work) -> None:
         busy = {slot for _, slot in self._running.values()}
@@ -131,6 +140,8 @@ class Processes(Crew):
             self._pools[slot] = None
             return Ended(work, lost="its process was killed before it began")
         except ProcessExpired as error:
+            if error.exitcode in interruption.EXIT_CODES:
+                return Ended(work, interrupted=True)
             kills, self._killed = _kills(), self._killed
             memory = error.exitcode == -signal.SIGKILL and kills > self._killed
             self._killed = kills

@@ -3,15 +3,17 @@
 import importlib.util
 import os
 import platform
+import signal
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.core.utils import setup_globals
 from hydra.types import HydraContext
 
+from runner import interruption
 from runner.build import Builder
 from runner.errors import ConfigError, DiskFull
 from runner.listener import Listener
@@ -61,28 +63,51 @@ class Said:
         return cls("", None) if record is None else cls(record.status, record.result.get("started"))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Errand:
-    """A run for a process of its own, on another machine."""
+    """A run for a process of its own, on another machine. `advanced`: whether it made a step before it was
+    interrupted."""
 
     origin: Origin
     work: Work
+    advanced: bool = False
 
     def __call__(self) -> tuple[bool, Said] | ConfigError | DiskFull:
         """`perform`; also what stands in the run's folder then. Its refusals are returned: they travel as they are."""
         try:
             self.origin.enter()
             setup_globals()
-            done = perform(self.work, Builder(), self.origin.context, Listener())
+            before = _steps(self.work)
+            with interruption.listening(everything=True):
+                done = perform(self.work, Builder(), self.origin.context, Listener())
+                interruption.check()
         except (ConfigError, DiskFull) as error:
             return error
+        except interruption.Interrupted as end:
+            self.advanced = _steps(self.work) > before
+            self._end(end.number)
         return done, Said.of(self.work.job.folder)
 
     def checkpoint(self) -> Any:
-        """How submitit goes on where the job's time was up: with the run's own checkpoint."""
+        """How submitit goes on where the job's time was up: with the run's own checkpoint. None where this job made no
+        step: no other would."""
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(self)
+        return DelayedSubmission(Errand(self.origin, self.work)) if self.advanced else None
+
+    def _end(self, number: int) -> NoReturn:
+        """End this job after its run was saved; submitit's own handler, if it has one for the signal, requeues it."""
+        handler = signal.getsignal(number)
+        if callable(handler) and handler is not signal.default_int_handler:
+            handler(number, None)
+        sys.exit(128 + number)
+
+
+def _steps(work: Work) -> int:
+    """Steps after which a run was interrupted, as its folder has it."""
+    record = read(work.job.folder)
+    stopped = None if record is None else record.result.get("stopped")
+    return stopped["step"] if stopped else 0
 
 
 def seen(work: Work, said: Said) -> None:

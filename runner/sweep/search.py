@@ -22,7 +22,7 @@ from runner.sweep.compose import Composer
 from runner.sweep.drive import Drive
 from runner.sweep.folder import sweep_folder
 from runner.sweep.known import match
-from runner.sweep.launch import opened
+from runner.sweep.launch import interrupted, opened
 from runner.sweep.layout import check_apart, check_one
 from runner.sweep.ledger import FINISHED, GOOD, Record, by_fingerprint, read
 from runner.sweep.plan import Entry, moved
@@ -67,6 +67,7 @@ class Search:
             if record.status == "done":
                 self.plan.trained[record.result["training"]] = record.folder
         self._flight: dict[str, list[Trial]] = {}  # fingerprint -> the trials that wait for its run
+        self._left: set[int] = set()  # numbers of trials whose process was asked to end, and not this command
 
     def known(self) -> int:
         """Trials that are there, and runs that would be counted in."""
@@ -89,6 +90,8 @@ class Search:
                         self._drive(Drive(self.plan, crew, self.display))
             except DiskFull as full:
                 raise DiskFull(f"{full}; make room, then the same command goes on") from full
+            except KeyboardInterrupt as end:
+                raise interrupted(end, self.display.left()) from end
             finally:
                 if by_fingerprint(self.plan.folder):
                     self.display.report = write_report(self.plan.folder)
@@ -104,12 +107,12 @@ class Search:
                 self._adopt(drive, others=True)
             if not drive.pending:
                 return
-            self._settle(drive.next())
+            self._settle(drive.next(), drive)
 
     def _adopt(self, drive: Drive, others: bool) -> None:
         """Trials that have not ended and are not ours: of a process that is gone, and in the end (`others`) those of
         one that is still at it, which are waited for."""
-        mine = {trial.number for trials in self._flight.values() for trial in trials}
+        mine = {trial.number for trials in self._flight.values() for trial in trials} | self._left
         for trial in self.memory.trials():
             if trial.state is not TrialState.RUNNING or trial.number in mine:
                 continue
@@ -160,8 +163,12 @@ class Search:
             judge = Candidate(self.memory.url, trial.number, job.config["epochs"], self.scope.pruner)
         return replace(entry, job=replace(entry.job, threads=count, judge=judge))
 
-    def _settle(self, entry: Entry) -> None:
+    def _settle(self, entry: Entry, drive: Drive) -> None:
         """A run has ended, and with it its trials."""
+        if entry.job.fingerprint in drive.interrupted:  # the next command goes on with it
+            self._left |= {trial.number for trial in self._flight.pop(entry.job.fingerprint)}
+            self.display.end(entry)
+            return
         record = read(entry.job.folder)
         if record is None:
             raise ConfigError(f"{entry.job.folder}: its result is gone; the same command does that run again")

@@ -1,10 +1,12 @@
 """The launcher `slurm`: each run a job of a cluster. The command stays and watches them; killed, it leaves them alone,
 and the same command finds them."""
 
+import contextlib
+import os
 import shutil
+import signal
 import subprocess
 import time
-from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any, ClassVar
@@ -12,11 +14,13 @@ from typing import Any, ClassVar
 import torch
 from hydra.types import HydraContext
 
+from runner import interruption
 from runner.devices import cores
 from runner.errors import ConfigError, DiskFull
 from runner.sweep import lock
 from runner.sweep.crew import Crew, Ended
 from runner.sweep.display import Display
+from runner.sweep.ledger import read
 from runner.sweep.perform import Work
 from runner.sweep.plan import Plan
 from runner.sweep.remote import Errand, Origin, needs, seen
@@ -25,6 +29,7 @@ from runner.sweep.server import SINGLE, environment
 LOGS = ".submitit"  # in the sweep's folder
 WAY_OUT = "with hydra.launcher.executor=local, or do without: hydra/launcher=local"
 LOOK = 0.5  # seconds between two looks at all jobs
+REQUEUES = 10_000  # of a job
 MOST = 1000  # jobs at once: what clusters allow in an array, as a rule
 
 
@@ -100,7 +105,9 @@ class Jobs(Crew):
         import submitit
 
         self.capacity, self._origin = capacity, origin
-        self._executor = submitit.AutoExecutor(origin.sweep / LOGS, cluster=cluster)
+        # As often as its time is up: each time it has made steps (`Errand.checkpoint`).
+        often = {} if cluster == "local" else {"slurm_max_num_timeout": REQUEUES}
+        self._executor = submitit.AutoExecutor(origin.sweep / LOGS, cluster=cluster, **often)
         self._executor.update_parameters(**asked)
         self._local = cluster == "local"
         self._new: list[Work] = []
@@ -109,7 +116,20 @@ class Jobs(Crew):
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for job in self._running:
+            self._cancel(job)
+        if isinstance(error, KeyboardInterrupt):  # they save their runs
+            interruption.tell()
+            deadline = time.monotonic() + interruption.PATIENCE
+            while time.monotonic() < deadline and not all(job.done(force_check=True) for job in self._running):
+                time.sleep(LOOK)
+
+    def _cancel(self, job: Any) -> None:
+        """Ask a job to save its run and to end; Slurm kills it a little later."""
+        if not self._local:
             job.cancel(check=False)
+            return
+        with contextlib.suppress(OSError):  # it has ended
+            os.kill(int(job.job_id), signal.SIGTERM)  # of the process that watches it, which passes it on
 
     def submit(self, work: Work) -> None:
         self._new.append(work)
@@ -137,7 +157,12 @@ class Jobs(Crew):
             return
         try:
             # submitit prints what sbatch says, and raises it.
-            with environment(SINGLE), redirect_stderr(StringIO()), self._executor.batch():
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(environment(SINGLE))
+                stack.enter_context(contextlib.redirect_stderr(StringIO()))
+                # A terminal's Ctrl-C goes to jobs of this machine, too: they hear of it from here.
+                stack.enter_context(interruption.ignoring(signal.SIGINT))
+                stack.enter_context(self._executor.batch())
                 jobs = [self._executor.submit(Errand(self._origin, work)) for work in works]
         except (FailedJobError, FailedSubmissionError) as error:
             raise ConfigError(
@@ -154,6 +179,9 @@ class Jobs(Crew):
                 raise UncompletedJobError(job.stderr() or "")
             found = job.result()
         except UncompletedJobError:
+            record = read(work.job.folder)
+            if record is not None and record.status == "running" and "stopped" in record.result:
+                return Ended(work, interrupted=True)
             state = job.state
             words = f"its job ended without a result (state {state}, log {job.paths.stderr})"
             return Ended(work, lost=words, memory=state.startswith("OUT_OF_ME"))

@@ -3,6 +3,7 @@
 import shlex
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -11,12 +12,12 @@ from rich.text import Text
 
 from runner.console import console
 from runner.report.wording import count as counted
-from runner.sweep.display import COLOURS, MOST_ROWS, Display, number
-from runner.sweep.ledger import records
+from runner.sweep.display import COLOURS, MOST_ROWS, Display, number, tally
+from runner.sweep.ledger import Record, by_fingerprint, records
 from runner.sweep.plan import Entry
 from runner.sweep.scope import Scope
 from runner.sweep.space import Params
-from runner.sweep.study import ENDED, Memory, complete, front
+from runner.sweep.study import ENDED, RUN, Memory, complete, front
 
 
 class Trials(Display):
@@ -62,16 +63,26 @@ class Trials(Display):
             self.out.print(
                 f"best: trial {trial.number}, {values}{others}:  {self._command(trial.params)}", soft_wrap=True
             )
-        counts = Counter(status(trial) for trial in trials)
-        words = ", ".join(f"{count} {key}" for key, count in counts.items())
-        left = self.scope.total - len(trials)
-        words += f", {left} not started" if left > 0 else ""
+        words = self._counts(trials)
         total = max(self.scope.total, len(trials))
         self.out.print(f"{len(trials)} of {counted(total, 'trial')}: {words}; {time.monotonic() - self.started:.1f} s")
         self.say_together(record.result for record in records(self.plan.folder))
         if self.report:
             self.out.print(f"report:  {self.report}", soft_wrap=True)
             self.out.print(f"curves:  tensorboard --logdir {self.plan.folder}", soft_wrap=True)
+
+    def left(self) -> str:
+        """What an interrupted search leaves to do, in words."""
+        return f"{self._counts(self.memory.trials())}; the same command goes on where it stopped"
+
+    def _counts(self, trials: list[FrozenTrial]) -> str:
+        """How many trials have which status, those to come included, and where interrupted ones resume."""
+        known = by_fingerprint(self.plan.folder)
+        records = [known.get(trial.user_attrs[RUN]["fingerprint"]) for trial in trials if RUN in trial.user_attrs]
+        counts = Counter(standing(trial, known) for trial in trials)
+        counts["not started"] += max(0, self.scope.total - len(trials))
+        resumes = [record.resumes for record in records if record is not None and record.standing == "interrupted"]
+        return tally(counts, resumes)
 
     def _command(self, params: Params) -> str:
         """How one point of the space is run alone. An experiment may have keys that only this sweeper knows."""
@@ -86,8 +97,10 @@ class Trials(Display):
             table.add_column(column, justify="left" if column in (*keys, "status") else "right")
         sign = -1 if self.search.higher[0] else 1
         ranked = sorted(trials, key=lambda trial: (not complete(trial), sign * trial.values[0] if trial.values else 0))
+        known = by_fingerprint(self.plan.folder)
         for trial in ranked[:MOST_ROWS]:
-            shown = Text(status(trial), style=COLOURS.get(status(trial), ""))
+            word = standing(trial, known)
+            shown = Text(word, style=COLOURS.get(word, ""))
             texts = (
                 one.text(trial.params[one.key]) if one.key in trial.params else "-" for one in self.space.dimensions
             )
@@ -120,6 +133,14 @@ def told(scope: Scope, known: int) -> str:
     goals = ", ".join(f"{'highest' if more else 'lowest'} {name}" for name, more in zip(search.metric, search.higher))
     counts = f"{counted(total, 'trial')} in all, {known} known, {max(0, total - known)} to come"
     return f"search for the {goals} (sampler {search.sampler}, {pruner}): {counts}"
+
+
+def standing(trial: FrozenTrial, known: Mapping[str, Record]) -> str:
+    """As `status`; of a trial that has not ended as its run's record has it. `known`: by fingerprint."""
+    if ENDED in trial.user_attrs:
+        return status(trial)
+    record = known.get(trial.user_attrs[RUN]["fingerprint"]) if RUN in trial.user_attrs else None
+    return "not started" if record is None else record.standing
 
 
 def status(trial: FrozenTrial) -> str:

@@ -6,6 +6,7 @@ few milliseconds.
 
 import gc
 import os
+import signal
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from hydra.types import HydraContext
 
 import runner.run
 import runner.task.evaluate  # noqa: F401
+from runner import interruption
 from runner.build import Builder
 from runner.core.startup import malloc
 from runner.listener import Listener
@@ -48,18 +50,22 @@ def begin(post: Post) -> None:
     os.environ.update(post.environment)
     sys.path[:] = post.path
     setup_globals()
+    interruption.begin_worker()
     malloc.keep()
     _post, _builder = post, Builder()
     threading.Thread(target=_follow, args=post.parent, daemon=True).start()
 
 
 def work(what: Work) -> bool:
-    """`perform`, with what this worker has."""
-    return perform(what, _builder, _post.context, Listener())
+    """`perform`, with what this worker has; ends the process where a signal asked for it."""
+    with interruption.working():
+        return perform(what, _builder, _post.context, Listener())
 
 
 def _follow(pid: int, started: float) -> None:
-    """Ends this process where the sweep's is gone: killed, it tells nobody."""
+    """End this process where the sweep's is gone, which tells nobody when it is killed: what it trains is saved."""
     while alive(pid, started):
         time.sleep(LOOK)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(interruption.PATIENCE)
     os._exit(1)

@@ -101,6 +101,14 @@ class Task:
         """Does the job and writes its `result.json`; an error of the run becomes its status. Returns the result."""
         device = self.device(job.config)
         memory.reset(device)
+        with memory.released():
+            result = self._worked(job, builder, listener, device)
+        result["peak_memory_mb"] = memory.peak(device)
+        write_json(job.folder / RESULT, result)
+        return result
+
+    def _worked(self, job: Job, builder: Builder, listener: Listener, device: torch.device) -> dict[str, Any]:
+        """The result, but for what it took."""
         result = started(job, device)
         write_json(job.folder / RESULT, result)
         write_atomic(job.folder / "config.yaml", yaml_text(job.config), durable=False)
@@ -118,8 +126,9 @@ class Task:
                     raise
                 log.exception("the run ended early")
                 result |= failure(error)
-        result["peak_memory_mb"] = memory.peak(device)
-        write_json(job.folder / RESULT, result)
+            except KeyboardInterrupt:
+                write_json(job.folder / RESULT, {"stopped": None} | result)
+                raise
         return result
 
     def work(self, job: Job, builder: Builder, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:

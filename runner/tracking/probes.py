@@ -7,6 +7,7 @@ last one, as plain SGD does across a ravine.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,6 +70,14 @@ class Probe:
         ]
         found = dict(zip([*tags, "update_cosine"], values, strict=True))
         return {tag: value for tag, value in found.items() if value == value}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was measured and not read yet, for a checkpoint."""
+        return {"last": self._last, "found": self._found}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The counterpart of `state_dict`."""
+        self._last, self._found = state["last"], state["found"]
 
     def _norms(self, tensors: list[Tensor]) -> Tensor:
         """The norm of each stage, `[stages]`."""

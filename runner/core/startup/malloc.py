@@ -1,4 +1,5 @@
-"""glibc's allocator, told to keep the memory that training steps take again and again. Imports no torch."""
+"""glibc's allocator: keeps the memory that training steps take again and again, gives it back between runs. Imports no
+torch."""
 
 import ctypes
 import functools
@@ -32,3 +33,9 @@ def keep() -> None:
     first = -(-begin // _HUGE) * _HUGE
     if (end := libc.sbrk(0)) > first:
         libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), _ADVICE)
+
+
+def trim() -> None:
+    """Give freed host memory back to the system (Linux with glibc; elsewhere nothing happens)."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)

@@ -1,0 +1,200 @@
+"""Signals that end a command: what was trained is saved at that very step, and the same command goes on as if nothing
+had happened."""
+
+import csv
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.util import tensor_util
+
+import runner.session
+import runner.sweep.launch
+from runner import checkpoint, interruption
+from runner.data.splits import ResidentSplit
+from runner.running import Run
+from runner.sweep import __main__ as command
+from tests.conftest import results_of
+
+SMALL = ("model=mlp", "data.limit=300", "batch_size=32", "epochs=3", "threads=1", "log.images=0", "log.every=4")
+CHANGING = ("run", "command", "overrides", "started", "seconds", "peak_memory_mb", "compile")
+
+
+def at_call(count: int, number: int, function: Callable) -> Callable:
+    """The function, whose call of that number also sends this process a signal."""
+    calls: list[int] = []
+
+    def called(*given, **named):
+        calls.append(number)
+        if len(calls) == count:
+            os.kill(os.getpid(), number)
+        return function(*given, **named)
+
+    return called
+
+
+def left(folder: Path) -> dict[str, tuple]:
+    """By fingerprint: a run's result, its rows of metrics.csv, its scalars in TensorBoard, its weights."""
+    found = {}
+    for run, result in results_of(folder).items():
+        path = folder / run
+        rows = list(csv.DictReader((path / "metrics.csv").read_text().splitlines()))
+        state = checkpoint.load(path / "checkpoint.pt")
+        found[result["fingerprint"]] = (
+            {key: value for key, value in result.items() if key not in CHANGING},
+            [{key: value for key, value in row.items() if key != "seconds"} for row in rows],
+            scalars(path),
+            {f"{i} {name}": value.tolist() for i, one in enumerate(state["members"]) for name, value in one.items()},
+        )
+    return found
+
+
+def scalars(folder: Path) -> dict[tuple[str, int], list[float]]:
+    """By tag and step, every value that stands in the event files."""
+    found: dict[tuple[str, int], list[float]] = {}
+    for path in sorted(folder.glob("events.out.*")):
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if value.metadata.plugin_data.plugin_name == "scalars":
+                    number = float(tensor_util.make_ndarray(value.tensor))
+                    found.setdefault((value.tag, event.step), []).append(number)
+    return found
+
+
+@pytest.fixture
+def interrupted(cli, monkeypatch):
+    """`interrupted(words, count, number)`: the command with a signal in a step, then again; as if undisturbed."""
+
+    def run(words: tuple[str, ...], count: int, number: int = signal.SIGINT) -> tuple[str, str]:
+        assert cli(*words, "name=whole")[0] == 0
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "after_update", at_call(count, number, Run.after_update))
+            code, out, err = cli(*words, "name=cut")
+        assert code == 128 + number and "Traceback" not in err + out
+        assert not list(Path("outputs/cut").glob("*/.*.??????*")), "a file was left half written"
+        assert cli(*words, "name=cut")[0] == 0
+        whole, cut = left(Path("outputs/whole")), left(Path("outputs/cut"))
+        assert whole.keys() == cut.keys()
+        for fingerprint, parts in whole.items():
+            for mine, wanted in zip(cut[fingerprint], parts, strict=True):
+                assert mine == wanted
+        return out, err
+
+    return run
+
+
+RICH = ("regularization=[dropout,l2,mixup]", "augmentation=[flip,crop]", "optimizer=momentum", "schedule=cosine")
+
+
+@pytest.mark.parametrize(
+    "count", [1, 4, 5, 8, 11, 24]
+)  # eight steps an epoch: at its end, at a line of metrics, between
+def test_a_run_resumes_at_the_step_at_which_it_was_interrupted(interrupted, count):
+    """Numbers, rows, events and weights are those of a run that was left alone, bit for bit."""
+    out, err = interrupted((*SMALL, *RICH, "clip_grad_norm=1", "probe.every=3"), count)
+    assert f"interrupted; resumes at step {count} of 24; type the same command again" in err
+    assert f"interrupted: resumes at step {count} of 24" in out
+    (log,) = Path("outputs/cut").glob("*/run.log")
+    assert f"goes on after step {count} of 24" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("optimizer=lbfgs", "epochs=8"),
+        ("optimizer=adam", "accumulate=2"),
+        ("optimizer=sam",),
+        ("ensemble=ema", "optimizer=adam"),
+        ("ensemble=independent", "ensemble.members=2"),
+        ("ensemble=snapshot", "ensemble.members=2", "schedule=warm_restarts", "schedule.every=25%", "epochs=4"),
+        ("model=convnet", "transfer=gradual", "epochs=5"),
+    ],
+)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_whatever_trains_goes_on(interrupted, words, number):
+    """Full batches, micro-batches, averages and ensembles; `kill`, and what Slurm sends before the time limit."""
+    own = {word.partition("=")[0] for word in words}
+    interrupted((*(word for word in SMALL if word.partition("=")[0] not in own), *words), 5, number)
+
+
+HERE = ("-m", "seed=0,1,2", "hydra.launcher.workers=0")
+
+
+@pytest.mark.parametrize("fuse", ["true", "false"])
+def test_a_sweep_in_one_process(interrupted, capfd, fuse):
+    """Of runs that share a program each is saved; of others the one that trains, and the rest is not started."""
+    out, err = interrupted((*SMALL, *RICH, *HERE, f"hydra.launcher.fuse={fuse}"), 10)
+    if fuse == "true":
+        assert "3 interrupted (resumes at step 4 of 24)" in err and "3 runs: 3 interrupted;" in out
+    else:
+        assert "1 interrupted (resumes at step 10 of 24), 2 not started" in err
+        assert "3 runs: 1 interrupted, 2 not started" in out and "interrupted at step 10 of 24" in out
+
+
+def test_before_the_first_step_nothing_is_called_interrupted(cli, monkeypatch, capfd):
+    """While its data is loaded a run has made no step: so say console, status and report; the same command does it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "__init__", at_call(1, signal.SIGTERM, Run.__init__))
+        code, out, err = cli(*SMALL, "-m", "seed=0,1", "name=s")
+    assert code == 143 and "2 not started" in err and "interrupted" not in out
+    assert command.main(["status", "outputs/s"]) == 0
+    assert "2 runs in outputs/s: 2 not started" in capfd.readouterr().out
+    assert not Path("outputs/s/report.html").exists()
+    assert cli(*SMALL, "-m", "seed=0,1", "name=s")[0] == 0
+    assert {result["status"] for result in results_of(Path("outputs/s")).values()} == {"done"}
+    assert all(len(list(path.glob("events.out.*"))) == 1 for path in Path("outputs/s").glob("*seed*"))
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "count", "steps"),
+    [
+        (runner.session, "examine", 1, 21),  # the final validation
+        (runner.session, "examine", 2, 21),  # the test
+        (runner.session.checkpoint, "save", 2, 21),  # the last save, in whose middle the signal comes
+        (ResidentSplit, "batches", 3, 7),  # a validation
+        (runner.sweep.launch, "write_report", 1, None),
+    ],
+)
+def test_at_any_moment(cli, monkeypatch, where, name, count, steps):
+    """Neither a traceback nor half a file; the same command ends as an undisturbed one."""
+    words = (*SMALL, "checkpoint.seconds=1000")
+    assert cli(*words, "name=whole")[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, at_call(count, signal.SIGINT, getattr(where, name)))
+        code, out, err = cli(*words, "name=cut")
+    assert code in (0, 130) and "Traceback" not in err + out
+    again = cli(*words, "name=cut")
+    assert again[0] == 0
+    assert left(Path("outputs/whole")) == left(Path("outputs/cut"))
+
+
+def test_a_run_that_was_killed_before_its_first_save(cli, capfd):
+    """Its lock, which stays, says whether it had made a step."""
+    assert cli(*SMALL, "name=k")[0] == 0
+    (path,) = Path("outputs/k").glob("*/result.json")
+    (path.parent / "checkpoint.pt").unlink()
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"status": "running"}))
+    lock = {"host": "gone", "pid": 1, "started": 1.0, "token": "x"}
+    for about, standing in (({}, "not started"), ({"step": 3, "steps": 21}, "interrupted")):
+        (path.parent / "lock.json").write_text(json.dumps(lock | about))
+        os.utime(path.parent / "lock.json", (0, 0))
+        assert command.main(["status", "outputs/k"]) == 0
+        assert f"1 run in outputs/k: 1 {standing}" in capfd.readouterr().out
+
+
+def test_signals_that_others_ignore_or_handle_stay_theirs():
+    """`nohup` ignores one, a debugger handles another: neither is touched; afterwards all is as before."""
+    before = Counter(map(signal.getsignal, interruption.SIGNALS))
+    old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruption.listening():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, old)
+    assert Counter(map(signal.getsignal, interruption.SIGNALS)) == before
