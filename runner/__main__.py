@@ -106,8 +106,10 @@ def cli() -> None:
 
 def _leave(codes: list[int]) -> None:
     """Ends the process, without taking apart piece by piece all that it loaded: that takes 0.2 seconds."""
-    check = sys.modules.get("runner.check")
-    if not codes or (check is not None and check.foreign):  # a bug's traceback is on its way; files of others are open
+    targets = sys.modules.get("runner.targets")
+    if not codes or (
+        targets is not None and targets.foreign
+    ):  # a bug's traceback is on its way; files of others are open
         return
     try:
         for stream in (sys.stdout, sys.stderr):

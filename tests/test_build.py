@@ -177,8 +177,7 @@ def test_packages_that_are_not_trusted(target):
     [
         ("runner.build.json.loads", "json"),
         ("runner.files.os.system", "posix"),
-        ("runner.build.instantiate", "hydra._internal.instantiate._instantiate2"),
-        ("runner.check.pkgutil.resolve_name", "pkgutil"),
+        ("runner.targets.pkgutil.resolve_name", "pkgutil"),
         ("runner.checkpoint.torch.load", "torch.serialization"),
         ("torch.nn.functional.torch.hub.load", "torch.hub"),
         ("runner.model.mlp", "builtins"),
