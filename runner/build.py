@@ -1,18 +1,15 @@
-"""From a checked config to objects: the only caller of `instantiate()`."""
+"""From a checked config to objects."""
 
-import copy
-import functools
 import inspect
 import json
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from hydra.utils import instantiate
 from torch import nn
 
-from runner.check import Refused, arguments, locate, shown
+from runner.check import Refused, arguments, shown
 from runner.context import Context
 from runner.data.prepare import prepare
 from runner.data.splits import Source, Splits
@@ -29,6 +26,7 @@ from runner.rehearsal import Facts, Rehearsals
 from runner.schedule.base import Timeline
 from runner.schema import GROUPS
 from runner.steps import timeline
+from runner.targets import construct, locate
 from runner.transfer.cache import Store
 from runner.transfer.servable import refusal
 
@@ -102,7 +100,9 @@ class Builder:
                 self._splits[key] = self.splits(config).to(device)
             else:
                 if source_key not in self._sources:
-                    self._sources[source_key] = _make({"_target_": node["_target_"]} | given)
+                    self._sources[source_key] = construct(
+                        "data", {"_target_": node["_target_"]} | given, config["trust"]
+                    )
                 splits = prepare(self._sources[source_key], **cut)
                 if weights is not None and weights.preset is not None:
                     splits = splits.normalized_as(weights.preset.mean, weights.preset.std)
@@ -124,45 +124,45 @@ class Builder:
             given = {key: value for key, value in given.items() if key in takes}
         with torch.random.fork_rng(devices=[]):  # torch draws initial weights from its global generator, on the CPU
             torch.default_generator.manual_seed(config["seed"])
-            model = _make(node, **given)
+            model = construct("model", node, config["trust"], **given)
         if not isinstance(model, nn.Module):
             raise ConfigError(f"model: {node['_target_']} gives a {type(model).__name__}, not a torch.nn.Module")
         return model
 
     def transfer(self, config: dict[str, Any]) -> Any:
         """From which weights training starts, and which of them it moves."""
-        return _make(config["transfer"])
+        return construct("transfer", config["transfer"], config["trust"])
 
     def stack(self, config: dict[str, Any], group: str) -> dict[str, Any]:
         """The items of a stack or pipeline, in order."""
-        return {name: _make(node) for name, node in config[group].items()}
+        return {name: construct(f"{group}.{name}", node, config["trust"]) for name, node in config[group].items()}
 
     def ensemble(self, config: dict[str, Any]) -> Any:
         """What is averaged: weights of a run, or answers of several networks."""
-        return _make(config["ensemble"])
+        return construct("ensemble", config["ensemble"], config["trust"])
 
     def evaluation(self, config: dict[str, Any]) -> Any:
         """How a trained network is asked."""
-        return _make(config["evaluation"])
+        return construct("evaluation", config["evaluation"], config["trust"])
 
     def task(self, config: dict[str, Any]) -> Any:
         """What a run does: rehearses a config, executes a job."""
-        return _make(config["task"])
+        return construct("task", config["task"], config["trust"])
 
     def schedule(self, config: dict[str, Any], length: Timeline) -> Any:
         """The multiplier of the rates over a run of this length."""
-        return _make(config["schedule"], timeline=length)
+        return construct("schedule", config["schedule"], config["trust"], timeline=length)
 
     def surface(self, config: dict[str, Any]) -> Any:
         """The function of the plane that `task=surface` walks on."""
-        return _make(config["surface"])
+        return construct("surface", config["surface"], config["trust"])
 
     def optimizer(self, config: dict[str, Any], groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """The optimizer over parameter groups, whose rates are its own times `lr_scale` times the group's."""
         plain_optimizers()
         node = {"_target_": config["optimizer"]["_target_"]} | arguments("optimizer", config["optimizer"])
         node["lr"] = node["lr"] * config["lr_scale"]
-        return _make(node, params=[scaled(group, node) for group in groups])
+        return construct("optimizer", node, config["trust"], params=[scaled(group, node) for group in groups])
 
     def parts(
         self,
@@ -241,29 +241,3 @@ class Builder:
 def _short(target: str) -> str:
     """The file that a target lies in: the option's name, as a rule."""
     return target.split(".")[-2]
-
-
-def _make(node: dict[str, Any], **given: Any) -> Any:
-    """The node's target, called. Hydra finds it and makes what is nested in its arguments; plain values and what is
-    given do not pass through Hydra, which would convert and copy them for milliseconds."""
-    keys = {key: value for key, value in node.items() if key != "_target_"}
-    keys = instantiate(keys, _convert_="all") if _nested(keys) else copy.deepcopy(keys)
-    return _callable(node["_target_"])(**keys | given)
-
-
-def forget_targets() -> None:
-    """Look every target up again, because modules of the user's own were edited and dropped."""
-    _callable.cache_clear()
-
-
-@functools.cache
-def _callable(target: str) -> Callable[..., Any]:
-    """Hydra's word on a target, and on every call of it."""
-    return instantiate({"_target_": target, "_partial_": True})
-
-
-def _nested(value: Any) -> bool:
-    """Whether a `_target_` lies in it."""
-    if isinstance(value, dict):
-        return "_target_" in value or any(map(_nested, value.values()))
-    return isinstance(value, list) and any(map(_nested, value))

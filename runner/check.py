@@ -2,9 +2,8 @@
 
 import functools
 import inspect
-import pkgutil
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -12,18 +11,8 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnno
 
 from runner.errors import ConfigError, did_you_mean
 from runner.schema import GROUPS, OWN_KEYS, STACKS, Config, Keys
+from runner.targets import locate, nested_complaints
 
-# What a `_target_` may name without `trust`; the object found must come from there as well, so that no path through
-# a module's own imports (`runner.build.json...`) leads out.
-TRUSTED = (
-    "runner",
-    "torch.optim",
-    "torch.nn",
-    "torchvision.models",
-    "torchvision.transforms",
-    "torchvision.ops",
-)
-OPTIONS_ELSEWHERE = ("runner.run",)  # `task=train`; of the runner's other modules an option is none: they write files
 # Arguments that the builder passes itself, by group.
 GIVEN: dict[str, frozenset[str]] = {
     "model": frozenset({"in_channels", "num_classes", "image_size"}),
@@ -48,9 +37,11 @@ PARTS = {  # keys that belong together, and are no choice of an option
 }
 
 
-def nodes(config: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def nodes(
+    config: dict[str, Any], groups: Iterable[str] = tuple(Config.model_fields)
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """`(group, path, node)` of every option and every item of a stack."""
-    for group in Config.model_fields:
+    for group in groups:
         if group in STACKS:
             for name, node in config[group].items():
                 yield group, f"{group}.{name}", node
@@ -78,6 +69,15 @@ def check(config: dict[str, Any]) -> dict[str, Any]:
     if lines:
         raise Refused(lines)
     return config
+
+
+def option_complaints(config: dict[str, Any], group: str) -> list[str]:
+    """Return what is wrong with the options of one group: types, targets, arguments; a line each."""
+    model = GROUPS.get(group)
+    lines = complaints(model, config[group], f"{group}.") if model is not None else []
+    return lines + [
+        line for _, path, node in nodes(config, [group]) for line in _bind(group, path, node, config["trust"])
+    ]
 
 
 def complaints(model: type, values: dict[str, Any], prefix: str) -> list[str]:
@@ -162,49 +162,6 @@ def shown(value: Any) -> str:
     return str(value)
 
 
-def locate(path: str, target: Any, trust: list[str]) -> Callable[..., Any]:
-    """The object that a `_target_` names, if it is from a trusted package. Raises `ConfigError` otherwise."""
-    if not isinstance(target, str) or target == "???":
-        raise ConfigError(f"{path}._target_ is missing: give the dotted path of a class, {path}._target_=PACKAGE.CLASS")
-    trusted = (*TRUSTED, *trust)
-    if not _from(target, trusted):
-        package = target.partition(".")[0]
-        raise ConfigError(
-            f"{path}._target_={target}: not from a trusted package ({', '.join(trusted)}); "
-            f"if you trust it, add trust=[{package}]"
-        )
-    try:
-        found = pkgutil.resolve_name(target)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{path}._target_={target}: cannot be imported ({error})") from error
-    home = getattr(found, "__module__", None) or type(found).__module__
-    if not callable(found) or not _from(home, trusted):
-        raise ConfigError(f"{path}._target_={target}: leads to {home}, which is not from a trusted package")
-    group = path.partition(".")[0]
-    if _from(home, ("runner",)) and not _from(home, (f"runner.{group}", *OPTIONS_ELSEWHERE)):
-        raise ConfigError(f"{path}._target_={target}: is no option of {group}; those are in runner.{group}")
-    return found
-
-
-def _from(name: str, packages: tuple[str, ...]) -> bool:
-    return any(name == package or name.startswith(f"{package}.") for package in packages)
-
-
-def _inner_targets(path: str, value: Any, trust: list[str]) -> Iterator[str]:
-    """Complaints about `_target_`s below a node."""
-    if isinstance(value, dict):
-        if "_target_" in value:
-            try:
-                locate(path, value["_target_"], trust)
-            except ConfigError as error:
-                yield str(error)
-        for key, inner in value.items():
-            yield from _inner_targets(f"{path}.{key}", inner, trust)
-    elif isinstance(value, list):
-        for i, inner in enumerate(value):
-            yield from _inner_targets(f"{path}.{i}", inner, trust)
-
-
 def arguments(group: str, node: dict[str, Any]) -> dict[str, Any]:
     """The part of a node that is meant for its target."""
     own = OWN_KEYS.get(group, frozenset())
@@ -228,7 +185,7 @@ def _bind(group: str, path: str, node: Any, trust: list[str]) -> list[str]:
             name = path.rpartition(".")[2]
             return [f"{path}: '{name}' is not in the stack; add it ('{group}=[{name}]') or leave its keys out"]
         return [f"{group} is not chosen: {group}=OPTION"]
-    lines = list(_inner_targets(path, node, trust))
+    lines = list(nested_complaints(path, node, trust))
     if lines:
         return lines
     target = locate(path, node["_target_"], trust)
@@ -241,13 +198,13 @@ def _bind(group: str, path: str, node: Any, trust: list[str]) -> list[str]:
     for key, value in node.items():
         if key == "_target_" or key in own:
             continue
-        if key.startswith("_") or (key not in takes and not any_name):  # Hydra would obey or drop an underscore
+        if not isinstance(key, str) or key.startswith("_") or (key not in takes and not any_name):
             names = sorted(takes - {"self", "args", "kwargs"})
             if not names:
                 stray.append(key)
                 continue
             lines.append(
-                f"{path}.{key}={shown(value)}: no such key; it has {', '.join(names)}{did_you_mean(key, names)}"
+                f"{path}.{key}={shown(value)}: no such key; it has {', '.join(names)}{did_you_mean(str(key), names)}"
             )
         elif key in parameters and key not in typed:
             if wrong := _wrong_type(value, hints.get(key), parameters[key].default):
@@ -273,6 +230,8 @@ def _bind(group: str, path: str, node: Any, trust: list[str]) -> list[str]:
 
 def _wrong_type(value: Any, hint: Any, default: Any) -> str | None:
     """Why a value does not fit an annotation, or the type of the default where there is none."""
+    if isinstance(value, dict) and "_target_" in value:
+        return None  # what it makes is known when it is built
     if hint is None:
         if default in (inspect.Parameter.empty, None):
             return None

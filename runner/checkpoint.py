@@ -3,6 +3,7 @@
 import hashlib
 import io
 import logging
+import pickle
 import struct
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,19 @@ def save(path: Path, state: dict[str, Any]) -> None:
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """The state that was saved, its checksum verified; no code in the file is run.
 
-    Raises `Damaged`, naming the file, where it is not what was written.
+    Raises `Damaged`, naming the file, where it is not what was written, or holds more than tensors and plain values.
     """
     content = path.read_bytes()
     head, mark, digest = content.rpartition(_COMMENT)
     length = struct.pack("<H", len(mark + digest))
     if not mark or head[-2:] != length or hashlib.sha256(head[:-2] + b"\0\0").hexdigest().encode() != digest:
         raise Damaged(f"{path} is damaged: its checksum does not fit")
-    return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    try:
+        return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise Damaged(f"{path}: holds more than tensors; nothing of it was run") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise Damaged(f"{path} is damaged: it cannot be read") from error
 
 
 def load_if_whole(path: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:

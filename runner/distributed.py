@@ -27,7 +27,6 @@ from torch.nn.parallel import DistributedDataParallel
 from runner import interruption
 from runner.batch import Batch
 from runner.build import Builder
-from runner.check import locate
 from runner.errors import ConfigError
 from runner.files import write_json
 from runner.noise import noisy
@@ -35,6 +34,7 @@ from runner.optimizer.base import FullBatch
 from runner.running import Run
 from runner.seeds import generator
 from runner.sweep.ledger import read
+from runner.targets import locate
 from runner.task.base import RESULT, Job, failure
 from runner.train import Program
 

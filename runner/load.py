@@ -1,8 +1,6 @@
 """The networks of a finished run, ready to answer, in one call: `load("outputs/first/RUN")`."""
 
 import hashlib
-import json
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from runner import checkpoint
+from runner.about import contents, describe_network, refusal
 from runner.build import Builder
-from runner.check import locate
 from runner.errors import ConfigError
 from runner.evaluate import Average, ensembles
 from runner.inputs import Normalize
 from runner.model.own_noise import own
-
-BUILT = ("model", "regularization", "augmentation")  # groups of a checkpoint's config that objects are made of
+from runner.transfer.weights import few
 
 
 @dataclass(frozen=True)
@@ -88,8 +85,8 @@ def load(path: str | Path, device: torch.device | str = "cpu", trust: Sequence[s
     """
     file = place(path)
     kept = read(path, device)
-    abouts = [json.loads(about) for about in kept.get("abouts") or [kept["about"]] * len(kept["members"])]
-    networks = [_network(path, *pair, device, list(trust)) for pair in zip(abouts, kept["members"], strict=True)]
+    abouts = [describe_network(text, path, list(trust)) for text in kept["abouts"]]
+    networks = [_network(path, *pair, device) for pair in zip(abouts, kept["members"], strict=True)]
     return Loaded([one.eval() for one in networks], file.parent, kept["training"], digest(kept["members"]))
 
 
@@ -109,10 +106,9 @@ def read(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
         kept = checkpoint.load(file, device)
     except checkpoint.Damaged as error:
         raise ConfigError(f"{error}; train that run again, or leave it out") from error
-    except pickle.UnpicklingError as error:
-        raise ConfigError(f"{file}: holds more than tensors; nothing of it was run") from error
-    if not isinstance(kept, dict) or not {"members", "about", "training"} <= set(kept):
-        raise ConfigError(f"{file}: no checkpoint of a run")
+    kept = contents(kept, file)
+    if not isinstance(kept.get("training"), str):
+        raise ConfigError(f"{file}: no checkpoint of a run (it does not say of which training it is)")
     if kept["members"] is None:
         raise ConfigError(f"{path}: this run is not finished; type its command again first, or leave it out")
     return kept
@@ -127,41 +123,57 @@ def digest(members: Sequence[dict[str, Tensor]]) -> str:
     return found.hexdigest()
 
 
-def _network(
-    path: str | Path, about: dict[str, Any], state: dict[str, Tensor], device: torch.device | str, trust: list[str]
-) -> Network:
+def _network(path: str | Path, about: dict[str, Any], state: dict[str, Tensor], device: torch.device | str) -> Network:
     """The model with its stack's layers, under trained weights."""
-    config = about["config"] | {"trust": trust}
-    for group in BUILT:  # a checkpoint from elsewhere may name any class
-        _trusted(group, config[group], trust)
+    config = about["config"]
     inputs = Inputs(
         about["channels"],
         about["size"],
-        about.get("side", about["size"]),
+        about["side"],
         tuple(about["classes"]),
         *(torch.tensor(about[key]) for key in ("mean", "std")),
-        about.get("identity"),
+        about["identity"],
     )
-    builder = Builder()
-    model = builder.model(config, inputs)
-    own(model, torch.Generator())
-    for item in builder.stack(config, "regularization").values():
-        item.modify(model, torch.Generator())
+    try:
+        if not config["trust"]:  # a class of the user's own may need real numbers
+            _compare(path, _shapes(config, inputs), state)
+        model = _untrained(config, inputs, torch.Generator())
+        Builder().stack(config, "augmentation")  # which an evaluation takes its views from
+    except ConfigError as error:
+        raise error if str(error).startswith(f"{path}: ") else refusal(path, str(error)) from error
+    except Exception as error:  # torch's layers raise anything for arguments that make no sense
+        if config["trust"]:
+            raise
+        raise refusal(path, f"its network cannot be built ({type(error).__name__}: {error})") from error
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        line = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{path}: its weights are not those of its own config ({line})") from error
+        raise refusal(path, f"its weights are not those of its own config ({error})") from error
     return Network(model.to(device), inputs, about, device)
 
 
-def _trusted(path: str, node: Any, trust: list[str]) -> None:
-    """Raises `ConfigError` for a class, however deep below, that is from no trusted package."""
-    if isinstance(node, dict):
-        if "_target_" in node:
-            locate(path, node["_target_"], trust)
-        for key, inner in node.items():
-            _trusted(f"{path}.{key}", inner, trust)
-    elif isinstance(node, list):
-        for number, inner in enumerate(node):
-            _trusted(f"{path}.{number}", inner, trust)
+def _untrained(config: dict[str, Any], inputs: Inputs, noise: torch.Generator | None) -> nn.Module:
+    builder = Builder()
+    model = builder.model(config, inputs)
+    own(model, noise)
+    for item in builder.stack(config, "regularization").values():
+        item.modify(model, noise)
+    return model
+
+
+def _shapes(config: dict[str, Any], inputs: Inputs) -> dict[str, torch.Size] | None:
+    """The network's tensors, known without taking memory, whatever the sizes; None where it needs real numbers."""
+    try:
+        with torch.device("meta"):
+            model = _untrained(config, inputs, None)
+    except (NotImplementedError, RuntimeError):
+        return None
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+def _compare(path: str | Path, wanted: dict[str, torch.Size] | None, state: dict[str, Tensor]) -> None:
+    """Raises `ConfigError` where the weights have other names or shapes than the network."""
+    shapes = {name: tensor.shape for name, tensor in state.items()}
+    if wanted is not None and wanted != shapes:
+        names = [name for name in wanted | shapes if wanted.get(name) != shapes.get(name)]
+        raise refusal(path, f"its weights are not those of its own config ({few(names)})")

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from runner.build import Builder
-from runner.check import Refused, check, locate, shown
+from runner.check import Refused, check, shown
 from runner.devices import cores, threads
 from runner.errors import ConfigError
 from runner.schema import STACKS
+from runner.targets import locate
 from tests.test_config import composed
 
 FEW = ("data.limit=200",)
@@ -177,8 +178,7 @@ def test_packages_that_are_not_trusted(target):
     [
         ("runner.build.json.loads", "json"),
         ("runner.files.os.system", "posix"),
-        ("runner.build.instantiate", "hydra._internal.instantiate._instantiate2"),
-        ("runner.check.pkgutil.resolve_name", "pkgutil"),
+        ("runner.targets.pkgutil.resolve_name", "pkgutil"),
         ("runner.checkpoint.torch.load", "torch.serialization"),
         ("torch.nn.functional.torch.hub.load", "torch.hub"),
         ("runner.model.mlp", "builtins"),

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torch.optim import lr_scheduler
 
 from runner.__main__ import main
-from runner.check import _wrong_type, locate
+from runner.check import _wrong_type
 from runner.context import Context
 from runner.errors import ConfigError
 from runner.explain import CONF
@@ -32,6 +32,7 @@ from runner.schedule.polynomial import Polynomial
 from runner.schedule.step import Step
 from runner.schedule.warm_restarts import WarmRestarts
 from runner.schedule.wsd import WarmupStableDecay
+from runner.targets import locate
 
 FILES = sorted((CONF / "schedule").glob("*.yaml"))
 LINE = Timeline(60, 1)  # an epoch is a step: torch's schedulers count the same

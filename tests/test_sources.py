@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from runner import sources
-from runner.check import TRUSTED
 from runner.report import write_report
 from runner.sweep.identity import fingerprints
+from runner.targets import TRUSTED
 from tests.conftest import result_of, results_of
 from tests.test_identity import CONTENTS, config
 

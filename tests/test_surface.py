@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 
 from runner.__main__ import main
 from runner.build import Builder
-from runner.check import locate
 from runner.errors import ConfigError
 from runner.explain import CONF
 from runner.report import write_report
@@ -27,6 +26,7 @@ from runner.surface.ravine import Ravine
 from runner.surface.rosenbrock import Rosenbrock
 from runner.surface.saddle import Saddle
 from runner.surface.trajectory import LOST, Objective, Walk, oscillates, steps_to, verdict, walk
+from runner.targets import locate
 
 FILES = sorted((CONF / "surface").glob("*.yaml"))
 ALL = (Beale, Himmelblau, MonkeySaddle, Plateau, Rastrigin, Ravine, Rosenbrock, Saddle)

@@ -9,6 +9,8 @@ from runner.data import arrays, kept
 from runner.data.splits import Source, place
 from runner.errors import ConfigError
 
+UNPICKLED = ("LSUN", "LSUNClass")  # sets that unpickle an index beside their files, without a checksum
+
 
 def load(
     root: str | None,
@@ -51,6 +53,8 @@ def torchvision_set(root: Path, dataset: str, files: str, arguments: dict[str, A
         raise ConfigError(f"{wanted}; correct the folder, or fetch it by data.download=true")
     from torchvision import datasets  # loads torch's compiler, which takes a second: not where a cached copy serves
 
+    if dataset not in datasets.__all__ or dataset in UNPICKLED:
+        raise ConfigError(f"data.dataset={dataset}: no set of torchvision's that is read without running code in it")
     try:
         return getattr(datasets, dataset)(root=root, download=download, **arguments)
     except ModuleNotFoundError as error:

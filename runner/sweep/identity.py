@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from runner.check import TRUSTED
 from runner.revisions import ASKED, covers, without_added
 from runner.schema import EVALUATION, NOT_IDENTITY
 from runner.sources import Code, code
+from runner.targets import TRUSTED
 
 LENGTH = 10  # hexadecimal digits of a fingerprint
 LONGEST_SLUG = 100  # bytes: names of files end at 255

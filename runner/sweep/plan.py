@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from runner.build import Builder, forget_targets
+from runner.build import Builder
 from runner.check import Refused, check, shown
 from runner.devices import check_device, threads
 from runner.errors import ConfigError
@@ -144,8 +144,7 @@ class Planner:
     def __init__(self, composer: Composer, builder: Builder, lone: bool):
         self.composer, self.builder, self.lone = composer, builder, lone
         self._layout = Layout(lone)
-        if forget_edited():
-            forget_targets()
+        forget_edited()
         self._tasks: dict[str, Task] = {}
 
     def _task(self, config: dict[str, Any]) -> Task:

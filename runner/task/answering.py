@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import torch
 
 from runner.build import Builder
-from runner.check import locate
 from runner.context import Context
 from runner.data.splits import Splits
 from runner.eager import flop_counter
@@ -23,6 +22,7 @@ from runner.load import Loaded, Network, load
 from runner.rehearsal import Facts, Origin
 from runner.running import precision
 from runner.sweep.ledger import read
+from runner.targets import locate
 from runner.task.base import Task
 
 PER_BATCH = 64  # images that surely fit where a network was trained

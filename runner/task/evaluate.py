@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from runner import checkpoint as files
+from runner.about import check_options, describe, settings
 from runner.build import Builder
 from runner.data.splits import Split, Splits
 from runner.devices import check_device
@@ -26,6 +27,8 @@ from runner.seeds import generator
 from runner.task.answering import PER_BATCH, Answering, forward, networks, origins, refuse, seen_by, size
 from runner.task.base import Job, tracking
 from runner.tracking.pictures import confusion_matrix
+
+OF_THE_MACHINE = ("download", "cache_dir", "resident", "budget_gb", "workers")  # keys of data, whatever was trained on
 
 
 class EvaluateTask(Answering):
@@ -47,14 +50,16 @@ class EvaluateTask(Answering):
 
     def complete(self, config: dict[str, Any], typed: list[str]) -> dict[str, Any]:
         """With the data that the (first) network was trained on, unless `data=` is typed; keys of data that are typed
-        count in any case."""
+        count in any case, and where files are kept or fetched is this command's word alone."""
         keys = {word.partition("=")[0].lstrip("+") for word in typed}
         if "data" in keys:
             return config
         first = self.paths(self.combination(Builder(), config))[0]
-        own = json.loads(read(first)["about"])["config"]["data"]
-        mine = {key: value for key, value in config["data"].items() if f"data.{key}" in keys}
-        return config | {"data": own | mine}
+        own = settings(describe(read(first)["abouts"][0], first), first)["data"]
+        mine = {key: value for key, value in config["data"].items() if f"data.{key}" in keys or key in OF_THE_MACHINE}
+        config = config | {"data": own | mine}
+        check_options(first, config, ("data",))
+        return config
 
     def rehearse(self, builder: Builder, config: dict[str, Any]) -> Facts:
         """Loads the networks and the data. Raises `ConfigError` where one is not for the other."""

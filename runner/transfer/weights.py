@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import json
 import pickle
 import re
 import warnings
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from runner import checkpoint
+from runner.about import contents, describe
 from runner.errors import ConfigError, did_you_mean
 from runner.model.presets import Preset, preset
 from runner.model.stages import raw_name
@@ -125,9 +125,11 @@ def of_run(file: Path) -> Weights:
         kept = checkpoint.load(file)
     except checkpoint.Damaged as error:
         raise ConfigError(f"transfer.weights={folder}: {error}") from error
-    about = json.loads(kept["about"])
+    source = f"transfer.weights={folder}"
+    kept = contents(kept, source)
     if kept["members"] is None:
-        raise ConfigError(f"transfer.weights={folder}: this run is not finished; run its command again first")
+        raise ConfigError(f"{source}: this run is not finished; run its command again first")
+    about = describe(kept["abouts"][0], source)
     if len(kept["members"]) > 1:
         raise ConfigError(
             f"transfer.weights={folder}: an ensemble of {len(kept['members'])} networks; name a run of one"
