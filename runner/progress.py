@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from runner.selection import Selection
+
 Row = dict[str, float | int | None]
 
 
@@ -38,12 +40,12 @@ class Progress:
     loss_sum: float = 0.0
     last_good: dict[str, float] = field(default_factory=dict)
 
-    def judge(self, row: Row, network: nn.Module, keep: Mapping[str, Any], stop: Mapping[str, Any]) -> None:
-        """Keeps the best weights of the network that was validated; ends the run where nothing improves.
+    def judge(self, row: Row, network: nn.Module, keep: Selection, stop: Mapping[str, Any]) -> None:
+        """Keep the best weights of the network that was validated; end the run where nothing improves.
 
-        keep, stop: `checkpoint` and `early_stopping` of the config.
+        stop: `early_stopping` of the config.
         """
-        if keep["select"] != "last" and (self.best is None or better(row, self.best, keep["metric"])):
+        if keep.keeps_best and (self.best is None or better(row, self.best, keep.rule)):
             self.best = row
             now = network.state_dict()
             if self.best_weights is None:

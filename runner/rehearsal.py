@@ -16,6 +16,7 @@ from runner.fuse.alike import apart, structure
 from runner.graph.capture import unfit
 from runner.model.fitted import Fitted
 from runner.passes import Passed, passed
+from runner.selection import needs_validation
 
 if TYPE_CHECKING:
     from runner.build import Builder, Parts
@@ -91,7 +92,7 @@ class Rehearsals:
                     (
                         "checkpoint.select",
                         config["checkpoint"]["select"],
-                        config["checkpoint"]["select"] == "best",
+                        needs_validation(config),
                     ),
                     (
                         "early_stopping.patience",

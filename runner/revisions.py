@@ -33,9 +33,25 @@ class Added:
     target: str = ""  # the `_target_` whose new argument it is, wherever that stands; empty: a key of the config
 
 
-REVISIONS: tuple[Revision, ...] = ()
 ADDED: tuple[Added, ...] = ()
 ASKED = ("model", "regularization", "augmentation")  # groups that a checkpoint's config brings to a run that asks it
+
+
+def _trains(config: Config) -> bool:
+    """Return whether the run's task is training, or one that is not ours, which may train."""
+    target = config["task"]["_target_"]
+    return target == "runner.run.Train" or not target.startswith("runner.")
+
+
+REVISIONS: tuple[Revision, ...] = (
+    Revision(
+        "checkpoint.select",
+        2,
+        lambda config, channels: _trains(config) and config["checkpoint"]["select"] == "auto",
+        "auto is the last epoch where the schedule comes to rest, else the epoch of the lowest validation loss; it was "
+        "the epoch of the best validation accuracy",
+    ),
+)
 
 
 def revisions(config: Config, channels: int | None = None) -> dict[str, int]:

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from runner import distributed, memory
 from runner.build import Builder
+from runner.errors import ConfigError
 from runner.listener import Listener
 from runner.progress import Diverged
 from runner.running import Run
@@ -35,6 +36,16 @@ class Train(Task):
         "val loss": "val_loss",
         "epochs": "epochs",
     }
+
+    def complete(self, config: dict[str, Any], typed: list[str]) -> dict[str, Any]:
+        """Raise `ConfigError` for a typed `checkpoint.metric` that nothing would read."""
+        words = [word for word in typed if word.partition("=")[0].lstrip("+") == "checkpoint.metric"]
+        if words and config["checkpoint"]["select"] == "auto":
+            raise ConfigError(
+                f"{words[-1]}: checkpoint.select=auto takes the last epoch or that of the lowest validation loss; add "
+                "checkpoint.select=best, or leave it out"
+            )
+        return config
 
     def work(self, job: Job, builder: Builder, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
         """Trains, or goes on; where torchrun started several processes, together with the others."""

@@ -26,6 +26,7 @@ from runner.optimizer.kernels import direct, lay_out, use_kernel
 from runner.progress import Diverged, Progress, Row
 from runner.schema import PRECISIONS
 from runner.seeds import generator
+from runner.selection import select_weights
 from runner.steps import batches
 from runner.tracking.probes import Probe, hessian_ends
 
@@ -60,6 +61,8 @@ class Run:
         self.penalties = {name: item for name, item in parts.stack.items() if item.overrides("penalty")}
         self.output_penalties = {name: item for name, item in parts.stack.items() if item.overrides("output_penalty")}
         self.transfer, self.ensemble = parts.transfer, parts.ensemble
+        kept = self.ensemble.keeps_own
+        self.selection = select_weights(config, self.schedule, self.val_split is not None, kept)
         self.constraints = [item for item in stack if item.overrides("after_step")]
         self.averages = self.ensemble.overrides("after_step")
         self.transfer.thaw(self.model, 0)
@@ -307,7 +310,7 @@ class Run:
             if not math.isfinite(measured.loss):
                 raise Diverged(progress.step, f"the validation loss was {measured.loss} after step {progress.step}")
             progress.last_good |= {"val_loss": measured.loss, "val_accuracy": measured.accuracy}
-            progress.judge(row, self.ensemble.watched(self), self.config["checkpoint"], self.config["early_stopping"])
+            progress.judge(row, self.ensemble.watched(self), self.selection, self.config["early_stopping"])
         if self.curvature_every and row["epoch"] % self.curvature_every == 0:
             smallest, largest = self.curvature()
             self.on_log(progress.step, {"curvature/smallest": smallest, "curvature/largest": largest})

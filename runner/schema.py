@@ -70,8 +70,8 @@ class EarlyStopping(Keys):
 
 
 class Checkpoint(Keys):
-    select: Literal["auto", "best", "last"]  # which weights are tested; auto: best where there is validation
-    metric: Literal["val_loss", "val_accuracy"]  # what "best" means
+    select: Literal["auto", "best", "last"]  # which weights are tested: `runner.selection`
+    metric: Literal["val_loss", "val_accuracy"]  # what `select=best` goes by
     seconds: NonNegative  # the least time between two saves
 
 

@@ -183,6 +183,7 @@ class Session(Training):
                 "skipped": list(splits.skipped),
             },
             "transfer": self._transfer(),
+            "select": run.selection.fact(),
             "precision": str(run.precision).removeprefix("torch."),
             "channels_last": run.memory_format is torch.channels_last,
             "processes": 1 if run.team is None else run.team.size,

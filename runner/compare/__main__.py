@@ -12,9 +12,11 @@ from runner.compare.match import Sweep, differing, read, shared_names
 from runner.compare.paired import Difference, overall, paired
 from runner.console import console
 from runner.errors import ConfigError
+from runner.report.best import FEWEST
 from runner.report.wording import count, further, probability
 
 MOST_ROWS = 40  # of a table
+MOST_NAMED = 5  # combinations that are left out
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,6 +59,10 @@ def _pairs(first: Sweep, second: Sweep) -> tuple[list[str], Pairs]:
                 if (found := other[values].get(metric))
             }
     if not pairs:
+        left_out = [(sweep, why) for sweep in (first, second) for why in sweep.gaps(names).values()]
+        if left_out:
+            sweep, why = left_out[0]
+            raise ConfigError(f"no combination is complete in both folders: {why} in {sweep.folder}")
         swept = " and ".join(f"{s.folder} varies {', '.join(s.keys.names) or 'nothing'}" for s in (first, second))
         raise ConfigError(f"no combination stands in both folders: {swept}")
     shared = {values: metrics for values, metrics in pairs.items() if metrics.get("val_accuracy")}
@@ -83,7 +89,7 @@ def _show(out: Console, first: Sweep, second: Sweep, names: Sequence[str], pairs
             ", ".join(f"{name}={_short(value)}" for name, value in zip(names, values)) or "all seeds",
             str(found.seeds),
             f"{found.mean:+.4f}",
-            "–" if found.half is None else f"{found.mean - found.half:+.4f} to {found.mean + found.half:+.4f}",
+            "–" if found.low is None else f"{found.low:+.4f} to {found.high:+.4f}",
             f"{sum(tests) / len(tests):+.4f}" if tests else "–",
             judged(found),
         )
@@ -97,8 +103,8 @@ def _show(out: Console, first: Sweep, second: Sweep, names: Sequence[str], pairs
 def judged(found: Difference) -> str:
     """The verdict on one difference, or why there is none."""
     if found.p is None:
-        if found.seeds < 2:
-            return "one seed: no verdict"
+        if found.seeds < FEWEST:
+            return f"{'one seed' if found.seeds == 1 else 'two seeds'}: no verdict"
         return "no difference in any seed" if found.mean == 0 else "no residual: no verdict"
     return f"yes, {probability(found.p)}" if found.told else f"no, {probability(found.p)}; {further(found.more)}"
 
@@ -115,23 +121,30 @@ def _summary(
     lines = []
     whole = overall([metrics["val_accuracy"] for metrics in pairs.values()])
     if whole is not None:
-        bounds = (
-            f", 95 % interval {whole.mean - whole.half:+.4f} to {whole.mean + whole.half:+.4f}" if whole.half else ""
-        )
+        bounds = "" if whole.low is None else f", 95 % interval {whole.low:+.4f} to {whole.high:+.4f}"
         lines.append(
             f"Over {count(len(pairs), 'combination')}: {whole.mean:+.4f}{bounds} ({count(whole.seeds, 'seed')}). "
             f"Distinguishable from no change? {judged(whole).capitalize()}."
         )
     told = sum(found.told for found in differences)
-    if deviation:
+    if all(one.seeds < FEWEST for one in differences):
+        lines.append(
+            "No verdict on any combination: each has fewer than three seeds in common, and two settle nothing."
+        )
+    elif deviation:
         lines.append(
             f"{told} of {count(len(differences), 'combination')} distinguishable. Paired by seed, pooled residual "
-            f"{deviation:.2g} with {count(df, 'degree')} of freedom; p is corrected for the number of combinations "
-            "(Holm), an interval is that of its own difference alone."
+            f"{deviation:.2g} with {count(df, 'degree')} of freedom; p is the larger one of a test by it and a test by the "
+            "combination's own spread, corrected for the number of combinations (Holm); an interval is that of its own "
+            "difference alone."
         )
-    elif deviation is None:
-        lines.append("No verdict on any combination: each pair has one seed in common, and one seed settles nothing.")
     for sweep in (first, second):
+        left_out = sweep.gaps(names)
+        for values, why in list(left_out.items())[:MOST_NAMED]:
+            name = ", ".join(f"{key}={_short(value)}" for key, value in zip(names, values)) or "all seeds"
+            lines.append(f"Not compared: {name}: {why} in {sweep.folder}; the seeds that are left may be the luckiest.")
+        if len(left_out) > MOST_NAMED:
+            lines.append(f"Not compared for the same reason: {len(left_out) - MOST_NAMED} more in {sweep.folder}.")
         if alone := len(sweep.cells(names)) - len(pairs):
             lines.append(f"Only in {sweep.folder}, or without a shared seed: {count(alone, 'combination')}.")
     for what, one, other in differing(first, second, names):

@@ -8,7 +8,7 @@ from pathlib import Path
 from runner.errors import ConfigError
 from runner.report import runs_of
 from runner.report.collect import RunRecord, natural
-from runner.report.tables import WITHOUT_EFFECT, Keys, plain, typed_overrides
+from runner.report.tables import WITHOUT_EFFECT, Keys, gaps, plain, typed_overrides
 
 METRICS = ("val_accuracy", "test_accuracy")
 
@@ -17,17 +17,24 @@ Cells = dict[tuple[str, ...], dict[str, dict[str, float]]]  # values of the keys
 
 @dataclass(frozen=True)
 class Sweep:
-    """A folder with its finished training runs."""
+    """A folder with its finished training runs, and those that did not finish."""
 
     folder: Path
     keys: Keys
     done: list[RunRecord]
+    lost: list[RunRecord]
 
     def cells(self, names: Sequence[str]) -> Cells:
-        """The combinations by their values of `names`; runs of one seed count as one."""
+        """Return the complete combinations by their values of `names`; runs of one seed count as one.
+
+        Those with a run that did not finish are left out: the seeds that are left may be the luckiest.
+        """
+        lost = {self._values(record, names) for record in self.lost}
         found: dict[tuple[str, ...], dict[str, dict[str, list[float]]]] = {}
         for record in self.done:
-            values = tuple(_canonical(self.keys.value(record, name)) for name in names)
+            values = self._values(record, names)
+            if values in lost:
+                continue
             seed = self.keys.value(record, "seed")
             for metric in METRICS:
                 if (value := record.metrics[metric]) is not None:
@@ -36,6 +43,17 @@ class Sweep:
             values: {metric: {s: statistics.fmean(v) for s, v in seeds.items()} for metric, seeds in metrics.items()}
             for values, metrics in found.items()
         }
+
+    def gaps(self, names: Sequence[str]) -> dict[tuple[str, ...], str]:
+        """Return the combinations that are left out, each with its reason (`2 of 5 seeds diverged`)."""
+        groups: dict[tuple[str, ...], list[RunRecord]] = {}
+        for record in (*self.done, *self.lost):
+            groups.setdefault(self._values(record, names), []).append(record)
+        lost = {self._values(record, names) for record in self.lost}
+        return {values: gaps(record.status for record in groups[values]) for values in groups if values in lost}
+
+    def _values(self, record: RunRecord, names: Sequence[str]) -> tuple[str, ...]:
+        return tuple(_canonical(self.keys.value(record, name)) for name in names)
 
     def fixed(self, names: Sequence[str]) -> dict[str, str]:
         """What was typed alike for all runs, and what they were made with."""
@@ -59,7 +77,8 @@ def read(folder: Path) -> Sweep:
         raise ConfigError(
             f"{folder}: no run of it has finished with a validation accuracy; there is nothing to compare"
         )
-    return Sweep(folder, Keys(records), done)
+    lost = [record for record in records if record.status != "done" and not record.damaged]
+    return Sweep(folder, Keys(records), done, lost)
 
 
 def shared_names(sweeps: Sequence[Sweep]) -> list[str]:

@@ -1,7 +1,7 @@
 """What an ensemble does while runs train, and which networks answer in the end."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
@@ -21,6 +21,7 @@ class Ensemble(Option):
     """
 
     count: int = 1
+    keeps_own: ClassVar[bool] = False  # whether the weights that answer are its own choice, no best epoch's
     average: Average = "probabilities"
 
     def begin(self, run: "Run") -> None:

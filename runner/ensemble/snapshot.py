@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 class Snapshot(Ensemble):
     """The weights at the ends of the schedule's last `members` cycles answer, the oldest first."""
+
+    keeps_own: ClassVar[bool] = True
 
     def __init__(self, members: Positive = 5, average: Average = "probabilities"):
         if members < 2:

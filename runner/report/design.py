@@ -25,15 +25,19 @@ class Design:
 
 
 def design(rows: Sequence[Row], keys: Keys) -> Design | None:
-    """`rows` in the order of the leaderboard; None where fewer than two combinations have finished."""
-    places = [i for i, row in enumerate(rows) if by_seed(row, keys)]
-    rows = [rows[i] for i in places]
+    """`rows` in the order of the leaderboard; None where fewer than two combinations have finished.
+
+    Combinations with runs that did not finish take no part: a value at which bad seeds diverge would look better.
+    """
+    finished = [row for row in rows if by_seed(row, keys)]
+    rows = [row for row in finished if row.is_complete]
+    absent = len(finished) - len(rows)
     found = factors(rows, [name for name in keys.names if name != "seed"]) if len(rows) > 1 else []
     if not found:
         return None
     cells = [by_seed(row, keys) for row in rows]
     if any(factor.scattered(sum(map(len, cells))) for factor in found):
-        return _scattered(rows, found, cells, "Some values are as many as the runs (a search, as a rule)")
+        return _scattered(rows, found, cells, absent, "Some values are as many as the runs (a search, as a rule)")
     known = effects(found, cells)
     shares = {term.factors[0].keys: term.share for term in known.terms if len(term.factors) == 1}
     drawn = sorted(found, key=lambda factor: -shares.get(factor.keys, 0.0))[:MOST_FACTORS]
@@ -41,9 +45,11 @@ def design(rows: Sequence[Row], keys: Keys) -> Design | None:
     tested = margins(drawn, tests) if all(tests) else None
     means = margins(drawn, cells)
     if all(margin.mean is None for own in means for margin in own):
-        return _scattered(rows, found, cells, "No value of a key was tried beside the same values of the others")
+        return _scattered(
+            rows, found, cells, absent, "No value of a key was tried beside the same values of the others"
+        )
     return Design(
-        note=_note(known, tested is not None),
+        note=_note(known, tested is not None) + _absent(absent),
         panels=factor_panels(drawn, means, tested),
         effects=known,
         heats=heat_maps(found, known, tests),
@@ -51,10 +57,19 @@ def design(rows: Sequence[Row], keys: Keys) -> Design | None:
     )
 
 
-def _scattered(rows: Sequence[Row], found: list[Factor], cells: Sequence[Mapping[str, float]], why: str) -> Design:
+def _absent(count: int) -> str:
+    """Return a sentence about combinations that are not drawn, or nothing."""
+    which = f"{count} combinations" if count > 1 else "One combination"
+    return f" {which} with seeds that did not finish left out." if count else ""
+
+
+def _scattered(
+    rows: Sequence[Row], found: list[Factor], cells: Sequence[Mapping[str, float]], absent: int, why: str
+) -> Design:
     """Run by run, where there is nothing to average over."""
     drawn, means = found[:MOST_FACTORS], [sum(cell.values()) / len(cell) for cell in cells]
     note = f"{why}, so there is no product of values to average over: each dot is a run, and no effect is computed."
+    note += _absent(absent)
     parallel = parallel_coordinates(rows, drawn, means) if len(found) > 1 else None
     return Design(note, scatter_panels(drawn, cells), parallel=parallel)
 
@@ -72,7 +87,7 @@ def _note(known: Effects, tested: bool) -> str:
         said.append("No intervals: the seeds leave a residual of zero.")
     else:
         said.append(
-            "Bars are 95 % intervals from the pooled residual, one value at a time"
+            "Bars are 95 % intervals, one value at a time, by the pooled residual or the combinations' own, the wider"
             + ("; what a seed does to all combinations alike is taken out." if known.fit.blocked else ".")
         )
     return " ".join(said + (["Grey behind it: test accuracy, to look at, not to choose by."] if tested else []))

@@ -35,9 +35,8 @@ def scatter_panels(found: Sequence[Factor], cells: Sequence[Mapping[str, float]]
 
 
 def _limits(groups: Sequence[Sequence[Margin]]) -> tuple[float, float]:
-    ends = [
-        m.mean + side * (m.half or 0.0) for group in groups for m in group if m.mean is not None for side in (-1, 1)
-    ]
+    known = [margin for group in groups for margin in group if margin.mean is not None]
+    ends = [end for margin in known for end in (margin.mean, margin.low, margin.high) if end is not None]
     margin = 0.06 * (max(ends) - min(ends)) or 0.01
     return min(ends) - margin, max(ends) + margin
 
@@ -65,7 +64,7 @@ def _line(axes: Axes, factor: Factor, margins: Sequence[Margin], limits: tuple[f
     solid = sum(i < factor.numbers for i in known)
     axes.plot(x[:solid], y[:solid], color=colour, linewidth=1.2 if behind else 1.8, zorder=2)
     axes.plot(x[max(0, solid - 1) :], y[max(0, solid - 1) :], color=colour, linewidth=1.2, linestyle=":", zorder=2)
-    axes.errorbar(x, y, yerr=_half(margins, known), fmt="o", color=colour, markersize=3 if behind else 5, **_CAP)
+    axes.errorbar(x, y, yerr=_bars(margins, known), fmt="o", color=colour, markersize=3 if behind else 5, **_CAP)
     ticks(axes, factor.places, [short(level, 14) for level in factor.levels])
     axes.set_ylim(*limits)
     axes.set_xlabel(short(factor.title, 48) + (", logarithmic" if factor.log else ""))
@@ -77,7 +76,7 @@ def _dots(axes: Axes, factor: Factor, margins: Sequence[Margin], limits: tuple[f
     y = np.array(known) + (0.18 if behind else 0.0)
     colour = REST if behind else HUES[0]
     means = [margins[i].mean for i in known]
-    axes.errorbar(means, y, xerr=_half(margins, known), fmt="o", color=colour, markersize=3 if behind else 5, **_CAP)
+    axes.errorbar(means, y, xerr=_bars(margins, known), fmt="o", color=colour, markersize=3 if behind else 5, **_CAP)
     axes.set_yticks(range(len(factor.levels)), [short(level) for level in factor.levels])
     axes.set_ylim(len(factor.levels) - 0.5, -0.5)
     axes.set_xlim(*limits)
@@ -85,9 +84,15 @@ def _dots(axes: Axes, factor: Factor, margins: Sequence[Margin], limits: tuple[f
     axes.set_xlabel("accuracy")
 
 
-def _half(margins: Sequence[Margin], known: Sequence[int]) -> list[float] | None:
-    halves = [margins[i].half for i in known]
-    return None if None in halves else halves
+def _bars(margins: Sequence[Margin], known: Sequence[int]) -> list[list[float]] | None:
+    """Return the intervals' lengths below and above the means; none below zero, where a mean lies outside [0, 1]."""
+    shown = [margins[i] for i in known]
+    if any(margin.low is None for margin in shown):
+        return None
+    return [
+        [max(0.0, margin.mean - margin.low) for margin in shown],
+        [max(0.0, margin.high - margin.mean) for margin in shown],
+    ]
 
 
 def _scatter(number: int, factor: Factor, cells: Sequence[Mapping[str, float]]) -> str:

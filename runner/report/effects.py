@@ -1,8 +1,10 @@
 """What each swept factor does: marginal means, two-factor interactions, shares of the variance explained.
 
 Sums of squares are of type II (each main effect given all terms that do not contain it, each interaction given all
-others), tested against the pooled residual of metric ~ combination + seed. Marginal means are least-squares means
-of the model with main effects and seeds: the plain means wherever no run is missing.
+others), tested against the pooled residual of metric ~ combination + seed, and again with each combination's own
+variance (the ANOVA-type statistic of Brunner, Dette and Munk 1997): the larger p counts, because combinations may
+spread differently. Marginal means are least-squares means of the model with main effects and seeds: the plain means
+wherever no run is missing.
 """
 
 import itertools
@@ -16,6 +18,7 @@ from runner.report.distributions import f_tail, t_quantile
 from runner.report.factors import Factor
 
 ALPHA = 0.05
+FEWEST = 3  # seeds: with two, a residual says too little for a p value
 MOST_COLUMNS = 300  # of the design with interactions: a least-squares fit of 1,000 runs then takes 0.1 s
 
 
@@ -23,7 +26,8 @@ MOST_COLUMNS = 300  # of the design with interactions: a least-squares fit of 1,
 class Term:
     """A main effect (one factor) or an interaction (two). `share` is eta squared: its part of all variance.
 
-    `p` is corrected for the number of terms (Holm); None without a residual to test against.
+    `p` is corrected for the number of terms (Holm); None without a residual to test against, or with fewer than
+    `FEWEST` seeds of some combination. `f` is against the pooled residual.
     """
 
     factors: tuple[Factor, ...]
@@ -39,13 +43,14 @@ class Term:
 
 @dataclass(frozen=True)
 class Margin:
-    """A level's least-squares mean; `half` is half its 95 % interval, None without a residual.
+    """A level's least-squares mean, and its 95 % interval, cut to [0, 1]; no `low` and `high` without a residual.
 
     `mean` is None where the runs that there are do not determine it.
     """
 
     mean: float | None
-    half: float | None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,7 @@ def effects(found: Sequence[Factor], cells: Sequence[Mapping[str, float]]) -> Ef
     blocks = mains | (pairs if small else {})
     model = _Model(y, seed, blocks)
     total = float(((y - y.mean()) ** 2).sum())
-    error = None if not pooled.deviation else pooled.deviation**2
-    terms = _terms(found, model, total, error, pooled.df)
+    terms = _terms(found, model, total, pooled, rows)
     everything, _ = model.fit(blocks)
     without_seed, _ = model.fit(blocks, seed=False)
     left = (pooled.deviation or 0.0) ** 2 * pooled.df
@@ -94,32 +98,67 @@ class _Model:
 
     def fit(self, terms: Sequence[tuple[int, ...]], seed: bool = True) -> tuple[float, int]:
         """Residual sum of squares, and the rank."""
+        basis = self._basis(terms, seed)
+        return float(((self._y - basis @ (basis.T @ self._y)) ** 2).sum()), basis.shape[1]
+
+    def _basis(self, terms: Sequence[tuple[int, ...]], seed: bool = True) -> np.ndarray:
+        """Orthonormal columns that span the model's."""
         parts = [np.ones((len(self._y), 1)), *([self._seed] if seed else []), *(self._blocks[term] for term in terms)]
-        design = np.hstack(parts)
-        solution, _, rank, _ = np.linalg.lstsq(design, self._y, rcond=1e-10)
-        return float(((self._y - design @ solution) ** 2).sum()), int(rank)
+        return _orthonormal(np.hstack(parts))
 
-    def terms(self) -> list[tuple[tuple[int, ...], float, int]]:
-        """(term, its type II sum of squares, its degrees of freedom)"""
-        found = []
-        for term in self._blocks:
-            others = [other for other in self._blocks if not set(term) <= set(other)]
-            (without, rank), (with_it, larger) = self.fit(others), self.fit([*others, term])
-            found.append((term, without - with_it, larger - rank))
-        return found
+    def terms(self) -> list[tuple[tuple[int, ...], np.ndarray]]:
+        """Return each term with orthonormal columns [n, df] of what it adds to all that do not contain it (type II)."""
+        added = []
+        for term, block in self._blocks.items():
+            basis = self._basis([other for other in self._blocks if not set(term) <= set(other)])
+            added.append((term, _orthonormal(block - basis @ (basis.T @ block))))
+        return added
+
+    def squares(self, columns: np.ndarray) -> float:
+        """Return the sum of squares that orthonormal columns explain."""
+        return float(((columns.T @ self._y) ** 2).sum())
 
 
-def _terms(found: Sequence[Factor], model: _Model, total: float, error: float | None, df: int) -> list[Term]:
+def _orthonormal(columns: np.ndarray) -> np.ndarray:
+    left, sizes, _ = np.linalg.svd(columns, full_matrices=False)
+    return left[:, sizes > 1e-9 * np.sqrt(len(columns))]
+
+
+def _terms(found: Sequence[Factor], model: _Model, total: float, pooled: Fit, rows: np.ndarray) -> list[Term]:
+    """`rows` [n]: the combination of each value."""
     if not total:
         return []
-    rows = [row for row in model.terms() if row[2] > 0]
-    f = [squares / count / error if error else None for _, squares, count in rows]
-    p = holm([f_tail(row[2], df, value) for value, row in zip(f, rows)]) if error else [None] * len(rows)
+    known = [(term, columns, model.squares(columns)) for term, columns in model.terms() if columns.shape[1]]
+    f: list[float | None] = [None] * len(known)
+    p: list[float | None] = [None] * len(known)
+    if pooled.deviation:
+        f = [squares / columns.shape[1] / pooled.deviation**2 for _, columns, squares in known]
+        if pooled.counts.min() >= FEWEST:
+            p = holm([_p(columns, squares, pooled, rows) for _, columns, squares in known])
     terms = [
-        Term(tuple(found[i] for i in term), count, max(0.0, squares) / total, *tested)
-        for (term, squares, count), *tested in zip(rows, f, p)
+        Term(tuple(found[i] for i in term), columns.shape[1], max(0.0, squares) / total, *tests)
+        for (term, columns, squares), *tests in zip(known, f, p)
     ]
     return sorted(terms, key=lambda term: -term.share)
+
+
+def _p(columns: np.ndarray, squares: float, pooled: Fit, rows: np.ndarray) -> float:
+    """Return the larger of two p values: F against the pooled residual, and against the combinations' own variances.
+
+    With own variances v, the term's squares are expected to be the trace of U' diag(v) U without an effect, U being its
+    orthonormal columns; degrees of freedom are matched by two moments (Box 1954), those of the estimated trace too.
+    """
+    count = columns.shape[1]
+    by_pooled = f_tail(count, pooled.df, squares / count / pooled.deviation**2)
+    variances = np.maximum(pooled.variances, 0)
+    weight = np.bincount(rows, (columns**2).sum(1), len(variances))
+    parts = weight * variances
+    expected = max(parts.sum(), pooled.least)
+    spread = columns.T @ (columns * variances[rows, None])
+    between = expected**2 / max((spread**2).sum(), pooled.least**2)
+    within = max(expected**2 / max(parts @ pooled.noise @ parts, pooled.least**2), 1.0)
+    by_own = f_tail(min(max(between, 1.0), count), within, squares / expected)
+    return max(by_pooled, by_own) if np.isfinite(by_own) else 1.0
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -142,18 +181,29 @@ def margins(found: Sequence[Factor], cells: Sequence[Mapping[str, float]]) -> li
     solution = inverse @ design.T @ y
     project = inverse @ design.T @ design
     average = [np.full(block.shape[1], 1 / max(1, block.shape[1])) for block in blocks]
-    factor = t_quantile(pooled.df, 1 - ALPHA / 2) if pooled.deviation else None
 
     def margin(weight: np.ndarray) -> Margin:
         if not np.allclose(weight @ project, weight, atol=1e-6):
-            return Margin(None, None)
-        half = None if factor is None else float(factor * pooled.deviation * (weight @ inverse @ weight) ** 0.5)
-        return Margin(float(weight @ solution), half)
+            return Margin(None)
+        mean, half = float(weight @ solution), _half(design @ (inverse @ weight), pooled, rows)
+        return Margin(mean) if half is None else Margin(mean, *np.clip([mean - half, mean + half], 0, 1).tolist())
 
     return [
         [margin(np.concatenate([*average[: i + 2], level, *average[i + 3 :]])) for level in np.eye(len(one.levels))]
         for i, one in enumerate(found)
     ]
+
+
+def _half(weights: np.ndarray, pooled: Fit, rows: np.ndarray) -> float | None:
+    """Return half the 95 % interval of the sum `weights` @ values: the wider one of the pooled residual and of the
+    combinations' own variances. None without a residual, or where a variance is not known."""
+    if not pooled.deviation or np.isnan(pooled.variances).any():
+        return None
+    by_pooled = t_quantile(pooled.df, 1 - ALPHA / 2) * pooled.deviation * float(np.sqrt((weights**2).sum()))
+    parts = np.bincount(rows, weights**2, len(pooled.counts)) * np.maximum(pooled.variances, 0)
+    square = max(parts.sum(), pooled.least)
+    df = max(square**2 / max(parts @ pooled.noise @ parts, pooled.least**2), 1.0)
+    return max(by_pooled, t_quantile(df, 1 - ALPHA / 2) * float(np.sqrt(square)))
 
 
 def _observed(cells: Sequence[Mapping[str, float]], pooled: Fit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -20,11 +20,16 @@ from runner.report.pictures import learning_curves
 from runner.report.provenance import mixed, states
 from runner.report.svg import STYLES
 from runner.report.tables import Keys, Row, Statistic, label, plain, summarize
-from runner.report.verdict import half_interval, verdict
+from runner.report.verdict import interval, verdict
 from runner.report.wording import count, duration, further, number, spread
 from runner.surface.overlay import Overlay
 
 MOST_DRAWINGS = 24  # pictures of single runs on one page
+RULES = {  # of `runner.selection` -> in words
+    "last": "of the last epoch",
+    "val_loss": "of the epoch with the lowest validation loss",
+    "val_accuracy": "of the epoch with the best validation accuracy",
+}
 _TROUBLES = ("failed", "out_of_memory", "diverged")
 _TITLES = {
     "val_accuracy": "validation accuracy",
@@ -133,10 +138,8 @@ def _safe(found: Design | None) -> Design | None:
 
 
 def _interval(statistic: Statistic | None) -> str:
-    half = half_interval(statistic)
-    if half is None:
-        return "–"
-    return f"{number(statistic.mean - half, 'val_accuracy')} to {number(statistic.mean + half, 'val_accuracy')}"
+    ends = interval(statistic)
+    return " to ".join(number(end, "val_accuracy") for end in ends) if ends else "–"
 
 
 class Strip:
@@ -211,6 +214,7 @@ def _facts(records: list[RunRecord]) -> list[tuple[str, list[tuple[str, int]]]]:
     started = sorted(str(record.facts["started"]) for record in records if record.facts.get("started"))
     facts = {
         "data": map(data, records),
+        "weights tested": map(_weights, records),
         "device": (record.facts.get("device") for record in records),
         "threads": (record.facts.get("threads") for record in records),
         "versions": map(versions, records),
@@ -222,6 +226,14 @@ def _facts(records: list[RunRecord]) -> list[tuple[str, list[tuple[str, int]]]]:
     }
     counted = ((what, _counted(values)) for what, values in facts.items())
     return [(what, values) for what, values in counted if values]
+
+
+def _weights(record: RunRecord) -> str | None:
+    """Return which epoch's weights a run tested, and why; None where its result does not tell."""
+    fact = record.facts.get("select")
+    if not isinstance(fact, dict) or fact.get("rule") not in RULES:
+        return None
+    return f"{RULES[fact['rule']]}: {fact.get('reason')}"
 
 
 def _counted(values: Iterable[Any]) -> list[tuple[str, int]]:

@@ -18,6 +18,16 @@ from runner.schema import PRECISIONS
 # Typed keys that cannot make two runs differ in kind: where they lie, what they run on.
 WITHOUT_EFFECT = ("name", "device", "threads", "rerun", "hydra", "sweep", "dry_run")
 
+LOST = {  # statuses of runs that give no result -> in words
+    "diverged": "diverged",
+    "failed": "failed",
+    "out_of_memory": "ran out of memory",
+    "pruned": "pruned",
+    "interrupted": "interrupted",
+    "running": "still running",
+    "planned": "not started",
+}
+
 WALK = ("verdict", "steps_to_tolerance", "final_loss", "distance", "evaluations")  # what a walk on a surface ends with
 
 
@@ -54,6 +64,16 @@ class Row:
     @property
     def done(self) -> list[RunRecord]:
         return [record for record in self.records if record.status == "done"]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of its runs are done; the seeds that are left of the others may be its luckiest."""
+        return len(self.done) == len(self.records)
+
+    @property
+    def gaps(self) -> str:
+        """`2 of 5 seeds diverged, 1 failed`; empty where it is complete."""
+        return gaps(record.status for record in self.records)
 
 
 class Keys:
@@ -180,7 +200,8 @@ def results_csv(records: list[RunRecord]) -> str:
 def summarize(records: list[RunRecord], keys: Keys | None = None) -> list[Row]:
     """The combinations, by mean validation accuracy, then by mean validation loss; those without come last.
 
-    A damaged run is left out: what it was cannot be known.
+    A combination with runs that are not done stands after all that are complete. A damaged run is left out: what it was
+    cannot be known.
     """
     keys = keys or Keys(records)
     names = [name for name in keys.names if name != "seed"]
@@ -199,6 +220,17 @@ def by_seed(row: Row, keys: Keys, metric: str = "val_accuracy") -> dict[str, flo
         if (value := record.metrics[metric]) is not None:
             values.setdefault(keys.value(record, "seed") if "seed" in keys.names else "", []).append(value)
     return {seed: statistics.fmean(found) for seed, found in values.items()}
+
+
+def gaps(statuses: Iterable[str]) -> str:
+    """Return what happened to the runs of a combination that are not done: `2 of 5 seeds diverged, 1 failed`."""
+    counts = Counter(statuses)
+    lost = [f"{counts[status]} {words}" for status, words in LOST.items() if counts[status]]
+    if not lost:
+        return ""
+    number, _, words = lost[0].partition(" ")
+    total = counts.total()
+    return ", ".join([f"{number} of {total} seed{'s' if total > 1 else ''} {words}", *lost[1:]])
 
 
 def plain(value: Any) -> str:
@@ -233,6 +265,7 @@ def _statistic(values: Iterable[float | None]) -> Statistic | None:
 def _order(row: Row) -> tuple:
     accuracy, loss = row.metrics["val_accuracy"], row.metrics["val_loss"]
     return (
+        not row.is_complete,
         -accuracy.mean if accuracy else float("inf"),
         loss.mean if loss else float("inf"),
         natural(row.name),

@@ -1,4 +1,7 @@
-"""The leaderboard's statistics, and what they allow to say in plain words. Selection is on validation accuracy."""
+"""The leaderboard's statistics, and what they allow to say in plain words. Selection is on validation accuracy.
+
+A combination with runs that did not finish takes no part: what is left of it may be its luckiest seeds.
+"""
 
 import math
 from collections import Counter
@@ -6,11 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from runner.report.blocked import Fit, fit
-from runner.report.distributions import t_quantile
-from runner.report.tables import Keys, Row, Statistic, by_seed
+from runner.report.distributions import t_quantile, wilson
+from runner.report.tables import LOST, Keys, Row, Statistic, by_seed
 from runner.report.wording import count, further, number, probability
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 SETTLED = 5  # seeds a combination, under which even a distinguishable leader is a first answer
 _METRIC = "val_accuracy"
-_LEFT_OUT = ("failed", "out_of_memory", "diverged", "pruned", "interrupted", "not started", "running", "planned")
+_MOST_NAMED = 3  # combinations in a note
+FEWEST = 3  # seeds of a combination that is judged, as `runner.report.best` has it
 
 
 @dataclass(frozen=True)
@@ -40,83 +42,103 @@ class Verdict:
 
 
 def verdict(rows: Sequence[Row], keys: Keys) -> Verdict:
-    """What the runs of a folder settle, and what not."""
+    """Return what the runs of a folder settle, and what not."""
     cells = [by_seed(row, keys) for row in rows]
     rows, cells, adjusted = _ordered(rows, cells)
-    known = [i for i, cell in enumerate(cells) if cell]
-    several = [i for i in known if len(cells[i]) > 1]
-    refusal = _refusal(rows, cells, known, several)
-    pooled = fit([cells[i] for i in several]) if refusal is None else None
+    judgable = [i for i, cell in enumerate(cells) if rows[i].is_complete and len(cell) >= FEWEST]
+    refusal = _refusal(rows, cells, judgable)
+    pooled = fit([cells[i] for i in judgable]) if refusal is None else None
     if pooled is not None and not pooled.deviation:
         refusal = _no_residual(pooled)
     if refusal is not None:
-        return Verdict(rows, *refusal, _left_out(rows), adjusted=adjusted)
-    from runner.report.best import compare  # scipy.stats takes half a second: one seed has no need of it
+        headline, lines = refusal
+        return Verdict(rows, headline, lines, [*_images(rows), *_left_out(rows)], adjusted=adjusted)
+    from runner.report.best import METHOD, compare  # scipy.stats takes half a second: one seed has no need of it
 
     comparison = compare(pooled)
-    judged: list[str | None] = [None if not cell else "one seed: no verdict" for cell in cells]
-    for place, i in enumerate(several):
+    judged = [_unjudged(row, cell) for row, cell in zip(rows, cells)]
+    for place, i in enumerate(judgable):
         judged[i] = "–" if place == comparison.leader else _judged(comparison.against(place))
-    named = [(rows[several[pair.one]].name, rows[several[pair.other]].name, pair) for pair in comparison.pairs]
-    every = len(named) == math.comb(len(several), 2)
+    named = [(rows[judgable[pair.one]].name, rows[judgable[pair.other]].name, pair) for pair in comparison.pairs]
+    every = len(named) == math.comb(len(judgable), 2)
     return Verdict(
         rows=rows,
-        headline=_headline(comparison, pooled, len(several) - 1),
-        lines=_lines([rows[i] for i in several], comparison),
+        headline=_headline(comparison, pooled, len(judgable) - 1),
+        lines=_lines([rows[i] for i in judgable], comparison),
         notes=[
-            *_limits([rows[i] for i in several], comparison, pooled),
-            *_doubts([cells[i] for i in several], pooled),
+            *_limits([rows[i] for i in judgable], comparison, pooled),
+            *_doubts([cells[i] for i in judgable], pooled),
             *_left_out(rows),
         ],
         settled=not comparison.rivals,
         adjusted=adjusted,
         judged=judged,
-        pairs=named if every and len(several) > 2 else [],
-        method=comparison.method,
+        pairs=named if every and len(judgable) > 2 else [],
+        method=METHOD,
     )
 
 
-def half_interval(statistic: Statistic | None) -> float | None:
-    """Half the 95 % confidence interval of a mean over seeds: t(n - 1) s / √n."""
+def interval(statistic: Statistic | None) -> tuple[float, float] | None:
+    """Return the 95 % confidence interval of a mean accuracy over seeds, mean ± t(n - 1) s / √n, cut to [0, 1]."""
     if statistic is None or statistic.deviation is None:
         return None
-    return t_quantile(statistic.n - 1, 0.975) * statistic.deviation / math.sqrt(statistic.n)
+    half = t_quantile(statistic.n - 1, 0.975) * statistic.deviation / math.sqrt(statistic.n)
+    return max(0.0, statistic.mean - half), min(1.0, statistic.mean + half)
 
 
 def _ordered(
     rows: Sequence[Row], cells: Sequence[Mapping[str, float]]
 ) -> tuple[list[Row], list[Mapping[str, float]], list[float | None] | None]:
-    """Where runs are missing, by the least-squares mean: a combination that missed a hard seed would look better."""
-    known = [i for i, cell in enumerate(cells) if cell]
+    """Order by the least-squares mean where seeds are missing: a combination that missed a hard seed looks better."""
+    known = [i for i, cell in enumerate(cells) if cell and rows[i].is_complete]
     pooled = fit([cells[i] for i in known]) if len(known) > 1 else None
     if pooled is None or pooled.balanced or not pooled.blocked:
         return list(rows), list(cells), None
     means: list[float | None] = [None] * len(rows)
     for i, mean in zip(known, pooled.means):
         means[i] = float(mean)
-    order = sorted(range(len(rows)), key=lambda i: math.inf if means[i] is None else -means[i])
+    ranks = [(not row.is_complete, math.inf if mean is None else -mean) for row, mean in zip(rows, means)]
+    order = sorted(range(len(rows)), key=ranks.__getitem__)
     return [rows[i] for i in order], [cells[i] for i in order], [means[i] for i in order]
 
 
 def _refusal(
-    rows: Sequence[Row], cells: Sequence[Mapping[str, float]], known: Sequence[int], several: Sequence[int]
+    rows: Sequence[Row], cells: Sequence[Mapping[str, float]], judgable: Sequence[int]
 ) -> tuple[str, list[str]] | None:
-    """Why there is no verdict, if there is none: headline and lines."""
+    """Return headline and lines where there is no verdict, else None."""
+    known = [i for i, cell in enumerate(cells) if cell]
+    whole = [i for i in known if rows[i].is_complete]
     if not known:
         done = any(row.done for row in rows)
         return f"Nothing to order: no run has {'a validation accuracy' if done else 'finished yet'}.", []
+    if len(rows) > 1 and not whole:
+        return "No verdict: each combination has seeds that did not finish.", [
+            "What is left of a combination may be its luckiest seeds, so none of them leads."
+        ]
     if len(known) == 1:
         one = ["It has one seed. One seed settles nothing: another can give another number."]
         return "Nothing to compare: one combination has finished.", one if len(cells[known[0]]) == 1 else []
-    if not several:
-        return "No verdict: each combination has one seed.", [
-            "One seed settles nothing: another can turn this order round. Sweep the seed as well (seed=0,1,2,3,4)."
+    if len(judgable) > 1:
+        return None
+    most = max(len(cells[i]) for i in whole)
+    if most < FEWEST:
+        each = "each combination" if whole == known else "each combination that is complete"
+        return f"No verdict: {each} has {'one seed' if most == 1 else 'two seeds at most'}.", [
+            f"{'One seed settles' if most == 1 else 'Two seeds settle'} nothing: another can turn this order round. "
+            "Sweep the seed as well (seed=0,1,2,3,4)."
         ]
-    if len(several) == 1:
-        return "No verdict: only one combination has more than one seed so far.", [
-            "One seed settles nothing. Run the other seeds as well."
-        ]
-    return None
+    return f"No verdict: only one combination has {FEWEST} seeds or more and all of them done.", [
+        "One or two seeds settle nothing. Run the other seeds as well."
+    ]
+
+
+def _unjudged(row: Row, cell: Mapping[str, float]) -> str | None:
+    """Return why a combination is not judged; None where it has no result."""
+    if not cell:
+        return None
+    if not row.is_complete:
+        return f"cannot lead: {row.gaps}"
+    return f"{'one seed' if len(cell) == 1 else 'two seeds'}: no verdict"
 
 
 def _no_residual(pooled: Fit) -> tuple[str, list[str]]:
@@ -148,20 +170,16 @@ def _headline(comparison: "Comparison", pooled: Fit, others: int) -> str:
 
 def _lines(rows: Sequence[Row], comparison: "Comparison") -> list[str]:
     leader, own = rows[comparison.leader], rows[comparison.leader].metrics[_METRIC]
-    half = half_interval(own)
+    low, high = interval(own)
     lines = [
         f"First: {leader.name}. Mean validation accuracy {number(own.mean, _METRIC)} over {count(own.n, 'seed')}, "
-        f"95 % interval {number(own.mean - half, _METRIC)} to {number(own.mean + half, _METRIC)}."
+        f"95 % interval {number(low, _METRIC)} to {number(high, _METRIC)}."
     ]
     ahead = [pair for pair in comparison.pairs if pair.one == comparison.leader]
     near = min(ahead, key=lambda pair: pair.difference)
-    bounds = (
-        f"95 % interval {near.low:+.4f} to {near.high:+.4f}"
-        if math.isfinite(near.high)
-        else f"with 95 % confidence at least {near.low:+.4f}"
-    )
     lines.append(
-        f"Nearest: {rows[near.other].name}. Difference {near.difference:.4f}, {bounds}, {probability(near.p)}."
+        f"Nearest: {rows[near.other].name}. Difference {near.difference:.4f}, 95 % interval {near.low:+.4f} to "
+        f"{near.high:+.4f}, {probability(near.p)}."
     )
     if math.isinf(near.more):
         lines.append(f"The difference seen between these two is so small that {further(near.more)} would be needed.")
@@ -179,34 +197,37 @@ def _limits(rows: Sequence[Row], comparison: "Comparison", pooled: Fit) -> list[
         notes.append(
             f"{first}This is about these combinations; a statement about methods wants learning rates chosen for each."
         )
-    if images := _images(leader):
-        mean = leader.metrics[_METRIC].mean
-        chance = math.sqrt(mean * max(0.0, 1 - mean) / images)
-        notes.append(
-            f"Every seed is measured on the same {count(images, 'validation image')}: what other images would change "
-            f"(about ± {number(chance, _METRIC)} in an accuracy) is in none of these numbers."
-        )
+    notes += _images([leader])
     seeds = "seeds as blocks" if pooled.blocked else "without blocks, for the combinations ran different seeds"
     notes.append(
-        f"How: {comparison.method} at 5 %, corrected for picking the best of {len(rows)} afterwards; {seeds}; pooled "
-        f"residual {pooled.deviation:.2g} with {count(pooled.df, 'degree')} of freedom. Chosen on validation "
+        "How: a pair differs only where Tukey's test by the pooled residual and Games and Howell's by the two "
+        f"combinations' own spread both say so at 5 %, corrected for all pairs of {len(rows)} combinations; {seeds}; "
+        f"pooled residual {pooled.deviation:.2g} with {count(pooled.df, 'degree')} of freedom. Chosen on validation "
         "accuracy; the test split took no part."
     )
     return notes
 
 
-def _images(row: Row) -> int | None:
-    """Of the validation split, where the result tells."""
-    data = row.done[0].facts.get("data")
+def _images(rows: Sequence[Row]) -> list[str]:
+    """Return what the validation images leave open, by the first combination whose result tells their number."""
+    first = next((row for row in rows if row.metrics[_METRIC]), None)
+    data = first.done[0].facts.get("data") if first else None
     images = data.get("val") if isinstance(data, dict) else None
-    return images if isinstance(images, int) and images > 0 else None
+    if not isinstance(images, int) or images < 1:
+        return []
+    low, high = (number(end, _METRIC) for end in wilson(min(1.0, first.metrics[_METRIC].mean), images))
+    return [
+        f"Every seed is measured on the same {count(images, 'validation image')}: what other images would change is in "
+        f"none of these numbers. An accuracy of {number(first.metrics[_METRIC].mean, _METRIC)} on so few or many leaves "
+        f"{low} to {high} open (Wilson's 95 % interval)."
+    ]
 
 
 def _doubts(cells: Sequence[Mapping[str, float]], pooled: Fit) -> list[str]:
     doubts = []
     if not pooled.balanced and pooled.blocked:
         doubts.append(
-            "Runs are missing: the order and the comparison use means adjusted for the seeds that each combination "
+            "Seeds are missing: the order and the comparison use means adjusted for the seeds that each combination "
             "has (least-squares means)."
         )
     constant = sum(len(set(cell.values())) == 1 for cell in cells)
@@ -215,20 +236,19 @@ def _doubts(cells: Sequence[Mapping[str, float]], pooled: Fit) -> list[str]:
             f"{constant} of {count(len(cells), 'combination')} gave the same accuracy in every seed: they make the "
             "pooled residual smaller than what the others show."
         )
-    groups = [list(cell.values()) for cell in cells if len(cell) > 2]
-    if len(groups) > 1 and any(np.ptp(group) > 0 for group in groups):
-        from scipy import stats
-
-        p = float(stats.levene(*groups, center="median").pvalue)
-        if p < 0.01:
-            doubts.append(
-                f"The combinations spread differently over the seeds (Levene, {probability(p)}): the pooled residual "
-                "is too strict for the steady ones and too kind to the others."
-            )
     return doubts
 
 
 def _left_out(rows: Sequence[Row]) -> list[str]:
     statuses = sum((row.statuses for row in rows), Counter())
-    told = [f"{statuses[status]} {status.replace('_', ' ')}" for status in _LEFT_OUT if statuses[status]]
-    return [f"Left out of all means: {', '.join(told)}."] if told else []
+    counts = [f"{statuses[status]} {status.replace('_', ' ')}" for status in LOST if statuses[status]]
+    notes = [f"Left out of all means: {', '.join(counts)}."] if counts else []
+    gaps = [row for row in rows if row.done and not row.is_complete]
+    if len(rows) > 1 and gaps:
+        named = "; ".join(f"{row.name} ({row.gaps})" for row in gaps[:_MOST_NAMED])
+        more = f"; and {len(gaps) - _MOST_NAMED} more" if len(gaps) > _MOST_NAMED else ""
+        notes.append(
+            f"Not compared, and after all others in the table: {named}{more}. The seeds that are left may be the "
+            "luckiest, so such a combination cannot lead."
+        )
+    return notes

@@ -179,8 +179,7 @@ def _state(run: Run) -> int:
     kept = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _tensors(run.state_dict())
     }
-    best = run.config["checkpoint"]["select"] != "last" and run.parts.splits.val is not None
-    weights = _tensors(run.ensemble.watched(run).state_dict()) if best else ()
+    weights = _tensors(run.ensemble.watched(run).state_dict()) if run.selection.keeps_best else ()
     return sum(kept.values()) + sum(tensor.nbytes for tensor in weights)
 
 
