@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from runner.core.text import number
 from runner.report.blocked import Fit, fit
 from runner.report.distributions import t_quantile
 from runner.report.tables import Keys, Row, Statistic, by_seed
-from runner.report.wording import count, further, number, probability
+from runner.report.wording import count, further, probability
 
 if TYPE_CHECKING:
     from runner.report.best import Comparison, Pair

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from runner.console import console
 from runner.errors import ConfigError
-from runner.fuse.verdict import verdicts
+from runner.fuse.verdict import Decisions
 from runner.report.wording import count
 from runner.sweep import frozen, ledger, lock
 from runner.sweep.together import told
@@ -72,7 +72,8 @@ def main(argv: list[str] | None = None) -> int:
     out.print(
         f"{count(len(found), 'run')} in {asked.folder}: " + ", ".join(f"{n} {status}" for status, n in counts.items())
     )
-    if words := told((record.result for record in ledger.records(asked.folder)), verdicts(asked.folder)):
+    decisions = Decisions(asked.folder, "fuse").load_all()
+    if words := told((record.result for record in ledger.records(asked.folder)), decisions):
         out.print(words, soft_wrap=True)
     shown = [row for row in found if row[1] != "done"]
     if shown:

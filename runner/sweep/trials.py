@@ -10,8 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.console import console
+from runner.core.text import number
 from runner.report.wording import count as counted
-from runner.sweep.display import COLOURS, MOST_ROWS, Display, number
+from runner.sweep.display import COLOURS, MOST_ROWS, Display
 from runner.sweep.ledger import records
 from runner.sweep.plan import Entry
 from runner.sweep.scope import Scope
