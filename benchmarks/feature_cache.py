@@ -30,7 +30,7 @@ from runner.build import Builder
 from runner.check import check
 from runner.explain import CONF
 from runner.fuse.seat import NOISE, Seat
-from runner.fuse.trial import judge
+from runner.fuse.trial import choose_fused
 from runner.listener import Listener
 from runner.session import Session
 from runner.task.base import Job
@@ -80,11 +80,11 @@ def sweep(common: list[str], heads: list[tuple[str, ...]], fuse: bool = False) -
                 runs.append(stack.enter_context(Session(job, builder, torch.device("cpu"), Listener())).run)
                 runs[-1].seat = Seat(row, len(group), NOISE) if fuse else None  # one seed: as a sweep's plan has it
             with watch.running():
-                verdict, program = judge(runs, must=False) if fuse else (None, None)
+                decision, program = choose_fused(runs, must=False) if fuse else (None, None)
                 for some in [runs] if program is not None else [[run] for run in runs]:
                     train(some, program)
-            if verdict is not None:
-                sys.stderr.write(f"{len(runs)} heads: {verdict.reason}\n")
+            if decision is not None:
+                sys.stderr.write(f"{len(runs)} heads: {decision.reason}\n")
             losses += [run.progress.history[-1]["val_loss"] for run in runs]
     return watch, losses
 

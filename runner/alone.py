@@ -1,9 +1,10 @@
-"""Runs that share no program: how each does its steps is settled, and then they train."""
+"""Train runs one by one; choose compile and CUDA graphs for each."""
 
 from pathlib import Path
 
-from runner import compile_trial, interruption
-from runner.graph import trial
+from runner import interruption
+from runner.compile_trial import choose_compile
+from runner.graph.trial import choose_graph
 from runner.running import Run
 from runner.train import Alone, Leave, train
 
@@ -13,6 +14,6 @@ def train_alone(runs: list[Run], folder: Path | None = None, leave: Leave | None
     program = Alone()
     for run in runs:
         if not run.ended and not interruption.pending():
-            compile_trial.settle(run, folder)
-            trial.settle([run], program)
+            choose_compile(run, folder)
+            choose_graph([run], program)
     train(runs, program, leave)

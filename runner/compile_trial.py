@@ -1,105 +1,101 @@
-"""Whether a lone run's network is compiled: as the config says, else as a trial finds it."""
+"""The choice of `torch.compile` for a run that trains by itself: as the config says, else by a trial."""
 
 import hashlib
 import logging
-import time
 import warnings
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from runner import memory
-from runner.batch import Batch
 from runner.compiled import compiled, lacking
 from runner.fuse.alike import program, structure
-from runner.fuse.verdict import Compiled, keep, known
+from runner.fuse.verdict import Decision, Decisions, too_short
 from runner.optimizer.base import looks_again
 from runner.running import Run
-from runner.timing import timed
 from runner.train import gradients
-from runner.trying import Found, fastest, untouched
+from runner.trying import Trial, untouched
 
 log = logging.getLogger(__name__)
 
 # Seconds of training that must be left before compiling is tried. On the CPU it takes 20 to 30 s and gains 10 % at most
 # (measured): it is even after 300 s, and pays after twice that. On a GPU nothing was measured: a guess.
 LEAST = {"cpu": 600.0, "cuda": 180.0}
-FEW = 100  # steps below which nobody looks how long one takes
-GAIN = 1.05  # that it must be faster to be chosen
-LOOKS = 3
 
 
-def settle(run: Run, folder: Path | None) -> None:
-    """Decides it for a run that begins; one that goes on keeps to what it was. `folder`: of its sweep, where the word
-    stands for all runs of one program."""
-    asked = run.config["compile"]
-    if asked != "auto":
-        run.chosen |= {"compile": "on (compile=true)"} if asked else {}
+def choose_compile(run: Run, folder: Path | None) -> None:
+    """Compile a run's network where that is chosen. A run that is resumed keeps its choice.
+
+    folder: of the sweep, where the decision stands for all runs of one program.
+    """
+    value = run.config["compile"]
+    if value != "auto":
+        run.chosen |= {"compile": "on (compile=true)"} if value else {}
         return
-    reason = "as when the run began"
     if run.compiled is None:
-        found = _verdict(run, folder)
-        run.compiled, reason = found.compiled, found.reason
-    if run.compiled and (missing := lacking(run.device)):
+        decision = _decide(run, folder)
+        run.compiled = decision.on
+    else:
+        decision = Decision(run.compiled, "as when the run began")
+    if decision.on and (missing := lacking(run.device)):
         log.warning("goes on uncompiled, with other last digits: %s", missing)
-        reason = missing
-    elif run.compiled:
+        decision = Decision(False, missing)
+    elif decision.on:
         run.forward = compiled(run.model)
-    run.chosen["compile"] = f"{'off' if run.forward is run.model else 'on'} ({reason})"
-    log.info("compile: %s", run.chosen["compile"])
+    run.chosen["compile"] = str(decision)
+    log.info("compile: %s", decision)
 
 
-def _verdict(run: Run, folder: Path | None) -> Compiled:
-    left, least = run.steps - run.progress.step, LEAST.get(run.device.type)
-    if least is None:
-        return Compiled(False, f"device={run.device.type}")
-    if run.features is not None:
-        return Compiled(False, "features are kept")
-    if looks_again(run.optimizer):
-        return Compiled(False, f"{type(run.optimizer).__name__} looks at the loss more than once a step")
-    if missing := lacking(run.device):
-        return Compiled(False, missing)
-    short = Compiled(False, f"less than {least:.0f} s of training: it would not pay")
-    if left < FEW:
-        return short
+def _decide(run: Run, folder: Path | None) -> Decision:
+    if reason := _never(run):
+        return Decision(False, reason)
+    decisions = None if folder is None else Decisions(folder, "compile")
     about = structure(run.model), program(run), run.steps, torch.get_num_threads(), torch.__version__
     key = hashlib.sha256(repr(about).encode()).hexdigest()[:16]
-    if folder is not None and (verdict := known(folder, key, Compiled)) is not None:
-        return verdict
+    if decisions is not None and (earlier := decisions.load(key)) is not None:
+        return earlier
+    decision = _try(run)
+    if decision is None:  # a run that has more to go may find otherwise
+        return Decision(False, f"less than {LEAST[run.device.type]:.0f} s of training: it would not pay")
+    return decision if decisions is None else decisions.save(key, decision)
+
+
+def _never(run: Run) -> str:
+    """Return why a run is not compiled, without a trial; empty where a trial decides."""
+    if run.device.type not in LEAST:
+        return f"device={run.device.type}"
+    if run.features is not None:
+        return "features are kept"
+    if looks_again(run.optimizer):
+        return f"{type(run.optimizer).__name__} looks at the loss more than once a step"
+    return lacking(run.device) or too_short(run.steps - run.progress.step)
+
+
+def _try(run: Run) -> Decision | None:
+    """Return what a trial decides; None where too little training is left for one."""
     run.train_mode()
     with untouched([run]):
         batch = run.next_batch()
-        # The first is slower than others: where it promises little, they do too.
-        plain = timed(lambda: gradients(run, batch), run.device)[1]
-        if plain * left >= least:
-            plain = fastest(lambda: gradients(run, batch), run.device, LOOKS)
-    if plain * left < least:
-        return short
-    try:
-        found = _tried(run, batch, plain, left)
-    except Exception as error:  # the compiler's, in its many kinds: the run goes on without
-        memory.free(run.device)
-        found = Compiled(False, f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}")
-    return found if folder is None else keep(folder, key, found)
-
-
-def _tried(run: Run, batch: Batch, plain: float, left: int) -> Compiled:
-    """Both ways, each from where the run stands now; `plain`: seconds of the one."""
     forward = run.forward
-    with untouched([run]):
-        wanted = Found.of(gradients(run, batch), run.trained)
-    try:
-        began = time.perf_counter()
+
+    def compile_and_compute() -> Tensor:
+        if run.forward is not forward:
+            return gradients(run, batch)
         run.forward = compiled(run.model)
-        with untouched([run]), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler's, of the runner's and torch's code alike
-            found = Found.of(gradients(run, batch), run.trained)
-        took = time.perf_counter() - began
-        if off := found.off(wanted, run.precision):
-            return Compiled(False, off)
-        with untouched([run]):
-            quick = fastest(lambda: gradients(run, batch), run.device, LOOKS)
+            return gradients(run, batch)
+
+    trial = Trial(
+        runs=[run],
+        leaves=run.trained,
+        plain=lambda: gradients(run, batch),
+        other=compile_and_compute,
+        steps=run.steps - run.progress.step,
+        preparation="compiling",
+        least=LEAST[run.device.type],
+    )
+    try:
+        return trial.decide()
     finally:
         run.forward = forward
-    words = f"gradients of a step take {1e3 * quick:.3g} ms, and compiling {took:.0f} s, against {1e3 * plain:.3g} ms"
-    return Compiled(plain >= GAIN * quick and (plain - quick) * left >= took, words)

@@ -9,6 +9,7 @@ from torch import nn
 
 from runner.check import Refused
 from runner.compiled import lacking
+from runner.core.text import first_line
 from runner.data.splits import Splits
 from runner.devices import check_device
 from runner.errors import ConfigError
@@ -124,7 +125,7 @@ class Rehearsals:
             TypeError,
             RuntimeError,
         ) as error:  # torch's own objections; shapes that do not fit
-            raise ConfigError(f"this combination cannot be built: {str(error).splitlines()[0]}") from error
+            raise ConfigError(f"this combination cannot be built: {first_line(error)}") from error
         if found.answers != (2, len(splits.classes)):
             wanted = (2, len(splits.classes))
             raise ConfigError(f"model: gives {found.answers} for 2 images, not {wanted}, a logit for each class")

@@ -1,7 +1,6 @@
-"""Steps that are tried: how long they take, what they give; nothing of them stays."""
+"""A trial of another way to compute gradients: measured beside the plain one, compared with it, and undone."""
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,19 +9,86 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from runner import memory
+from runner.core.text import type_and_line
+from runner.execution.closeness import TOLERANCE, distance
+from runner.fuse.verdict import Decision
 from runner.meter import Meter
 from runner.timing import timed
 
 if TYPE_CHECKING:
     from runner.running import Run
 
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+GAIN = 1.05  # that another way must be faster to be chosen
+
+
+class Unusable(Exception):
+    """Raised by a way of computing gradients that cannot be used; its text is the reason."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Two ways to compute the gradients of a step, plain and other. Each starts from where the runs stand now."""
+
+    runs: Sequence["Run"]
+    leaves: Sequence[Tensor]  # whose gradients are computed
+    plain: Callable[[], Tensor]  # returns the losses; the gradients stand at the leaves
+    other: Callable[[], Tensor]
+    steps: int  # that are left
+    warm: int = 0  # calls of the other way before it is what it will be
+    preparation: str = ""  # name of what the other way's first call does, where the steps that are left must earn it
+    least: float = 0.0  # seconds that the plain way must have left; with less there is nothing to gain
+    looks: int = 3
+
+    def decide(self) -> Decision | None:
+        """Choose the other way where it gives the same, is clearly faster and earns its preparation.
+
+        None where less than `least` seconds are left. What the plain way raises is raised; what the other way raises
+        is a reason against it.
+        """
+        device = self.runs[0].device
+        with untouched(self.runs):
+            losses, plain = timed(self.plain, device)
+            # The first call is slower than others: where it promises little, they do too.
+            if plain * self.steps < self.least:
+                return None
+            expected = Answer.of(losses, self.leaves)
+            plain = fastest(self.plain, device, self.looks)
+        if plain * self.steps < self.least:
+            return None
+        try:
+            return self._against(plain, expected)
+        except Unusable as error:
+            return Decision(False, str(error))
+        except Exception as error:  # a compiler's, in its many kinds
+            memory.free(device)
+            return Decision(False, type_and_line(error))
+
+    def _against(self, plain: float, expected: "Answer") -> Decision:
+        run = self.runs[0]
+        with untouched(self.runs):
+            for _ in range(self.warm):
+                self.other()
+        with untouched(self.runs):
+            losses, first = timed(self.other, run.device)
+            if difference := Answer.of(losses, self.leaves).differs(expected, run.precision):
+                return Decision(False, difference)
+            other = fastest(self.other, run.device, self.looks)
+        cost = first if self.preparation else 0.0
+        price = f", and {self.preparation} {cost:.0f} s," if self.preparation else ""
+        reason = f"gradients of a step take {1e3 * other:.3g} ms{price} against {1e3 * plain:.3g} ms"
+        return Decision(is_faster(other, plain) and (plain - other) * self.steps >= cost, reason)
+
+
+def is_faster(other: float, plain: float) -> bool:
+    """Return whether another way is clearly faster than the plain one, by the seconds of a step."""
+    return plain >= GAIN * other
 
 
 @contextlib.contextmanager
 def untouched(runs: Sequence["Run"]) -> Iterator[None]:
-    """Puts back what looks at gradients change: running statistics, batches that were begun, what is drawn next, what
-    was counted. The gradients themselves are forgotten."""
+    """Restore what gradients that are computed inside change: running statistics, batches that were begun, what is
+    drawn next, what was counted. The gradients themselves are deleted."""
     buffers = [(buffer, buffer.clone()) for run in runs for buffer in run.model.buffers()]
     draws = [(noise, noise.get_state()) for run in runs for noise in (run.noise, run.augmenting)]
     device = runs[0].device
@@ -42,7 +108,7 @@ def untouched(runs: Sequence["Run"]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def aside(runs: Sequence["Run"]) -> Iterator[list[Meter]]:
-    """Inside, what runs count goes into these."""
+    """Give runs other meters inside: these."""
     before, meters = [run.meter for run in runs], [Meter() for _ in runs]
     try:
         for run, meter in zip(runs, meters):
@@ -54,7 +120,7 @@ def aside(runs: Sequence["Run"]) -> Iterator[list[Meter]]:
 
 
 def fastest(work: Callable[[], Any], device: torch.device, looks: int) -> float:
-    """Seconds of the fastest of so many calls, after one to warm up."""
+    """Return the seconds of the fastest of so many calls, after one to warm up."""
     if device.type == "cpu" and torch.get_num_threads() == 1:  # whatever else this machine does
         return min([_cpu_seconds(work) for _ in range(looks + 1)][1:])
     return min([timed(work, device)[1] for _ in range(looks + 1)][1:])
@@ -67,33 +133,21 @@ def _cpu_seconds(work: Callable[[], Any]) -> float:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a step gave."""
+class Answer:
+    """Losses and gradients of a step."""
 
     losses: Tensor
     gradients: list[Tensor | None]
 
     @classmethod
-    def of(cls, losses: Tensor, leaves: Sequence[Tensor]) -> "Found":
-        """A copy of what stands now."""
+    def of(cls, losses: Tensor, leaves: Sequence[Tensor]) -> "Answer":
+        """Copy the losses, and the gradients that stand at the leaves now."""
         return cls(losses.clone(), [None if leaf.grad is None else leaf.grad.clone() for leaf in leaves])
 
-    def off(self, wanted: "Found", precision: torch.dtype) -> str:
-        """How far these are from others, in words; empty where they agree."""
-        found = _distance([self.losses], [wanted.losses]), _distance(self.gradients, wanted.gradients)
-        if all(off <= TOLERANCE[precision] for off in found):  # not where one is no number
+    def differs(self, expected: "Answer", precision: torch.dtype) -> str:
+        """Return how far this is from another answer, in words; empty where they agree."""
+        losses = distance([self.losses], [expected.losses])
+        gradients = distance(self.gradients, expected.gradients)
+        if losses <= TOLERANCE[precision] and gradients <= TOLERANCE[precision]:  # false for a NaN
             return ""
-        return f"losses are {found[0]:.1g} off, gradients {found[1]:.1g}"
-
-
-def _distance(found: Sequence[Tensor | None], wanted: Sequence[Tensor | None]) -> float:
-    """The largest difference between numbers, relative to the largest of their tensor, or to a hundredth of the largest
-    of all, where a tensor is zero but for rounding."""
-    if any((x is None) is not (y is None) for x, y in zip(found, wanted, strict=True)):
-        return math.inf
-    pairs = [(x.double(), y.double()) for x, y in zip(found, wanted) if x is not None]
-    if not pairs:
-        return 0.0
-    apart = torch.stack([(x - y).abs().max() for x, y in pairs])
-    sizes = torch.stack([y.abs().max() for _, y in pairs])
-    return float((apart / sizes.clamp_min(max(1e-2 * float(sizes.max()), 1e-12))).max())
+        return f"losses are {losses:.1g} off, gradients {gradients:.1g}"

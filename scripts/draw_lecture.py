@@ -15,12 +15,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from runner.surface import pictures
 from runner.surface.overlay import columns
+from runner.tracking.figure import pixels
 
 WIDTH = 960  # pixels
 SURFACES = ("ravine", "saddle_point", "nesterov", "adagrad_step_size", "rmsprop_decay", "adam_first_step")
@@ -69,9 +69,7 @@ def figure(draw: Callable[[Figure], None]) -> np.ndarray:
     with matplotlib.rc_context(pictures.SETTINGS):
         page = Figure(figsize=(13, 6), dpi=100, layout="constrained")
         draw(page)
-        canvas = FigureCanvasAgg(page)
-        canvas.draw()
-        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+        return pixels(page)
 
 
 def decay(runs: Runs) -> np.ndarray:

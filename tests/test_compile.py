@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from runner import compile_trial, compiled
+from runner import compile_trial, compiled, trying
 from runner.alone import train_alone
+from runner.compile_trial import choose_compile
 from runner.devices import check_device
+from runner.fuse import verdict
 from runner.fuse.alike import apart
 from runner.train import Alone, step
-from runner.trying import Found
+from runner.trying import Answer
 from tests.conftest import results_of
 from tests.test_fuse import SMALL_CONV, splits, states
 from tests.test_train import make
@@ -34,7 +36,7 @@ def tried(monkeypatch):
         monkeypatch.setattr(compile_trial, "LEAST", {"cpu": 0.0})
         monkeypatch.setattr(compile_trial, "compiled", lambda model: made.append(network(model)) or made[-1])
         seconds = iter([plain, quick] * 9)
-        monkeypatch.setattr(compile_trial, "fastest", lambda work, device, looks: (work(), next(seconds))[1])
+        monkeypatch.setattr(trying, "fastest", lambda work, device, looks: (work(), next(seconds))[1])
         return made
 
     return given
@@ -52,7 +54,7 @@ def test_a_trial_leaves_no_trace(tried):
     tried(0.001, 0.001)
     data = splits(train=64, side=16)
     plain, other = (whole(make(*RICH, data=data)) for _ in range(2))
-    compile_trial.settle(other, None)
+    choose_compile(other, None)
     assert other.compiled is False and other.forward is other.model and other.meter.losses == []
     assert re.fullmatch(WORDS, other.chosen["compile"])
     for run in (plain, other):
@@ -67,7 +69,7 @@ def test_what_is_faster_is_kept_and_goes_on(tried):
     """The word stands in the checkpoint: a run that goes on has no second trial, whichever way the first went."""
     made = tried(10.0, 1.0)
     run = whole(make(*LONG))
-    compile_trial.settle(run, None)
+    choose_compile(run, None)
     assert run.compiled and run.forward is made[-1] and run.chosen["compile"].startswith("on (gradients of a step take")
     step([run], Alone())
     assert run.state_dict()["compiled"] is True
@@ -76,7 +78,7 @@ def test_what_is_faster_is_kept_and_goes_on(tried):
         again = whole(make(*LONG))
         again.load_state_dict(state)
         count = len(made)
-        compile_trial.settle(again, None)
+        choose_compile(again, None)
         assert (again.forward is again.model) is not found and len(made) == count + found
         assert again.chosen["compile"] == f"{'on' if found else 'off'} (as when the run began)"
 
@@ -88,7 +90,7 @@ def test_a_checkpoint_from_before_there_were_trials(tried):
     del state["compiled"]
     run = make(*LONG)
     run.load_state_dict(state)
-    compile_trial.settle(run, None)
+    choose_compile(run, None)
     assert made == [] and run.forward is run.model
 
 
@@ -100,7 +102,7 @@ def test_compiling_must_earn_its_time(tried, eager, steps, on):
     tried(eager, 0.001, lambda model: time.sleep(0.1) or torch.nn.Sequential(model))
     run = make(*LONG)
     run.steps = steps
-    compile_trial.settle(run, None)
+    choose_compile(run, None)
     assert run.compiled is on
 
 
@@ -128,7 +130,7 @@ def test_what_the_compiler_makes_is_checked(tried, network, reason):
     """Wrong numbers and errors of the compiler are reasons to stay as it is."""
     tried(10.0, 1.0, network)
     run = make(*LONG)
-    compile_trial.settle(run, None)
+    choose_compile(run, None)
     assert re.fullmatch(rf"off \({reason}\)", run.chosen["compile"]) and run.forward is run.model
 
 
@@ -138,10 +140,10 @@ def test_what_the_compiler_makes_is_checked(tried, network, reason):
 def test_each_weight_counts(number, agrees):
     """A gradient that is small beside others is compared by its own size; what is no number agrees with nothing."""
     loss = torch.tensor(5.0)
-    wanted = Found(loss, [torch.tensor([100.0, 3.0]), torch.tensor([1.0]), None])
-    found = Found(loss, [torch.tensor([100.0, 3.0]), torch.tensor([number]), None])
-    assert (found.off(wanted, torch.float32) == "") is agrees
-    assert Found(loss, [*found.gradients[:1], None, None]).off(wanted, torch.float32) != ""
+    wanted = Answer(loss, [torch.tensor([100.0, 3.0]), torch.tensor([1.0]), None])
+    found = Answer(loss, [torch.tensor([100.0, 3.0]), torch.tensor([number]), None])
+    assert (found.differs(wanted, torch.float32) == "") is agrees
+    assert Answer(loss, [*found.gradients[:1], None, None]).differs(wanted, torch.float32) != ""
 
 
 def test_one_word_for_the_runs_of_a_sweep(tried, tmp_path):
@@ -149,17 +151,17 @@ def test_one_word_for_the_runs_of_a_sweep(tried, tmp_path):
     made = tried(10.0, 1.0)
     for words in ((), ("seed=1", "optimizer=adam"), ("lr_scale=0.5",)):
         run = make(*LONG, *words)
-        compile_trial.settle(run, tmp_path)
+        choose_compile(run, tmp_path)
         assert run.compiled
     assert len(made) == 4  # the trial's, and each run's
-    compile_trial.settle(make(*LONG, "model.hidden=[13]"), tmp_path)
+    choose_compile(make(*LONG, "model.hidden=[13]"), tmp_path)
     assert len(made) == 6 and len(list((tmp_path / ".compile").glob("*.json"))) == 2
 
 
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (("epochs=2",), "less than 600 s of training: it would not pay"),
+        (("epochs=2",), "fewer than 100 steps: a trial would not pay"),
         (LONG, "less than 600 s of training: it would not pay"),
         ((*LONG, "optimizer=sam"), "SAM looks at the loss more than once a step"),
     ],
@@ -168,7 +170,7 @@ def test_who_is_never_compiled(monkeypatch, words, reason):
     """Short runs, which have no trial, and optimizers that compare losses."""
     monkeypatch.setattr(compile_trial, "compiled", None)
     run = make(*words)
-    compile_trial.settle(run, None)
+    choose_compile(run, None)
     assert run.chosen["compile"] == f"off ({reason})"
 
 
@@ -176,10 +178,10 @@ def test_without_a_compiler(monkeypatch, cli):
     """`auto` stays as it is and says why, also where a run goes on; `true` is refused in a line."""
     monkeypatch.setenv("CXX", "no-such-compiler")
     run = make(*LONG)
-    compile_trial.settle(run, None)
+    choose_compile(run, None)
     assert run.chosen["compile"] == "off (there is no C++ compiler (no-such-compiler))"
     run.compiled = True
-    compile_trial.settle(run, None)
+    choose_compile(run, None)
     assert run.forward is run.model and "no C++ compiler" in run.chosen["compile"]
     code, _, errors = cli("model=mlp", "compile=true", "device=cpu")
     assert code == 2
@@ -213,7 +215,7 @@ def test_with_the_real_compiler(monkeypatch):
     monkeypatch.setattr(compile_trial, "LEAST", {"cpu": 0.0})
     run = make(*LONG)
     run.steps = 4
-    monkeypatch.setattr(compile_trial, "FEW", 1)
+    monkeypatch.setattr(verdict, "LEAST", 1)
     train_alone([run])
     assert re.fullmatch(WORDS, run.chosen["compile"])
 
@@ -221,7 +223,7 @@ def test_with_the_real_compiler(monkeypatch):
 def test_a_sweep_and_its_second_command(tried, cli, monkeypatch):
     """The word stands in the sweep's folder and in each result."""
     made = tried(10.0, 1.0)
-    monkeypatch.setattr(compile_trial, "FEW", 1)
+    monkeypatch.setattr(verdict, "LEAST", 1)
     words = ("-m", "model=mlp", "epochs=1", "log.tensorboard=false")
     words = (*words, "hydra.launcher.fuse=false", "hydra.launcher.workers=0")
     assert cli(*words, "seed=0,1")[0] == 0 and len(made) == 3

@@ -10,7 +10,7 @@ from runner.build import Builder
 from runner.fuse.program import Fused
 from runner.graph.capture import CudaGraphs
 from runner.graph.replays import WARM
-from runner.graph.trial import settle
+from runner.graph.trial import choose_graph
 from runner.running import Run
 from runner.seeds import generator
 from runner.train import Alone, step
@@ -121,12 +121,12 @@ def test_auto_says_what_it_took():
     """Measured, whichever way; a host that looks at the device's numbers is never captured, and goes on."""
     run = on_gpu(*RICH)
     run.train_mode()
-    settle([run], Alone())
+    choose_graph([run], Alone())
     assert run.chosen["cuda_graph"].startswith(("on (gradients of a step take", "off (gradients of a step take"))
     other = on_gpu(*RICH)
     plain = other.forward
     other.forward = lambda x: plain(x) * (1 if float(x.mean()) > 0 else 2)
-    settle([other], Alone())
+    choose_graph([other], Alone())
     assert other.chosen["cuda_graph"].startswith("off (") and "captur" in other.chosen["cuda_graph"]
     for _ in range(WARM + 2):
         step([other], Alone())

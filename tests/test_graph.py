@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from runner import trying
 from runner.batch import Batch
 from runner.errors import ConfigError
 from runner.fuse.program import Fused
-from runner.graph import trial
 from runner.graph.replays import MOST, WARM
+from runner.graph.trial import choose_graph
 from runner.train import Alone, step
 from tests.conftest import result_of
 from tests.tape import Tape
@@ -217,7 +218,7 @@ RICH = (*SMALL_CONV, "regularization=[batchnorm,dropout,l2,mixup]", "augmentatio
 def clocks(monkeypatch, *seconds):
     """What the trial measures: eager, then replayed."""
     given = iter(seconds)
-    monkeypatch.setattr(trial, "fastest", lambda work, device, looks: (work(), next(given))[1])
+    monkeypatch.setattr(trying, "fastest", lambda work, device, looks: (work(), next(given))[1])
 
 
 @pytest.mark.parametrize(
@@ -242,7 +243,7 @@ def test_auto_keeps_the_faster_and_leaves_no_trace(monkeypatch, seconds, word, t
     for runs, program in zip(both, programs):
         step(runs, program)
     before = copy.deepcopy([run.state_dict() for run in both[1]])
-    trial.settle(both[1], programs[1], tape)
+    choose_graph(both[1], programs[1], tape)
     assert [run.chosen["cuda_graph"] for run in both[1]] == [word] * len(both[1])
     for run, state in zip(both[1], before):
         now = run.state_dict()
@@ -305,7 +306,7 @@ def test_auto_stays_with_the_host(words, options, tape, reason):
     """What cannot be captured, or is not the same, is done as it comes, and the reason is told."""
     run = make("epochs=40", *words, **options)
     run.train_mode()
-    trial.settle([run], Alone(), tape())
+    choose_graph([run], Alone(), tape())
     assert re.fullmatch(rf"off \(.*{reason}.*\)", run.chosen["cuda_graph"])
     step([run], Alone())
 

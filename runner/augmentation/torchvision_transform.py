@@ -12,6 +12,7 @@ from torchvision.transforms.v2.functional import is_pure_tensor
 
 from runner.augmentation.base import Transform
 from runner.context import Context
+from runner.core.text import first_line
 from runner.errors import ConfigError, did_you_mean
 from runner.schema import Real
 
@@ -84,7 +85,7 @@ class TorchvisionTransform(PerSample):
             try:
                 found = self.each(images, draws)
             except Exception as error:  # whatever a transform raises that wants more than an image
-                said = f"cannot be called on an image of {_words(images[0])} ({_line(error)})"
+                said = f"cannot be called on an image of {_words(images[0])} ({first_line(error)})"
                 return f"{where}: {said}; choose another, or other keys of it"
         wrong = next((line for image in found if (line := _complaint(image, context))), None)
         if wrong is None and len({tuple(image.shape) for image in found}) > 1:
@@ -115,7 +116,7 @@ def build(name: str, options: dict[str, Any]) -> Callable[[Tensor], Tensor]:
             options = options | {"interpolation": v2.InterpolationMode(options["interpolation"])}
         return known[name](**options)
     except Exception as error:  # torchvision asserts, compares and converts: no type of error tells
-        raise ConfigError(f"{here}.name={name}: refuses its arguments ({_line(error)})") from error
+        raise ConfigError(f"{here}.name={name}: refuses its arguments ({first_line(error)})") from error
 
 
 def own(item: Transform, context: Context) -> str:
@@ -138,7 +139,3 @@ def _complaint(image: Any, context: Context) -> str | None:
 
 def _words(image: Tensor) -> str:
     return f"{image.shape[1]}x{image.shape[2]} pixels"
-
-
-def _line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

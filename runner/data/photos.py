@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from runner.core.text import few
 from runner.data import cache
 from runner.data.splits import ResidentSplit, Source, Split
 from runner.data.stream import StreamedSplit, worker_count
@@ -95,10 +96,9 @@ def _fits(needed: int, how: Decoding) -> bool:
 def _skipped(names: list[str], broken: dict[str, str], on_corrupt: str) -> tuple[str, ...]:
     found = [(names[int(index)], reason) for index, reason in broken.items()]
     if found and on_corrupt == "error":
-        shown = ", ".join(f"'{name}' ({reason})" for name, reason in found[:3])
-        rest = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        shown = few((f"'{name}' ({reason})" for name, reason in found), 3)
         many = f"{len(found)} image{'s' if len(found) > 1 else ''}"
-        raise ConfigError(f"{many} cannot be read: {shown}{rest}; repair or remove, or data.on_corrupt=skip")
+        raise ConfigError(f"{many} cannot be read: {shown}; repair or remove, or data.on_corrupt=skip")
     if found:
         log.warning("%d of %d images cannot be read and are skipped, '%s' first", len(found), len(names), found[0][0])
     return tuple(name for name, _ in found)

@@ -9,6 +9,7 @@ from torch import nn
 
 from runner import checkpoint
 from runner.context import Context
+from runner.core.text import few
 from runner.ensemble.base import Ensemble
 from runner.errors import ConfigError
 from runner.evaluate import Average, Member
@@ -59,8 +60,8 @@ class Checkpoints(Ensemble):
         for other in runs[1:]:
             if other.inputs.classes != first.inputs.classes:
                 raise ConfigError(
-                    f"{other.folder}: other classes ({_few(other.inputs.classes)}) than {first.folder} "
-                    f"({_few(first.inputs.classes)}); an ensemble answers one question"
+                    f"{other.folder}: other classes ({few(other.inputs.classes)}) than {first.folder} "
+                    f"({few(first.inputs.classes)}); an ensemble answers one question"
                 )
             ours, theirs = cut(first), cut(other)
             if differ := [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]:
@@ -108,7 +109,3 @@ def cut(run: Loaded) -> dict[str, Any]:
     kept = {key: value for key, value in data.items() if f"data.{key}" not in NOT_IDENTITY | {"data._target_"}}
     kept = {key: value for key, value in kept.items() if key not in BY_MODEL}
     return kept | {"contents": run.inputs.identity and run.inputs.identity[:10]}
-
-
-def _few(classes: Sequence[str]) -> str:
-    return ", ".join(classes[:4]) + (f" and {len(classes) - 4} more" if len(classes) > 4 else "")

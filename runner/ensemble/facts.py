@@ -9,6 +9,7 @@ import numpy as np
 
 from runner.files import png, write_atomic
 from runner.tracking.events import Tracker
+from runner.tracking.figure import pixels
 
 PICTURE = "ensemble.png"
 
@@ -35,8 +36,7 @@ def tell(facts: dict[str, Any], split: str, folder: Path, tracker: Tracker | Non
 
 def draw(facts: dict[str, Any], split: str) -> np.ndarray:
     """Accuracy of each member, their mean, and of the first k together, uint8 [H, W, 3]."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # a second that other runs need not pay
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # a second that other runs need not pay
     from matplotlib.ticker import MaxNLocator
 
     counts = range(1, len(facts["curve"]) + 1)
@@ -56,6 +56,4 @@ def draw(facts: dict[str, Any], split: str) -> np.ndarray:
     axes.grid(color="#dfe3e8", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.legend(frameon=False)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return pixels(figure)

@@ -10,7 +10,9 @@ from torch.nn.functional import cross_entropy
 
 from runner import memory
 from runner.batch import Batch
+from runner.core.text import first_line
 from runner.evaluate import Measured, evaluate_all
+from runner.execution.closeness import TOLERANCE, distance
 from runner.fuse.faults import Unlike, by
 from runner.fuse.network import Network
 from runner.fuse.once import beside, once
@@ -22,9 +24,11 @@ from runner.model.modes import set_mode
 from runner.noise import noisy
 from runner.running import Run
 from runner.softmax import padded
-from runner.trying import TOLERANCE, untouched
+from runner.trying import untouched
 
 log = logging.getLogger(__name__)
+
+SMALL = 1e-6  # size of logits below which their differences are rounding
 
 
 class Bundle:
@@ -261,11 +265,10 @@ class Bundle:
                 with untouched(self.runs), torch.enable_grad():  # in which some layers object that else do not
                     together = self._logits(images).detach()
             except RuntimeError as error:
-                said = str(error).splitlines()[0]
-                raise Unlike(f"{name} does not take {way} ({said})") from error
+                raise Unlike(f"{name} does not take {way} ({first_line(error)})") from error
         if alone.shape != together.shape:
             raise Unlike(f"{name} does not take {way}")
-        off = _off(together, alone)
+        off = distance([together], [alone], SMALL)
         if not off <= TOLERANCE[self.runs[0].precision]:
             raise Unlike(f"{name} answers otherwise with {way} (logits are {off:.1g} off)")
 
@@ -277,14 +280,10 @@ class Bundle:
             try:
                 # Of these runs alone: whether they take it must not depend on empty places, where noise goes on.
                 wanted = _at(self.network(beside(once(images), self.network.count)), self._rows)
-                return _off(_at(self.network(once(images)), self._rows), wanted) <= TOLERANCE[self.runs[0].precision]
+                answers = _at(self.network(once(images)), self._rows)
+                return distance([answers], [wanted], SMALL) <= TOLERANCE[self.runs[0].precision]
             except RuntimeError:
                 return False
-
-
-def _off(found: Tensor, wanted: Tensor) -> float:
-    """The largest difference, relative to the largest number."""
-    return float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-6))
 
 
 def _at(logits: Tensor, rows: list[int]) -> Tensor:

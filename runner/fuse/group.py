@@ -16,9 +16,9 @@ from runner.alone import train_alone
 from runner.fuse.faults import Blamed, Unlike
 from runner.fuse.program import Fused
 from runner.fuse.seat import Seat
-from runner.fuse.trial import judge
-from runner.fuse.verdict import Verdict, keep, known
-from runner.graph.trial import settle
+from runner.fuse.trial import choose_fused
+from runner.fuse.verdict import Decision, Decisions
+from runner.graph.trial import choose_graph
 from runner.running import Run
 from runner.train import Leave, train
 
@@ -86,25 +86,26 @@ class Group:
         """The one that these runs share; None where each has its own."""
         if not runs:
             return None
-        verdict = known(self._folder, self._key)
-        if self._must and verdict is not None and not verdict.fused:  # a trial's word is not asked for
-            verdict = None
+        decisions = Decisions(self._folder, "fuse")
+        decision = decisions.load(self._key)
+        if self._must and decision is not None and not decision.on:  # a trial's word is not asked for
+            decision = None
         program = None
-        if verdict is None:
-            found, program = judge(runs, self._must)
-            verdict = keep(self._folder, self._key, found, self._must)
-            if program is not None and not verdict.fused:
+        if decision is None:
+            own, program = choose_fused(runs, self._must)
+            decision = decisions.save(self._key, own, self._must)
+            if program is not None and not decision.on:
                 program.part()
                 program = None
-        if verdict.fused and program is None:
+        if decision.on and program is None:
             try:
                 program = Fused(runs)
             except Unlike as error:
-                verdict = Verdict(False, str(error))
-        said = "%d runs train as one program: %s" if verdict.fused else "%d runs train one by one: %s"
-        log.info(said, len(runs), verdict.reason)
+                decision = Decision(False, str(error))
+        way = "as one program" if decision.on else "one by one"
+        log.info("%d runs train %s: %s", len(runs), way, decision.reason)
         if program is not None:
-            settle(runs, program)
+            choose_graph(runs, program)
         return program
 
     def _together(self, runs: list[Run], program: Fused, leave: Leave) -> None:

@@ -1,4 +1,8 @@
-"""Whether runs are faster in one program or each in its own: measured."""
+"""The choice of one program for several runs, by a trial.
+
+It is no `runner.trying.Trial`: much of the gain lies in the optimizers' steps, so whole steps are measured, which move
+the weights, and all of a run's state is put back. Answers are compared by `Fused`, wherever one is made.
+"""
 
 import copy
 from typing import Any
@@ -8,34 +12,37 @@ import torch
 from runner.build import Builder
 from runner.fuse.faults import Unlike
 from runner.fuse.program import Fused
-from runner.fuse.verdict import SHORT, Verdict, least
+from runner.fuse.verdict import Decision, too_short
 from runner.graph.replays import WARM
-from runner.graph.trial import settle
+from runner.graph.trial import choose_graph
 from runner.running import Run
 from runner.seeds import generator
 from runner.train import Alone, Program, move
-from runner.trying import fastest
+from runner.trying import fastest, is_faster
 
-GAIN = 1.05  # that one program must be faster to be chosen
 LOOKS = 3
 FEW = 4  # runs that speak for all where a lone step takes more than
 SHORT_STEP = 0.002  # seconds;
 SLOW = 0.02  # where it takes more than these, one look at the program suffices
 
 
-def judge(runs: list[Run], must: bool) -> tuple[Verdict, Fused | None]:
-    """Tries both ways; the runs stand where they stood. `must`: one program, unless that is impossible."""
-    if not must and max(run.steps for run in runs) < least(runs[0].features is not None):
-        return Verdict(False, SHORT), None
+def choose_fused(runs: list[Run], must: bool) -> tuple[Decision, Fused | None]:
+    """Decide whether runs share a program, and return that; the runs stand where they stood.
+
+    must: they share one without a trial, unless that is impossible.
+    """
+    kept = runs[0].features is not None
+    if not must and (reason := too_short(max(run.steps for run in runs), kept)):
+        return Decision(False, reason), None
     try:
-        return _tried(runs, must)
+        if must:
+            return Decision(True, "hydra.launcher.fuse=true"), Fused(runs)
+        return _try(runs)
     except Unlike as error:
-        return Verdict(False, str(error)), None
+        return Decision(False, str(error)), None
 
 
-def _tried(runs: list[Run], must: bool) -> tuple[Verdict, Fused | None]:
-    if must:
-        return Verdict(True, "hydra.launcher.fuse=true"), Fused(runs)
+def _try(runs: list[Run]) -> tuple[Decision, Fused | None]:
     states = [_moving(run) for run in runs]
     alone = _lone(runs[:: -(-len(runs) // FEW)])  # neighbours are alike
     if alone < SHORT_STEP:
@@ -46,11 +53,11 @@ def _tried(runs: list[Run], must: bool) -> tuple[Verdict, Fused | None]:
     together = _seconds(runs, program, 1 if alone > SLOW else LOOKS) / places
     program.part()
     _rewind(runs, states)
-    words = f"a step takes {1e3 * alone:.3g} ms alone and {1e3 * together:.3g} ms among {places}"
-    if alone < GAIN * together:
-        return Verdict(False, words), None
+    reason = f"a step takes {1e3 * alone:.3g} ms alone and {1e3 * together:.3g} ms among {places}"
+    if not is_faster(together, alone):
+        return Decision(False, reason), None
     program.take_up()
-    return Verdict(True, words), program
+    return Decision(True, reason), program
 
 
 def _lone(runs: list[Run]) -> float:
@@ -78,7 +85,7 @@ def _seconds(runs: list[Run], program: Program, looks: int) -> float:
     counted."""
     for run in runs:
         run.train_mode()
-    settle(runs, program)
+    choose_graph(runs, program)
     if runs[0].chosen.get("cuda_graph", "").startswith("on"):
         for _ in range(WARM):
             _step(runs, program)

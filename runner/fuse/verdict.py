@@ -1,79 +1,82 @@
-"""What was decided for the runs of one program in a sweep: kept in its folder, for all who ask again."""
+"""Decisions on how steps are done, and where a sweep keeps them. Loads no torch."""
 
 import contextlib
 import json
 import logging
 import os
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Literal, NamedTuple
 
 from runner.files import write_json
 
 log = logging.getLogger(__name__)
 
-LEAST = 100  # steps of a run below which a trial would not pay
-LEAST_KEPT = 20  # of one on kept features, whose epochs are few steps of little but shared work
-SHORT = f"fewer than {LEAST} steps: a trial would not pay"
+LEAST = 100  # steps below which a trial would not pay
+LEAST_KEPT = 20  # of a run on kept features, whose epochs are few steps of little but shared work
+NAMES = {"fuse": "fused", "compile": "compiled"}  # of `Decision.on`, in the files of each kind
 
 
-def least(kept: bool) -> int:
-    """Steps of a run from which on a trial pays; `kept`: it trains on features that are kept."""
-    return LEAST_KEPT if kept else LEAST
+def too_short(steps: int, kept: bool = False) -> str:
+    """Return why a trial would not pay in so many steps; empty where it would. `kept`: they read kept features."""
+    least = LEAST_KEPT if kept else LEAST
+    return f"fewer than {least} steps: a trial would not pay" if steps < least else ""
+
+
+class Decision(NamedTuple):
+    """The choice of a way to compute steps (on) or of the plain one (off), and the reason."""
+
+    on: bool
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{'on' if self.on else 'off'} ({self.reason})"
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What was decided for all runs of one program in a sweep, and why."""
+class Decisions:
+    """Decisions of one kind in a sweep's folder, by the key of a program: all processes of the sweep share them."""
 
-    folder: ClassVar[str] = ".fuse"  # in the sweep's
-    fused: bool
-    reason: str
+    folder: Path  # the sweep's
+    kind: Literal["fuse", "compile"]
 
+    @property
+    def files(self) -> Path:
+        """The folder of their files."""
+        return self.folder / f".{self.kind}"
 
-@dataclass(frozen=True)
-class Compiled:
-    """Whether their networks are compiled, and why."""
+    def load(self, key: str) -> Decision | None:
+        """Return a decision; None where there is none, or none that can be read."""
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            content = json.loads((self.files / f"{key}.json").read_bytes())
+            return Decision(content[NAMES[self.kind]], content["reason"])
+        return None
 
-    folder: ClassVar[str] = ".compile"
-    compiled: bool
-    reason: str
+    def load_all(self) -> list[Decision]:
+        """Return all decisions."""
+        decisions = [self.load(path.stem) for path in sorted(self.files.glob("[!.]*.json"))]
+        return [decision for decision in decisions if decision is not None]
 
+    def save(self, key: str, decision: Decision, must: bool = False) -> Decision:
+        """Write a decision, and return the one that counts: another process may have been faster.
 
-Kind = TypeVar("Kind", Verdict, Compiled)
-
-
-def known(folder: Path, key: str, kind: type[Kind] = Verdict) -> Kind | None:
-    """What was decided in a sweep's folder, by whichever of its processes was first."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        return kind(**json.loads((folder / kind.folder / f"{key}.json").read_bytes()))
-    return None
-
-
-def verdicts(folder: Path) -> list[Verdict]:
-    """All that was decided in a sweep's folder."""
-    found = [known(folder, path.stem) for path in sorted((folder / Verdict.folder).glob("[!.]*.json"))]
-    return [verdict for verdict in found if verdict is not None]
-
-
-def keep(folder: Path, key: str, verdict: Kind, must: bool = False) -> Kind:
-    """Writes a verdict down; returns the one that counts: another process may have been faster. `must`: this one, which
-    also takes the place of a damaged one."""
-    path = folder / verdict.folder / f"{key}.json"
-    path.parent.mkdir(exist_ok=True)
-    draft = path.with_name(f".{key}.{uuid.uuid4().hex}")
-    write_json(draft, asdict(verdict), durable=False)
-    damaged = path.exists() and known(folder, key, type(verdict)) is None
-    if damaged:
-        log.warning("%s is damaged: it is written anew", path)
-    if must or damaged:
-        draft.replace(path)
-        return verdict
-    try:
-        os.link(draft, path)  # fails where there is one
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
-    return known(folder, key, type(verdict)) or verdict
+        must: this one counts, also in place of another. A damaged one is replaced.
+        """
+        path = self.files / f"{key}.json"
+        self.files.mkdir(exist_ok=True)
+        draft = path.with_name(f".{key}.{uuid.uuid4().hex}")
+        write_json(draft, {NAMES[self.kind]: decision.on, "reason": decision.reason}, durable=False)
+        damaged = path.exists() and self.load(key) is None
+        if damaged:
+            log.warning("%s is damaged: it is written anew", path)
+        if must or damaged:
+            draft.replace(path)
+            return decision
+        try:
+            os.link(draft, path)  # fails where there is one
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+        return self.load(key) or decision

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from runner import memory
 from runner.batch import Batch
+from runner.core.text import first_line
 from runner.errors import ConfigError
 from runner.graph.capture import Capture, Replay, beside
 from runner.noise import noisy
@@ -155,7 +156,7 @@ class Replays:
     def _fail(self, error: Exception) -> None:
         while error.__context__ is not None:  # what a capture ended with says less than what broke it
             error = error.__context__
-        self.stop((str(error) or type(error).__name__).splitlines()[0])
+        self.stop(first_line(error))
         if self._must:
             raise ConfigError(f"cuda_graph=true: this step is no graph ({self.failed}); use cuda_graph=auto") from error
         log.warning("no CUDA graph: %s", self.failed)

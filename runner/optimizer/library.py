@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from runner.core.text import first_line
 from runner.errors import ConfigError, did_you_mean
 from runner.optimizer.base import Params
 
@@ -40,9 +41,8 @@ def build(params: Params, name: str, lr: float, options: dict[str, Any]) -> torc
     try:
         take_a_step(target, lr, options)
     except Exception as error:
-        said = str(error).splitlines()[0]
         raise ConfigError(
-            f"optimizer.name={name}: does not work with plain gradients ({said}); choose another"
+            f"optimizer.name={name}: does not work with plain gradients ({first_line(error)}); choose another"
         ) from error
     return target(params, lr=lr, **options)
 

@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from runner.core.text import duration, number
 from runner.report.collect import METRICS, STATUSES, RunRecord, natural
 from runner.report.design import Design, design
 from runner.report.ensembles import ensembles
@@ -21,7 +22,7 @@ from runner.report.provenance import mixed, states
 from runner.report.svg import STYLES
 from runner.report.tables import Keys, Row, Statistic, label, plain, summarize
 from runner.report.verdict import interval, verdict
-from runner.report.wording import count, duration, further, number, spread
+from runner.report.wording import count, further, spread
 from runner.surface.overlay import Overlay
 
 MOST_DRAWINGS = 24  # pictures of single runs on one page
@@ -110,7 +111,7 @@ def environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     made.filters |= {
-        "number": number,
+        "number": functools.partial(number, missing="–"),
         "spread": spread,
         "duration": duration,
         "count": count,

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from runner.core.text import number
 from runner.report.blocked import Fit, fit
 from runner.report.distributions import t_quantile, wilson
 from runner.report.tables import LOST, Keys, Row, Statistic, by_seed
-from runner.report.wording import count, further, number, probability
+from runner.report.wording import count, further, probability
 
 if TYPE_CHECKING:
     from runner.report.best import Comparison, Pair

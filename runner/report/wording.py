@@ -2,20 +2,10 @@
 
 import math
 
+from runner.core.text import number
 from runner.report.tables import Statistic
 
 MOST_SEEDS = 1000  # further ones: a difference that asks for more is not worth a number
-
-
-def number(value: float | None, metric: str) -> str:
-    """Accuracies and losses with four digits after the point, a lone seconds with one."""
-    if value is None:
-        return "–"
-    if metric == "epochs":
-        return f"{value:.1f}".removesuffix(".0")
-    if metric == "seconds":
-        return f"{value:,.1f}"
-    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.3g}"
 
 
 def spread(statistic: Statistic | None, metric: str) -> str:
@@ -26,15 +16,6 @@ def spread(statistic: Statistic | None, metric: str) -> str:
     if statistic.deviation is None or metric == "epochs":
         return mean
     return f"{mean} ± {number(statistic.deviation, metric)}"
-
-
-def duration(seconds: float) -> str:
-    """`1 h 5 min`, `2 min 3 s`, `4.2 s`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def probability(p: float) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+from runner.tracking.figure import pixels
 
 # Okabe & Ito 2008, told apart by every colour vision; without their yellow, which a light ground swallows, and with
 # a brown and a grey. Markers tell paths apart as well, dashes those of the second and third round.
@@ -203,13 +204,6 @@ def every(x: Sequence[float], y: Sequence[float], ground: Ground) -> list[int]:
         if np.hypot(x[i] - x[kept[-1]], y[i] - y[kept[-1]]) > apart:
             kept.append(i)
     return kept[1:]
-
-
-def pixels(figure: Figure) -> np.ndarray:
-    """uint8 [H, W, 3]."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def _of(ground: Ground) -> str:

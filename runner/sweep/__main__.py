@@ -11,7 +11,7 @@ from rich.text import Text
 
 from runner.console import console
 from runner.errors import ConfigError
-from runner.fuse.verdict import verdicts
+from runner.fuse.verdict import Decisions
 from runner.report.wording import count
 from runner.revisions import older, revision_list
 from runner.sweep import frozen, ledger, lock
@@ -97,7 +97,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     for line in outdated(asked.folder):
         out.print(line, soft_wrap=True)
-    if words := told((record.result for record in ledger.records(asked.folder)), verdicts(asked.folder)):
+    decisions = Decisions(asked.folder, "fuse").load_all()
+    if words := told((record.result for record in ledger.records(asked.folder)), decisions):
         out.print(words, soft_wrap=True)
     shown = [row for row in found if row[1] != "done"]
     if shown:

@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.console import console
-from runner.fuse.verdict import verdicts
+from runner.core.text import number
+from runner.fuse.verdict import Decisions
 from runner.listener import Listener
 from runner.report.wording import count as counted
 from runner.sweep import lock
@@ -44,13 +45,6 @@ def planning() -> Iterator[Callable[[int, int], None]]:
     ) as bar:
         task = bar.add_task("plan", total=None)
         yield lambda done, count: bar.update(task, completed=done, total=count)
-
-
-def number(value: float | str | None, digits: int = 4) -> str:
-    """A metric in words; a dash where there is none."""
-    if isinstance(value, float):
-        return f"{value:.{digits}f}"
-    return "-" if value is None else str(value)
 
 
 def twice(plan: Plan) -> str:
@@ -209,7 +203,7 @@ class Display(Listener):
 
     def say_together(self, results: Iterable[dict[str, Any]]) -> None:
         """Which runs were trained together, in a line, unless there is nothing to say."""
-        if words := told(results, verdicts(self.plan.folder)):
+        if words := told(results, Decisions(self.plan.folder, "fuse").load_all()):
             self.out.print(words, soft_wrap=True)
 
     def _table(self, results: list[dict[str, Any]]) -> Table:
@@ -224,8 +218,8 @@ class Display(Listener):
             table.add_row(
                 Text(labels[result["fingerprint"]]),
                 Text(_status(result), style=COLOURS.get(result["status"], "")),
-                *(number(result.get(key)) for key in columns.values()),
-                number(result["seconds"], 1),
+                *(number(result.get(key), key) for key in columns.values()),
+                number(result["seconds"], "seconds"),
             )
         if len(ranked) > MOST_ROWS:
             table.caption = f"{len(ranked) - MOST_ROWS} more in {self.plan.folder / 'results.csv'}"
@@ -269,5 +263,5 @@ def outcome(result: dict[str, Any], columns: Mapping[str, str]) -> str:
     """A run's end in a line: what its task shows, or why it ended."""
     if result["status"] != "done":
         return result["reason"] or result.get("resumes") or "the same command goes on with it"
-    told = [f"{title} {number(result[key])}" for title, key in columns.items() if result.get(key) is not None]
+    told = [f"{title} {number(result[key], key)}" for title, key in columns.items() if result.get(key) is not None]
     return ", ".join([*told, f"{result['seconds']:.1f} s"])

@@ -5,6 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.console import console
+from runner.core.text import duration
 from runner.report.wording import count
 from runner.sweep.cost import Cost, Costs, costs
 from runner.sweep.display import COLOURS, MOST_ROWS, twice
@@ -104,14 +105,6 @@ def magnitude(number: float) -> str:
         if number >= factor:
             return f"{number / factor:.3g} {prefix}"
     return f"{number:.0f}"
-
-
-def duration(seconds: float) -> str:
-    """`8.4 s`, `12 min`, `3.5 h`, `2.1 days`."""
-    for length, unit in ((86400.0, "days"), (3600.0, "h"), (60.0, "min")):
-        if seconds >= 1.5 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.1f} s"
 
 
 def mebibytes(number: float) -> str:

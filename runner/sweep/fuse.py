@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import ConfigError
 from runner.fuse.seat import APART, BATCHES, MANY_WEIGHTS, NOISE, Seat, batches, noise
-from runner.fuse.verdict import SHORT, least
+from runner.fuse.verdict import too_short
 
 if TYPE_CHECKING:
     from runner.rehearsal import Facts
@@ -105,8 +105,8 @@ def reason_alone(plan: "Plan", entry: "Entry") -> str:
         return ""
     if plan.fuse_max == 1 and entry.facts.members == 1:
         return "hydra.launcher.fuse_max=1"
-    if entry.facts.steps < least(kept=entry.facts.step_flops < entry.facts.flops):
-        return SHORT
+    if reason := too_short(entry.facts.steps, kept=entry.facts.step_flops < entry.facts.flops):
+        return reason
     if plan.device == "cpu" and 3 * entry.facts.step_flops * entry.job.config["batch_size"] > LARGE:
         return f"a step has more than {LARGE:.0e} operations: it keeps a core busy by itself"
     return ""

@@ -10,6 +10,7 @@ from typing import Any
 
 from runner.build import Builder
 from runner.check import Refused, check, shown
+from runner.core.text import few
 from runner.devices import check_device, threads
 from runner.errors import ConfigError
 from runner.rehearsal import Facts
@@ -260,11 +261,7 @@ def refusal(complaints: dict[str, list[str]], count: int) -> str:
     bad = len({label for labels in complaints.values() for label in labels})
     lines = [f"{bad} of {count} combinations cannot run; nothing was started:"]
     for line, labels in complaints.items():
-        where = (
-            "all"
-            if len(labels) == count
-            else "; ".join(labels[:3]) + (f"; {len(labels) - 3} more" if len(labels) > 3 else "")
-        )
+        where = "all" if len(labels) == count else few(labels, 3, "; ", "; ")
         lines.append(f"  {line}  [{where}]")
     return "\n".join(lines)
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from runner.fuse.verdict import Verdict, known
+from runner.core.text import few
+from runner.fuse.verdict import Decision, Decisions
 from runner.report.wording import count
 from runner.sweep.fuse import reason_alone
 
@@ -31,14 +32,14 @@ def foretold(plan: "Plan") -> list[str]:
 
 def _shared(plan: "Plan", entry: "Entry") -> str:
     """What is known of a program that runs may share."""
-    verdict = known(plan.folder, entry.program)
+    decision = Decisions(plan.folder, "fuse").load(entry.program)
     if plan.fusing == "true":
         if plan.seats[entry.job.fingerprint][1].count == entry.facts.members == 1:
             return "each has one to itself: nobody shares it"
         return "trained together (hydra.launcher.fuse=true)"
-    if verdict is None:
+    if decision is None:
         return "a trial at their start decides whether they are trained together"
-    return f"trained {'together' if verdict.fused else 'one by one'}, as was decided before ({verdict.reason})"
+    return f"trained {'together' if decision.on else 'one by one'}, as was decided before ({decision.reason})"
 
 
 def _alone(plan: "Plan", entry: "Entry") -> str:
@@ -53,18 +54,17 @@ def _programs(plan: "Plan", entries: list["Entry"]) -> str:
     return f"{count(len(entries), 'run')} in {'one program' if len(groups) == 1 else f'{len(groups)} programs'}"
 
 
-def told(results: Iterable[dict[str, Any]], verdicts: list[Verdict]) -> str:
+def told(results: Iterable[dict[str, Any]], decisions: list[Decision]) -> str:
     """How many runs were trained together, and what trials measured; empty where nothing was asked."""
     fused = sum(result.get("fused", 1) > 1 for result in results)
     parts = []
     if fused:
-        reasons = _few(verdict.reason for verdict in verdicts if verdict.fused)
+        reasons = _few(decision.reason for decision in decisions if decision.on)
         parts.append(f"{count(fused, 'run')} trained together" + (f": {reasons}" if reasons else ""))
-    if reasons := _few(verdict.reason for verdict in verdicts if not verdict.fused):
+    if reasons := _few(decision.reason for decision in decisions if not decision.on):
         parts.append(f"one by one: {reasons}")
     return "; ".join(parts)
 
 
 def _few(reasons: Iterable[str]) -> str:
-    found = list(dict.fromkeys(reasons))
-    return "; ".join(found[:MOST]) + (f"; {len(found) - MOST} more" if len(found) > MOST else "")
+    return few(dict.fromkeys(reasons), MOST, "; ", "; ")

@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.console import console
+from runner.core.text import number
 from runner.report.wording import count as counted
-from runner.sweep.display import COLOURS, MOST_ROWS, Display, number, tally
+from runner.sweep.display import COLOURS, MOST_ROWS, Display, tally
 from runner.sweep.ledger import Record, by_fingerprint, records
 from runner.sweep.plan import Entry
 from runner.sweep.scope import Scope

@@ -12,6 +12,7 @@ import torch
 
 from runner.build import Builder
 from runner.context import Context
+from runner.core.text import few
 from runner.data.splits import Splits
 from runner.eager import flop_counter
 from runner.ensemble.checkpoints import Checkpoints, keeps_networks, matching
@@ -199,8 +200,3 @@ def forward(config: dict[str, Any], device: torch.device) -> Autocast:
     dtype = precision(config, device)
     plain = dtype == torch.float32
     return contextlib.nullcontext if plain else lambda: torch.autocast(device.type, dtype)
-
-
-def few(classes: Sequence[str]) -> str:
-    """The first names of a list."""
-    return ", ".join(classes[:4]) + (f" and {len(classes) - 4} more" if len(classes) > 4 else "")

@@ -15,6 +15,7 @@ import torch
 
 from runner import git, memory
 from runner.build import Builder
+from runner.core.text import type_and_line
 from runner.devices import check_device
 from runner.errors import disk_full
 from runner.files import RESULT, write_atomic, write_json, yaml_text
@@ -217,8 +218,7 @@ def started(job: Job, device: torch.device) -> dict[str, Any]:
 def failure(error: Exception) -> dict[str, str]:
     """Status and reason of a run that an error ended."""
     status = "out_of_memory" if memory.lacking(error) else "failed"
-    reason = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
-    return {"status": status, "reason": reason}
+    return {"status": status, "reason": type_and_line(error)}
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from runner.schedule.base import Schedule, Timeline
 from runner.schema import Below1, Positive, Rate
 from runner.seeds import generator
 from runner.task.base import Job, Task, tracking
+from runner.tracking.figure import pixels
 from runner.train import Alone, Objective
 
 log = logging.getLogger(__name__)
@@ -186,12 +187,10 @@ def picture(
     """Loss over rate, both marks in it; uint8 [H, W, 3]."""
     # matplotlib takes a second: a run of another task does not pay for it.
     import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"font.size": 14}):
         figure = Figure(figsize=(10, 6), dpi=100)
-        canvas = FigureCanvasAgg(figure)
         axes = figure.add_axes((0.1, 0.12, 0.87, 0.79))
         axes.plot(lrs, losses, color="#9aa4af", linewidth=1, label="each mini-batch")
         axes.plot(lrs, smoothed, color="#0072b2", linewidth=2.6, label="smoothed")
@@ -207,5 +206,4 @@ def picture(
         axes.set_title(f"Learning-rate range test: {title}")
         axes.grid(color="#dfe3e8", linewidth=0.8)
         axes.legend(loc="lower left")
-        canvas.draw()
-        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+        return pixels(figure)

@@ -6,9 +6,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+
+from runner.tracking.figure import pixels
 
 BLUE, RED, GREEN = "#0072b2", "#d55e00", "#009e73"  # Okabe & Ito 2008: told apart by every colour vision
 SETTINGS = {"font.size": 15, "axes.titlesize": 16, "axes.labelsize": 16, "legend.fontsize": 14}
@@ -72,7 +73,7 @@ def of_functions(rows: Rows) -> np.ndarray:
         left.legend()
         middle.legend()
         right.legend(title="dimension", fontsize=12, title_fontsize=12, loc="upper left")
-        return _pixels(figure)
+        return pixels(figure)
 
 
 def of_network(rows: Rows) -> np.ndarray:
@@ -91,7 +92,7 @@ def of_network(rows: Rows) -> np.ndarray:
         right.set_ylabel("eigenvalues")
         right.set_yscale("symlog", linthresh=0.01)
         right.axhline(0, color="#5a626a", linewidth=1)
-        return _pixels(figure)
+        return pixels(figure)
 
 
 def _lines(axes: Axes, rows: Rows, columns: Mapping[str, str]) -> None:
@@ -103,9 +104,3 @@ def _lines(axes: Axes, rows: Rows, columns: Mapping[str, str]) -> None:
     axes.set_xlabel("step")
     axes.grid(color="#dfe3e8", linewidth=0.8)
     axes.legend()
-
-
-def _pixels(figure: Figure) -> np.ndarray:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -11,6 +11,7 @@ import torch
 from runner.build import Builder
 from runner.check import Refused
 from runner.context import Context
+from runner.core.text import first_line
 from runner.errors import ConfigError
 from runner.files import csv_text, png, write_atomic
 from runner.listener import Listener
@@ -86,8 +87,9 @@ class SurfaceTask(Task):
                 f"schedule: watches {error.args[0]}, and a surface has only train_loss and val_loss (its loss, both)"
             ) from error
         except (ValueError, TypeError, RuntimeError) as error:
-            line = (str(error) or type(error).__name__).splitlines()[0]
-            raise ConfigError(f"optimizer._target_={name} does not work on a surface, a vector of 2: {line}") from error
+            raise ConfigError(
+                f"optimizer._target_={name} does not work on a surface, a vector of 2: {first_line(error)}"
+            ) from error
         return Facts(parameters=2, trainable=2, identity="surface", train_size=0, steps=self.steps, flops=0)
 
     def check(self, config: dict[str, Any], surface: Surface, optimizer: Any, schedule: Any) -> None:

@@ -10,12 +10,13 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from runner.context import Context
+from runner.core.text import few
 from runner.errors import ConfigError
 from runner.model.modes import set_mode
 from runner.model.stages import raw_name, stage_parameters, stages
 from runner.option import Option
 from runner.schema import Factor, Positive, Rate, Whole
-from runner.transfer.weights import Audit, Weights, few, fit, fit_rest, read
+from runner.transfer.weights import Audit, Weights, fit, fit_rest, read
 
 log = logging.getLogger(__name__)
 

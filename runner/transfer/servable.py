@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from runner.augmentation.base import Transform
 from runner.context import Context
+from runner.core.text import first_line
 from runner.evaluate import Autocast
+from runner.execution.closeness import close
 from runner.model.stages import stages
 from runner.noise import noisy
 from runner.transfer.cut import Cut, Rest, Uncut, calls_before, enters, find
 from runner.transfer.kept import count_variants
 
 MOST_VARIANTS = 8
-# Of the largest value: rounding of a whole network.
-CLOSE = {torch.float32: 1e-3, torch.float64: 1e-9, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 # What a forward pass raises when it meets shapes that it was not made for.
 MISFITS = (
     ArithmeticError,
@@ -156,9 +156,8 @@ def tried(model: nn.Module, transfer: Any, cut: Cut, images: Tensor, autocast: A
             transfer.train_mode(model, 0)
             trained = enters(model, cut, images)
         except (Uncut, *MISFITS) as error:
-            said = (str(error) or type(error).__name__).splitlines()[0]
             raise Declined(
-                f"{kind}'s stages cannot be run apart ({said})", "use another transfer.freeze_depth"
+                f"{kind}'s stages cannot be run apart ({first_line(error)})", "use another transfer.freeze_depth"
             ) from error
     moved = [name for name, value in model.named_buffers() if not _same(value, buffers[name])]
     with torch.no_grad():
@@ -173,12 +172,6 @@ def tried(model: nn.Module, transfer: Any, cut: Cut, images: Tensor, autocast: A
         if unlike:
             raise Declined(why, "use another transfer.freeze_depth")
     return features
-
-
-def close(found: Tensor, wanted: Tensor) -> bool:
-    """Equal but for rounding; a NaN is not."""
-    bound = CLOSE.get(wanted.dtype, 0) * wanted.detach().abs().max()
-    return bool(((found.detach() - wanted.detach()).abs() <= bound).all())
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

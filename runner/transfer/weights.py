@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from runner import checkpoint
 from runner.about import contents, describe
+from runner.core.text import few
 from runner.errors import ConfigError, did_you_mean
 from runner.model.presets import Preset, preset
 from runner.model.stages import raw_name
@@ -206,7 +207,7 @@ def fit(model: nn.Module, weights: Weights, classes: tuple[str, ...], head: set[
         theirs = few(audit.unused) or "other shapes"
         raise ConfigError(
             f"transfer.weights: nothing of {weights.origin} fits this model (it has {theirs}; the model has "
-            f"{few(list(target))}): choose the model that the weights are of"
+            f"{few(target)}): choose the model that the weights are of"
         )
     return audit
 
@@ -230,8 +231,3 @@ def channels(kernel: Tensor, count: int) -> Tensor:
         return torch.stack([kernel[:, first::count].sum(1) for first in range(count)], 1)
     source = [i % have for i in range(count)]
     return torch.stack([kernel[:, i] / source.count(i) for i in source], 1)
-
-
-def few(names: list[str]) -> str:
-    """Names in a line."""
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
