@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     from omegaconf.errors import InterpolationResolutionError
 
     from runner.explain import CONF, explain, refuse_typed
+    from runner.store.cache import limit
 
     if argv == ["--version"]:
         sys.stdout.write(f"runner {__version__}, hydra {hydra.__version__}\n")
@@ -56,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if not looks(argv):
             refuse_typed(argv)
+            limit()  # refused now: some caches are opened by the first run alone
         app()
     except ConfigError as error:
         say(str(error))
