@@ -48,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     from omegaconf.errors import InterpolationResolutionError
 
     from runner.explain import CONF, explain, refuse_typed
+    from runner.store.cache import limit
 
     if argv == ["--version"]:
         sys.stdout.write(f"runner {__version__}, hydra {hydra.__version__}\n")
@@ -66,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         with interruption.listening(WAIT if leads() else ""):
             if not looks(argv):
                 refuse_typed(argv)
+                limit()  # refused now: some caches are opened by the first run alone
             app()
     except ConfigError as error:
         say(str(error))

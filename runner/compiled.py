@@ -9,7 +9,7 @@ import sys
 import torch
 from torch import nn
 
-from runner.data.cache import home
+from runner.store.cache import home
 
 
 def compiled(model: nn.Module) -> nn.Module:

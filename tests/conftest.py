@@ -1,7 +1,9 @@
 """What every test may ask for."""
 
+import errno
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,16 @@ def _logging() -> None:
     """No handler is left of a command that another test gave in this process, whose streams are closed by now."""
     root = logging.getLogger()
     root.handlers[:] = [handler for handler in root.handlers if type(handler) is not logging.StreamHandler]
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache finds the disk full while it writes an entry."""
+
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("runner.store.cache.fill", fill)
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from runner.data import cache, decode, photos
 from runner.data.image_folder import load
 from runner.data.prepare import prepare
 from runner.data.stream import worker_count
+from runner.errors import ConfigError
+from runner.store import cache as store_cache
 
 # Python 3.12 and later warn of a fork beside torch's threads; a loader's workers use none of them.
 forking = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -52,19 +54,19 @@ def test_cache_is_used(root, keys, monkeypatch):
         hashed = decode.content_hash
         patch.setattr(decode, "content_hash", lambda path: read.append(Path(path).name) or hashed(path))
         assert content(load(root, **keys).train) == content(first.train)
-        assert [name for name in read if not name.endswith(".npy")] == []
+        assert read == []
     photo(Path(root) / "train" / "a" / "0.png", 99, (16, 16))
     changed = load(root, **keys)
     assert content(changed.train) != content(first.train)
     assert content(changed.test) == content(first.test)
 
 
-@pytest.mark.parametrize("kind", ["photos-*.npy", "photos-*.json", "files-*.json"])
+@pytest.mark.parametrize("kind", ["photos", "files"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_damaged_cache(root, keys, caplog, kind, damage):
     """A damaged file of the cache is made again, with a warning, and never used."""
     first = content(load(root, **keys).train)
-    (file,) = Path(keys["cache_dir"]).glob(kind)
+    (file,) = Path(keys["cache_dir"]).glob(f"{kind}-*.cache")
     whole = file.read_bytes()
     changed = bytearray(whole)
     changed[len(whole) // 2] ^= 1
@@ -73,7 +75,7 @@ def test_damaged_cache(root, keys, caplog, kind, damage):
         file.unlink()
     assert content(load(root, **keys).train) == first
     assert file.read_bytes() == whole
-    assert ("making it again" in caplog.text) == (damage != "remove" or kind.endswith("npy"))
+    assert ("making it again" in caplog.text) == (damage != "remove")
 
 
 def test_unwritable_cache(root, keys, tmp_path, caplog):
@@ -84,16 +86,26 @@ def test_unwritable_cache(root, keys, tmp_path, caplog):
     assert content(loaded.train) == content(load(root, **keys).train)
 
 
-def test_full_disk(root, keys, caplog, monkeypatch):
+def test_full_disk(root, keys, caplog, request):
     """A disk that runs full while the cache is written ends in memory, with a warning."""
     expected = content(load(root, **keys | {"cache_dir": f"{root}/../other"}).train)
-
-    def full(path, *_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(cache, "write_atomic", full)
+    request.getfixturevalue("full_disk")
     assert content(load(root, **keys).train) == expected
-    assert "No space left" in caplog.text
+    assert caplog.text.count("No space left") == 1  # though the hashes and the pixels are entries
+    assert list(Path(keys["cache_dir"]).glob("*[!k]")) == []  # but a lock file
+
+
+def test_more_than_fits(root, keys, monkeypatch):
+    """Photos that neither the cache nor memory holds are refused, with what to change."""
+
+    def lacking(size, write):
+        raise MemoryError
+
+    monkeypatch.setattr(store_cache, "in_memory", lacking)
+    monkeypatch.setenv("RUNNER_CACHE_GB", "1e-6")
+    with pytest.raises(ConfigError, match=r"2.69e-06 GB of photos fit neither .*raise RUNNER_CACHE_GB, or set data"):
+        load(root, **keys)
+    load(root, **keys, resident=False)
 
 
 def test_two_processes_at_once(root, keys):
@@ -105,14 +117,14 @@ def test_two_processes_at_once(root, keys):
     said = {process.communicate(timeout=60)[0] for process in both}
     assert [process.returncode for process in both] == [0, 0]
     assert said == {f"{load(root, **keys).train.images.sum()}\n"}
-    assert len(list(Path(keys["cache_dir"]).glob("photos-*"))) == 2
-    assert list(Path(keys["cache_dir"]).glob(".*")) == []  # no temporary file is left
+    left = sorted(path.name.partition("-")[0] for path in Path(keys["cache_dir"]).iterdir())
+    assert left == [".runner", "files", "photos"]  # no temporary file, nor the lock of an entry
 
 
 def test_no_warning_and_no_writing_back(root, keys):
     """Mapped pixels can be written to in memory without a warning, and the file stays as it was."""
     loaded = load(root, **keys)
-    (store,) = Path(keys["cache_dir"]).glob("*.npy")
+    (store,) = Path(keys["cache_dir"]).glob("photos-*")
     before = store.read_bytes()
     loaded.train._images.zero_()
     assert store.read_bytes() == before

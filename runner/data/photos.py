@@ -15,6 +15,7 @@ from runner.data import cache
 from runner.data.splits import ResidentSplit, Source, Split
 from runner.data.stream import StreamedSplit, worker_count
 from runner.errors import ConfigError
+from runner.store.cache import open_cache
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +43,13 @@ class Decoding:
 def source(root: Path, parts: Parts, classes: tuple[str, ...], how: Decoding) -> Source:
     """ConfigError: photos that cannot be read (unless they are to be skipped)."""
     files = [(part, name, label) for part, members in parts.items() for name, label in members]
-    folder = cache.open_folder(how.cache_dir)
-    hashes = cache.content_hashes(root, [name for _, name, _ in files], folder)
+    entries = open_cache(how.cache_dir)
+    hashes = cache.content_hashes(root, [name for _, name, _ in files], entries)
     lines = [f"{part} {name} {classes[label]} {hashed}" for (part, name, label), hashed in zip(files, hashes)]
     paths = [str(root / name) for _, name, _ in files]
     workers = worker_count(how.workers)
     keep = _fits(len(files) * 3 * how.resize**2, how)
-    pixels, facts = cache.photos(folder, _sha256(hashes), paths, how.resize, workers, keep)
+    pixels, facts = cache.photos(entries, _sha256(hashes), paths, how.resize, workers, keep)
     skipped = _skipped([name for _, name, _ in files], facts.broken, how.on_corrupt)
     moments = torch.tensor(facts.moments, dtype=torch.int64)
     whole = [index for index in range(len(files)) if str(index) not in facts.broken]

@@ -43,7 +43,7 @@ def load(
         return arrays.source(pairs, classes, dataset)
 
     about = [dataset, train, test, labels, channels_first, names]
-    return kept.source(folder / files, about, cache_dir, dataset, read)
+    return kept.source(folder / files, about, cache_dir, read)
 
 
 def torchvision_set(root: Path, dataset: str, files: str, arguments: dict[str, Any], download: bool) -> Any:

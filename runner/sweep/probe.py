@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -21,11 +20,12 @@ from runner.rehearsal import Facts
 from runner.running import Run
 from runner.schedule.base import Timeline
 from runner.seeds import generator
+from runner.store.cache import Cache
 from runner.task.base import process_settings
 from runner.timing import timed, wait
 from runner.train import Alone, step
 from runner.transfer.cache import Features, Store
-from runner.transfer.kept import Activations, count_variants, rows
+from runner.transfer.kept import count_variants
 from runner.transfer.servable import Declined
 
 WARM = 2  # steps before the clock runs: allocations, kernels chosen at first use
@@ -67,11 +67,8 @@ class Brief(Run):
 class InMemory(Features):
     """The frozen stages' answers, for the probe alone: in no file."""
 
-    def _made(self, split: Split, key: str, trust: bool) -> Activations:
-        pipeline = self.pipeline if split is self.data.train else []
-        shape = len(split) * count_variants(pipeline), math.prod(self.cut.features.shape)
-        found, _ = rows(None, shape, self.cut.features.dtype, lambda: self._computed(split, pipeline), False)
-        return Activations(found, split, self.cut)
+    def _cache(self) -> Cache:
+        return Cache(None)
 
 
 def probe(builder: Builder, config: dict[str, Any], facts: Facts, threads: int) -> Measured:

@@ -27,6 +27,7 @@ from runner.listener import Listener
 from runner.load import Network
 from runner.rehearsal import Facts
 from runner.seeds import generator
+from runner.store.cache import open_cache
 from runner.task.answering import PER_BATCH, Answering, forward, networks, origins, refuse, size
 from runner.task.base import Job
 
@@ -70,7 +71,7 @@ class PredictTask(Answering):
                 "task=evaluate does that and saves what comes out: name its folder as task.checkpoint"
             )
         root, names = self._photos()
-        hashes = cache.content_hashes(root, names, cache.open_folder(config["data"]["cache_dir"]))
+        hashes = cache.content_hashes(root, names, open_cache(config["data"]["cache_dir"]))
         contents = hashlib.sha256(
             "\n".join(f"{name} {known}" for name, known in zip(names, hashes)).encode()
         ).hexdigest()

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from runner.data.cache import open_folder
 from runner.data.photos import available_memory
 from runner.data.splits import Split, Splits
 from runner.errors import ConfigError
 from runner.evaluate import Member
 from runner.evaluation.standard import Standard
+from runner.store import cache
 from runner.transfer.cut import Cut, Rest, calls_before, enters
 from runner.transfer.kept import Activations, content_of, count_variants, flat, pick, rows, variants
 from runner.transfer.servable import Declined, close, consider, insisted, modes_kept, plan, trained_modules, tried
@@ -167,24 +167,28 @@ class Features:
         now: what no key can tell apart (edited code) shows there."""
         if id(split) not in self._own:
             key = self._key(split)
-            found = self.store.get(key, self.budget, lambda: self._made(split, key, trust=True))
+            found = self.store.get(key, self.budget, lambda: self._made(split, key))
             if split is self.data.train:
                 features, _ = next(found.batches([self._first * self.views]))
                 if not close(features, self._sample):
                     log.warning("kept features are not what this network gives; making them again")
                     self.store.forget(key)
-                    found = self.store.get(key, self.budget, lambda: self._made(split, key, trust=False))
+                    self._cache().remove(cache.name("features", key))
+                    found = self.store.get(key, self.budget, lambda: self._made(split, key))
             self._own[id(split)] = found
         return self._own[id(split)]
 
-    def _made(self, split: Split, key: str, trust: bool) -> Activations:
+    def _cache(self) -> cache.Cache:
+        return cache.open_cache(self.run.config["data"]["cache_dir"])
+
+    def _made(self, split: Split, key: str) -> Activations:
         began, layout = time.perf_counter(), self.cut.features
         pipeline = self.pipeline if split is self.data.train else []
-        folder = open_folder(self.run.config["data"]["cache_dir"])
-        path = None if folder is None else folder / f"features-{key[:32]}.bin"
         shape = len(split) * count_variants(pipeline), math.prod(layout.shape)
-        found, how = rows(path, shape, layout.dtype, lambda: self._computed(split, pipeline), trust)
+        name = cache.name("features", key)
+        found, is_new = rows(self._cache(), name, shape, layout.dtype, lambda: self._computed(split, pipeline))
         seconds, words = time.perf_counter() - began, "x".join(map(str, layout.shape))
+        how = "computed" if is_new else "read"
         log.info(
             "features before %s of %d images (%s each) %s in %.1f s", self.cut.entry, shape[0], words, how, seconds
         )

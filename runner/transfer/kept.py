@@ -1,28 +1,16 @@
 """Activations that are kept: which variants of the images they are of, a split's batches of them, their files."""
 
-import hashlib
 import itertools
-import logging
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import BinaryIO
 
-import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from runner.augmentation.base import Transform
 from runner.data.splits import ResidentSplit, Split
-from runner.files import write_atomic
+from runner.store.cache import Cache
 from runner.transfer.cut import Cut
-
-log = logging.getLogger(__name__)
-
-FOLDER_BYTES = 20e9  # of all files; those unused for longest go first
-DIGEST = 64  # bytes: a file begins with the sha256 of its rows, in hexadecimal digits
 
 
 def count_variants(pipeline: Iterable[Transform]) -> int:
@@ -76,72 +64,16 @@ def flat(features: Tensor, strides: tuple[int, ...]) -> Tensor:
 
 
 def rows(
-    path: Path | None, shape: tuple[int, int], dtype: torch.dtype, compute: Callable[[], Iterator[Tensor]], trust: bool
-) -> tuple[Tensor, str]:
-    """Rows `[N V, F]` and where they came from: `read` from the file at `path`, or `computed` and written there.
+    cache: Cache, name: str, shape: tuple[int, int], dtype: torch.dtype, compute: Callable[[], Iterator[Tensor]]
+) -> tuple[Tensor, bool]:
+    """Load rows `[N V, F]` from the cache, or compute them part by part; return whether they were computed, too."""
 
-    The file is mapped into memory. Without a path, or room, the rows are in memory. `trust`: a whole file is right.
-    """
-    size = shape[0] * shape[1] * dtype.itemsize
-    if path is not None and size <= FOLDER_BYTES:
-        try:
-            # Two workers that need the same rows: one computes them, the other waits and reads.
-            with FileLock(path.with_suffix(".lock")):
-                if trust and _whole(path, size):
-                    return _mapped(path, shape, dtype), "read"
-                _make_room(path.parent, size)
-                write_atomic(path, lambda file: _write(file, compute()), durable=False)
-                return _mapped(path, shape, dtype), "computed"
-        except OSError as error:
-            log.warning("features cannot be kept in '%s' (%s): they stay in memory", path, error)
-    found, at = torch.empty(shape, dtype=dtype), 0
-    for part in compute():
-        found[at : at + len(part)] = part
-        at += len(part)
-    return found, "computed"
+    def write(put: Callable[[bytes], None]) -> None:
+        for part in compute():
+            put(content_of(part))
 
-
-def _write(file: BinaryIO, parts: Iterable[Tensor]) -> None:
-    digest = hashlib.sha256()
-    file.write(b" " * DIGEST)
-    for part in parts:
-        content = content_of(part)
-        digest.update(content)
-        file.write(content)
-    file.seek(0)
-    file.write(digest.hexdigest().encode())
-
-
-def _whole(path: Path, size: int) -> bool:
-    """Whether the file is there and is what was written."""
-    if not path.exists():
-        return False
-    with path.open("rb") as file:
-        digest = file.read(DIGEST)
-        whole = path.stat().st_size == DIGEST + size
-        whole = whole and hashlib.file_digest(file, "sha256").hexdigest().encode() == digest
-    if whole:
-        os.utime(path)  # it was used
-    else:
-        log.warning("feature cache '%s' is damaged; making it again", path)
-    return whole
-
-
-def _mapped(path: Path, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    # copy-on-write: torch warns of read-only memory; unwritten pages are shared all the same
-    return torch.from_numpy(np.memmap(path, np.uint8, "c", offset=DIGEST)).view(dtype).view(shape)
-
-
-def _make_room(folder: Path, size: int) -> None:
-    """Removes the files that were unused for longest."""
-    files = sorted(folder.glob("features-*.bin"), key=lambda path: path.stat().st_mtime)
-    total = size + sum(path.stat().st_size for path in files)
-    for path in files:
-        if total <= FOLDER_BYTES:
-            return
-        total -= path.stat().st_size
-        path.unlink()
-        path.with_suffix(".lock").unlink(missing_ok=True)
+    entry = cache.get(name, lambda: (math.prod(shape) * dtype.itemsize, write))
+    return torch.frombuffer(entry.payload, dtype=dtype).view(shape), entry.is_new
 
 
 def content_of(tensor: Tensor) -> bytes:

@@ -1,0 +1,1 @@
+"""Files on disk: what they are called, how they are written, and when they go."""
