@@ -21,7 +21,18 @@ class Revision:
     change: str  # what changed, in one sentence
 
 
-REVISIONS: tuple[Revision, ...] = ()
+CYCLES = ("runner.schedule.warm_restarts.WarmRestarts", "runner.schedule.cyclic.Cyclic")
+
+
+def _has_cycles(config: Config, channels: int | None) -> bool:
+    return config.get("schedule", {}).get("_target_") in CYCLES
+
+
+REVISIONS: tuple[Revision, ...] = (
+    Revision(
+        "schedule", 2, _has_cycles, "the last cycle of warm_restarts and cyclic ends with the run, at its low point"
+    ),
+)
 
 
 def revisions(config: Config, channels: int | None = None) -> dict[str, int]:
