@@ -21,6 +21,7 @@ class Revision:
     change: str  # what changed, in one sentence
 
 
+NAMED = ("runner.data.digits.load", "runner.data.vision.load", "runner.data.vision_photos.load")  # index or words
 CYCLES = ("runner.schedule.warm_restarts.WarmRestarts", "runner.schedule.cyclic.Cyclic")
 
 
@@ -28,7 +29,14 @@ def _has_cycles(config: Config, channels: int | None) -> bool:
     return config.get("schedule", {}).get("_target_") in CYCLES
 
 
+def _may_name_by_number(config: Config, channels: int | None) -> bool:
+    data = config.get("data", {})
+    kept = data.get("classes") or []
+    return data.get("_target_") not in NAMED and any(not isinstance(item, str) for item in kept)
+
+
 REVISIONS: tuple[Revision, ...] = (
+    Revision("data.classes", 2, _may_name_by_number, "a number is an index only where no class has one for its name"),
     Revision(
         "schedule", 2, _has_cycles, "the last cycle of warm_restarts and cyclic ends with the run, at its low point"
     ),
