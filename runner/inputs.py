@@ -45,3 +45,11 @@ def sample(splits: Splits, count: int) -> Iterator[Tensor]:
     rows = torch.arange(count, device=device) * images // count
     normalize = Normalize(splits, device, torch.contiguous_format)
     return (normalize(batch) for batch, _ in splits.train.batches(rows.split(CHUNK)))
+
+
+def sample_by_class(labels: Tensor, count: int, draws: torch.Generator) -> Tensor:
+    """Return the rows of `count` images, or of all where there are fewer: drawn at random, of each class its share."""
+    order = torch.randperm(len(labels), generator=draws)
+    order = order[labels.cpu()[order].argsort(stable=True)]  # class by class, each in a random order
+    count = min(count, len(order))
+    return order[torch.arange(count) * len(order) // count].to(labels.device)
