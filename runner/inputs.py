@@ -13,7 +13,8 @@ CHUNK = 64  # images
 class Normalize:
     """uint8 or [0, 1] images of any size -> float32 `[B, C, size, size]`, mean 0 and standard deviation 1 a channel.
 
-    What is larger than the network's input is cut to its centre.
+    What is larger than the network's input is cut to its centre. An image of one channel is repeated to the C channels
+    of mean and standard deviation: it becomes what an image of C equal channels becomes.
     """
 
     def __init__(self, splits: Splits, device: torch.device, memory_format: torch.memory_format):

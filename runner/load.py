@@ -18,6 +18,7 @@ from runner.errors import ConfigError
 from runner.evaluate import Average, ensembles
 from runner.inputs import Normalize
 from runner.model.own_noise import own
+from runner.transfer.published import set_transform_input
 
 BUILT = ("model", "regularization", "augmentation")  # groups of a checkpoint's config that objects are made of
 
@@ -26,7 +27,8 @@ BUILT = ("model", "regularization", "augmentation")  # groups of a checkpoint's 
 class Inputs:
     """What a network was made for."""
 
-    channels: int
+    channels: int  # that enter it
+    image_channels: int  # of the images that it was trained on: one, where grey images were repeated
     size: int  # pixels of the side that enters it
     side: int  # of the images as they were kept, of which that is the centre
     classes: tuple[str, ...]
@@ -37,7 +39,7 @@ class Inputs:
 
 class Network(nn.Module):
     """A trained network with its own normalisation: uint8 or [0, 1] images of any size at or above its own, cut to
-    their centre, to logits `[B, K]`."""
+    their centre, to logits `[B, K]`. Grey images are repeated to the channels that it takes."""
 
     def __init__(self, model: nn.Module, inputs: Inputs, about: dict[str, Any], device: torch.device | str):
         super().__init__()
@@ -136,6 +138,7 @@ def _network(
         _trusted(group, config[group], trust)
     inputs = Inputs(
         about["channels"],
+        about.get("image_channels", about["channels"]),
         about["size"],
         about.get("side", about["size"]),
         tuple(about["classes"]),
@@ -144,6 +147,7 @@ def _network(
     )
     builder = Builder()
     model = builder.model(config, inputs)
+    set_transform_input(model, about.get("transform_input", False))
     own(model, torch.Generator())
     for item in builder.stack(config, "regularization").values():
         item.modify(model, torch.Generator())

@@ -29,6 +29,16 @@ def _has_cycles(config: Config, channels: int | None) -> bool:
     return config.get("schedule", {}).get("_target_") in CYCLES
 
 
+def _loads(config: Config) -> bool:
+    transfer = config.get("transfer", {})
+    return transfer.get("weights") is not None and transfer.get("_target_") != "runner.transfer.finetune.Scratch"
+
+
+def _loads_otherwise(config: Config, channels: int | None) -> bool:
+    name = str(config.get("model", {}).get("name", ""))
+    return _loads(config) and (channels == 1 or name.startswith(("densenet", "googlenet", "inception", "vit_")))
+
+
 def _may_name_by_number(config: Config, channels: int | None) -> bool:
     data = config.get("data", {})
     kept = data.get("classes") or []
@@ -36,6 +46,12 @@ def _may_name_by_number(config: Config, channels: int | None) -> bool:
 
 
 REVISIONS: tuple[Revision, ...] = (
+    Revision(
+        "transfer",
+        2,
+        _loads_otherwise,
+        "grey images are repeated for weights of color; GoogLeNet, Inception, DenseNet, ViT answer as in torchvision",
+    ),
     Revision("data.classes", 2, _may_name_by_number, "a number is an index only where no class has one for its name"),
     Revision(
         "schedule", 2, _has_cycles, "the last cycle of warm_restarts and cyclic ends with the run, at its low point"
