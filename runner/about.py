@@ -43,7 +43,9 @@ class About(BaseModel):
     """What a program must know to use the weights."""
 
     config: dict[str, Any]
-    channels: Positive
+    channels: Positive  # that enter the network
+    image_channels: Positive | None = None  # of its images: 1, where grey ones were repeated
+    transform_input: bool = False  # as torchvision's GoogLeNet and Inception have it; older checkpoints never had
     size: Positive  # pixels of the side that enters the network
     side: Positive | None = None  # of the images as they were kept, of which that is the centre
     classes: Annotated[list[StrictStr], Field(min_length=1)]
@@ -55,6 +57,9 @@ class About(BaseModel):
     def _agree(self) -> "About":
         if self.channels != len(self.mean) or self.channels != len(self.std):
             raise ValueError(f"{self.channels} channels, and means of {len(self.mean)}")
+        self.image_channels = self.image_channels or self.channels
+        if self.image_channels not in (1, self.channels):
+            raise ValueError(f"images of {self.image_channels} channels, for a network that takes {self.channels}")
         self.side = self.side or self.size
         if self.side < self.size or self.channels * self.side**2 > MOST_NUMBERS:
             raise ValueError(f"images of {self.side} pixels a side, for a network that takes {self.size}")

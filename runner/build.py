@@ -29,6 +29,7 @@ from runner.steps import timeline
 from runner.targets import construct, locate
 from runner.transfer.cache import Store
 from runner.transfer.servable import refusal
+from runner.transfer.stem import as_trained
 
 if TYPE_CHECKING:
     from runner.fuse.group import Group
@@ -61,6 +62,7 @@ class Builder:
     def __init__(self) -> None:
         # What a sweep over keys of the data leaves behind is given up, and made again where a later run needs it.
         self._sources: MutableMapping[str, Source] = Recent(SOURCES)
+        self._cut: MutableMapping[str, Splits] = Recent(CUTS)  # normalized by their own statistics
         self._splits: MutableMapping[tuple[str, str], Splits] = Recent(CUTS)
         self._rehearsals = Rehearsals(self)
         self.features = Store()
@@ -69,7 +71,7 @@ class Builder:
     # -- data ---------------------------------------------------------------------------------------------------
 
     def splits(self, config: dict[str, Any], device: torch.device | None = None) -> Splits:
-        """The data of a config, cut; loaded once for all configs that share it."""
+        """Return the data of a config, cut and normalized; loaded once for all configs that share it."""
         node = dict(config["data"])
         source = config["transfer"].get("weights", "asked")  # a class of the user's own may have them elsewhere
         weights = None if source is None else self.transfer(config).weights(config["model"])
@@ -93,20 +95,17 @@ class Builder:
         given = {key: value for key, value in node.items() if key in takes}
         source_key = json.dumps([node["_target_"], given], sort_keys=True)
         cut = {key: node[key] for key in CUTTING}
-        origin = "" if weights is None else weights.digest
-        key = (source_key + json.dumps(cut, sort_keys=True) + origin, str(device))
+        cut_key = source_key + json.dumps(cut, sort_keys=True)
+        if cut_key not in self._cut:
+            if source_key not in self._sources:
+                self._sources[source_key] = construct("data", {"_target_": node["_target_"]} | given, config["trust"])
+            self._cut[cut_key] = prepare(self._sources[source_key], **cut)
+        splits = self._cut[cut_key]
+        if weights is not None:
+            splits = as_trained(splits, weights, functools.partial(self.model, config, splits))
+        key = (cut_key + json.dumps([splits.mean.tolist(), splits.std.tolist()]), str(device))
         if key not in self._splits:
-            if device is not None:
-                self._splits[key] = self.splits(config).to(device)
-            else:
-                if source_key not in self._sources:
-                    self._sources[source_key] = construct(
-                        "data", {"_target_": node["_target_"]} | given, config["trust"]
-                    )
-                splits = prepare(self._sources[source_key], **cut)
-                if weights is not None and weights.preset is not None:
-                    splits = splits.normalized_as(weights.preset.mean, weights.preset.std)
-                self._splits[key] = splits
+            self._splits[key] = splits if device is None else splits.to(device)
         return self._splits[key]
 
     # -- objects ------------------------------------------------------------------------------------------------
@@ -189,7 +188,8 @@ class Builder:
         context = Context(
             config=config,
             model=model,
-            channels=splits.channels,
+            channels=splits.train.shape[0],
+            in_channels=splits.channels,
             stored_size=splits.train.shape[1],
             image_size=splits.size,
             num_classes=len(splits.classes),

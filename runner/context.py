@@ -17,6 +17,7 @@ class Context:
     config: dict[str, Any]
     model: nn.Module
     channels: int  # of the images
+    in_channels: int  # that enter the network: more where grey images are repeated
     stored_size: int  # pixels of the side of an image as it is kept
     image_size: int  # pixels of the side that enters the network
     num_classes: int

@@ -13,7 +13,8 @@ CHUNK = 64  # images
 class Normalize:
     """uint8 or [0, 1] images of any size -> float32 `[B, C, size, size]`, mean 0 and standard deviation 1 a channel.
 
-    What is larger than the network's input is cut to its centre.
+    What is larger than the network's input is cut to its centre. An image of one channel is repeated to the C channels
+    of mean and standard deviation: it becomes what an image of C equal channels becomes.
     """
 
     def __init__(self, splits: Splits, device: torch.device, memory_format: torch.memory_format):
@@ -45,3 +46,11 @@ def sample(splits: Splits, count: int) -> Iterator[Tensor]:
     rows = torch.arange(count, device=device) * images // count
     normalize = Normalize(splits, device, torch.contiguous_format)
     return (normalize(batch) for batch, _ in splits.train.batches(rows.split(CHUNK)))
+
+
+def sample_by_class(labels: Tensor, count: int, draws: torch.Generator) -> Tensor:
+    """Return the rows of `count` images, or of all where there are fewer: drawn at random, of each class its share."""
+    order = torch.randperm(len(labels), generator=draws)
+    order = order[labels.cpu()[order].argsort(stable=True)]  # class by class, each in a random order
+    count = min(count, len(order))
+    return order[torch.arange(count) * len(order) // count].to(labels.device)

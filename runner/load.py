@@ -12,18 +12,20 @@ from torch import Tensor, nn
 from runner import checkpoint
 from runner.about import contents, describe_network, refusal
 from runner.build import Builder
+from runner.core.text import few
 from runner.errors import ConfigError
 from runner.evaluate import Average, ensembles
 from runner.inputs import Normalize
 from runner.model.own_noise import own
-from runner.transfer.weights import few
+from runner.transfer.published import set_transform_input
 
 
 @dataclass(frozen=True)
 class Inputs:
     """What a network was made for."""
 
-    channels: int
+    channels: int  # that enter it
+    image_channels: int  # of the images that it was trained on: one, where grey images were repeated
     size: int  # pixels of the side that enters it
     side: int  # of the images as they were kept, of which that is the centre
     classes: tuple[str, ...]
@@ -34,7 +36,7 @@ class Inputs:
 
 class Network(nn.Module):
     """A trained network with its own normalisation: uint8 or [0, 1] images of any size at or above its own, cut to
-    their centre, to logits `[B, K]`."""
+    their centre, to logits `[B, K]`. Grey images are repeated to the channels that it takes."""
 
     def __init__(self, model: nn.Module, inputs: Inputs, about: dict[str, Any], device: torch.device | str):
         super().__init__()
@@ -128,6 +130,7 @@ def _network(path: str | Path, about: dict[str, Any], state: dict[str, Tensor], 
     config = about["config"]
     inputs = Inputs(
         about["channels"],
+        about["image_channels"],
         about["size"],
         about["side"],
         tuple(about["classes"]),
@@ -138,6 +141,7 @@ def _network(path: str | Path, about: dict[str, Any], state: dict[str, Tensor], 
         if not config["trust"]:  # a class of the user's own may need real numbers
             _compare(path, _shapes(config, inputs), state)
         model = _untrained(config, inputs, torch.Generator())
+        set_transform_input(model, about["transform_input"])
         Builder().stack(config, "augmentation")  # which an evaluation takes its views from
     except ConfigError as error:
         raise error if str(error).startswith(f"{path}: ") else refusal(path, str(error)) from error

@@ -149,7 +149,7 @@ class Rehearsals:
             apart=apart(parts, config),
             mixing=_with_hook(parts.stack, "mix"),
             modifying=_with_hook(parts.stack, "modify"),
-            channels=splits.channels,
+            channels=splits.train.shape[0],
         )
 
     def _passes(self, config: dict[str, Any], parts: "Parts", splits: Splits) -> Passed:

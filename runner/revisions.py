@@ -43,6 +43,30 @@ def _trains(config: Config) -> bool:
     return target == "runner.run.Train" or not target.startswith("runner.")
 
 
+NAMED = ("runner.data.digits.load", "runner.data.vision.load", "runner.data.vision_photos.load")  # index or words
+CYCLES = ("runner.schedule.warm_restarts.WarmRestarts", "runner.schedule.cyclic.Cyclic")
+
+
+def _has_cycles(config: Config, channels: int | None) -> bool:
+    return config.get("schedule", {}).get("_target_") in CYCLES
+
+
+def _loads(config: Config) -> bool:
+    transfer = config.get("transfer", {})
+    return transfer.get("weights") is not None and transfer.get("_target_") != "runner.transfer.finetune.Scratch"
+
+
+def _loads_otherwise(config: Config, channels: int | None) -> bool:
+    name = str(config.get("model", {}).get("name", ""))
+    return _loads(config) and (channels == 1 or name.startswith(("densenet", "googlenet", "inception", "vit_")))
+
+
+def _may_name_by_number(config: Config, channels: int | None) -> bool:
+    data = config.get("data", {})
+    kept = data.get("classes") or []
+    return data.get("_target_") not in NAMED and any(not isinstance(item, str) for item in kept)
+
+
 REVISIONS: tuple[Revision, ...] = (
     Revision(
         "checkpoint.select",
@@ -50,6 +74,16 @@ REVISIONS: tuple[Revision, ...] = (
         lambda config, channels: _trains(config) and config["checkpoint"]["select"] == "auto",
         "auto is the last epoch where the schedule comes to rest, else the epoch of the lowest validation loss; it was "
         "the epoch of the best validation accuracy",
+    ),
+    Revision(
+        "transfer",
+        2,
+        _loads_otherwise,
+        "grey images are repeated for weights of color; GoogLeNet, Inception, DenseNet, ViT answer as in torchvision",
+    ),
+    Revision("data.classes", 2, _may_name_by_number, "a number is an index only where no class has one for its name"),
+    Revision(
+        "schedule", 2, _has_cycles, "the last cycle of warm_restarts and cyclic ends with the run, at its low point"
     ),
 )
 

@@ -19,7 +19,7 @@ from runner.compiled import compiled
 from runner.data.splits import Split
 from runner.evaluate import Measured, Member, evaluate
 from runner.fuse.seat import Seat
-from runner.inputs import Normalize
+from runner.inputs import Normalize, sample_by_class
 from runner.meter import Meter
 from runner.model.stages import stage_parameters
 from runner.optimizer.kernels import direct, lay_out, use_kernel
@@ -338,9 +338,9 @@ class Run:
         return members if self.features is None else self.features.members(members, split)
 
     def curvature(self) -> tuple[float, float]:
-        """Smallest and largest eigenvalue of the Hessian of the data loss on the first training images, in full
-        precision, noise and augmentation off."""
-        rows = torch.arange(min(CURVATURE_IMAGES, len(self.train_split)), device=self.train_split.device)
+        """Return the smallest and the largest eigenvalue of the Hessian of the data loss on a sample of the training
+        images, in full precision, noise and augmentation off."""
+        rows = sample_by_class(self.train_split.labels, CURVATURE_IMAGES, generator(self.config["seed"], "curvature"))
         parts = [(self.normalize(x), y) for x, y in self.train_split.batches(rows.split(CURVATURE_IMAGES // 4))]
         self.model.eval()
 

@@ -152,7 +152,7 @@ class Data(Option):
     split_seed: Count = 0
     limit: Positive | None = None  # training and validation images together
     per_class: Positive | None = None
-    classes: list[Whole | str] | None = None
+    classes: list[Whole | Real | str] | None = None
     resize: AutoOr | Positive = "auto"  # pixels of the shorter side
     size: AutoOr | Positive = "auto"  # pixels of the side that enters the network
     resident: AutoOr | bool = "auto"

@@ -28,6 +28,7 @@ from runner.tracking.pictures import batch_grid, confusion_matrix
 from runner.tracking.preview_picture import Preview
 from runner.training import Training
 from runner.transfer.finetune import broken_seals
+from runner.transfer.published import transforms_input
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +163,8 @@ class Session(Training):
             "choices": self.job.choices,
             "classes": splits.classes,
             "channels": splits.channels,
+            "image_channels": splits.train.shape[0],
+            "transform_input": transforms_input(self.run.model),
             "size": splits.size,
             "side": splits.train.shape[1],
             "identity": splits.identity,
@@ -179,7 +182,7 @@ class Session(Training):
                 "identity": splits.identity,
                 **{"val": 0} | sizes,
                 "classes": list(splits.classes),
-                "channels": splits.channels,
+                "channels": splits.train.shape[0],
                 "skipped": list(splits.skipped),
             },
             "transfer": self._transfer(),

@@ -68,7 +68,7 @@ def by_hand(transform, images, seed):
 def context(item, channels=3, size=16, stored=None, **before):
     """A combination whose pipeline ends in the item."""
     pipeline = {**before, "torchvision": item}
-    return Context({}, None, channels, stored or size, size, 10, 100, True, {}, pipeline)
+    return Context({}, None, channels, channels, stored or size, size, 10, 100, True, {}, pipeline)
 
 
 # -- every item -----------------------------------------------------------------------------------------------------

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from runner.data import digits
 from runner.data.prepare import prepare
 from runner.data.splits import ResidentSplit, Source
 from runner.errors import ConfigError
+from tests.conftest import result_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -133,6 +135,75 @@ def test_classes_are_relabelled_everywhere():
         [3, 1],
     ]
     assert ids(splits.test) == [0, 3, 4, 5]
+
+
+NUMBERS = tuple(sorted(str(number) for number in range(1, 13)))  # 1, 10, 11, 12, 2, ...: as folders are sorted
+
+
+@pytest.mark.parametrize(
+    ("wanted", "classes", "expected"),
+    [
+        ([2, 3], NUMBERS, ("2", "3")),
+        (["2", "3"], NUMBERS, ("2", "3")),
+        (["02", 3.0], NUMBERS, ("2", "3")),
+        ([12, 1], NUMBERS, ("12", "1")),
+        ([2, "03"], ("01", "02", "03"), ("02", "03")),
+        ([2, "02"], ("02", "1", "2"), ("2", "02")),
+        ([1.5, 2], ("0.5", "1.50", "2"), ("1.50", "2")),
+        ([747, "dog"], ("380", "747", "dog"), ("747", "dog")),
+        ([1, 0], tuple(map(str, range(10))), ("1", "0")),
+        ([1, 0], ("0 - zero", "1 - one", "2 - two"), ("1 - one", "0 - zero")),
+        ([2, "1_0"], ("1_0", "cat", "nan"), ("nan", "1_0")),
+        ([-1, 1], ("-1", "1"), ("-1", "1")),
+    ],
+)
+def test_a_number_that_names_a_class_is_its_name(wanted, classes, expected):
+    """The name wins over the index, also where it is written with zeros; among words a number is an index."""
+    whole = source((4,) * len(classes), test=(2,) * len(classes), classes=classes)
+    splits = prepare(whole, val_fraction=0, classes=wanted)
+    assert splits.classes == expected
+    for label, name in enumerate(expected):
+        images = splits.test.images[splits.test.labels == label]
+        assert torch.equal(images, whole.test.images[whole.test.labels == classes.index(name)]) and len(images) == 2
+
+
+@pytest.mark.parametrize(
+    ("wanted", "classes", "line"),
+    [
+        (
+            [0, 1],
+            NUMBERS,
+            "data.classes: no class '0'; did you mean '10'? (there are 1, 10, 11, 12, 2, 3, 4, 5, 6, 7, ...)",
+        ),
+        ([8, 9], ("010", "011"), "data.classes: no class '8' (there are 010, 011)"),
+        ([4, 1], ("380", "747", "dog"), "data.classes: no class '4' (there are 380, 747, dog)"),
+        ([2, 1], ("002", "02", "1"), "data.classes: 2 is the number of '002', '02'; write the name that you mean in"),
+        (["2", "02"], ("1", "2"), "data.classes: '02' is there twice; name each class once"),
+        (["1", "2"], ("a", "b", "c"), "data.classes: no class '1' (there are 0 to 2, or a, b, c)"),
+        ([1.5, 0], ("a", "b", "c"), "data.classes: no class '1.5' (there are 0 to 2, or a, b, c)"),
+    ],
+)
+def test_a_number_that_names_no_class_is_refused(wanted, classes, line):
+    """Never an index where it could have been a name; one line."""
+    with pytest.raises(ConfigError) as caught:
+        prepare(source((4,) * len(classes), test=(2,) * len(classes), classes=classes), classes=wanted)
+    assert str(caught.value).startswith(line) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("typed", ["[2,3]", "[02,03]", "['2','3']"])
+def test_folders_with_numbers_for_names(cli, typed):
+    """Typed as a user types it: the folders 2 and 3 of 1 to 12 train, and the result names them."""
+    draws = np.random.default_rng(0)
+    for name in range(1, 13):
+        for part, count in (("train", 6), ("val", 2)):
+            folder = Path("photos", part, str(name))
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(draws.integers(0, 255, (9, 9, 3), np.uint8)).save(folder / f"{number}.png")
+    words = ("data=image_folder", "data.root=photos", "data.resize=8", "data.size=8", "model=mlp", "epochs=1")
+    code, _, err = cli(*words, f"data.classes={typed}", "batch_size=4", "log.tensorboard=false", "name=numbers")
+    assert (code, err) == (0, "")
+    assert result_of(Path("outputs/numbers"))["data"]["classes"] == ["2", "3"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from runner import checkpoint
 from runner import run as module
 from runner.build import Builder
 from runner.check import Refused
@@ -253,14 +254,15 @@ def falls(schedule):
     ("options", "expected"),
     [
         ({"every": "25%"}, [25, 50, 75, 100]),
-        ({"every": "30%"}, [30, 60, 90]),
-        ({"every": "10%", "mult": 2.0}, [10, 30, 70]),
+        ({"every": "30%"}, [30, 60, 100]),
+        ({"every": "10%", "mult": 2.0}, [10, 30, 100]),
         ({"every": "20%", "warmup": "20%"}, [40, 60, 80, 100]),
+        ({"every": "20%", "warmup": "5%"}, [25, 45, 65, 85, 100]),
         ({"every": "100%"}, [100]),
     ],
 )
 def test_ends_of_warm_restarts(options, expected):
-    """Cosines end where the rate jumps back; the one that the run cuts off is none."""
+    """Cosines end where the rate jumps back, and with the run."""
     schedule = WarmRestarts(Timeline(100, 10), **options)
     assert schedule.cycles() == expected
     jumps = [step for step in falls(schedule) if step > schedule.warmup_steps]
@@ -270,13 +272,15 @@ def test_ends_of_warm_restarts(options, expected):
 def test_ends_of_triangles():
     """A triangle ends where the rate has fallen."""
     assert Cyclic(Timeline(100, 10), up="10%").cycles() == [20, 40, 60, 80, 100]
-    assert Cyclic(Timeline(100, 10), up="10%", down="20%", warmup="5%").cycles() == [35, 65, 95]
+    assert Cyclic(Timeline(100, 10), up="10%", down="20%", warmup="5%").cycles() == [35, 65, 100]
 
 
-def test_a_last_cycle_that_lacks_a_step():
-    """Where shares are rounded up, the last cycle ends with the run; one that has only begun does not."""
-    assert WarmRestarts(Timeline(98, 10), every="20%").cycles() == [20, 40, 60, 80, 98]
-    assert WarmRestarts(Timeline(96, 10), every=2).cycles() == [20, 40, 60, 80]
+def test_the_last_cycle_ends_with_the_run():
+    """Shares of a run are shares of it, however they are rounded; a rest of half a cycle is one, a smaller one none."""
+    assert WarmRestarts(Timeline(98, 10), every="20%").cycles() == [20, 39, 59, 78, 98]
+    assert WarmRestarts(Timeline(96, 10), every=2).cycles() == [20, 40, 60, 80, 96]
+    assert WarmRestarts(Timeline(90, 10), every=2).cycles() == [20, 40, 60, 80, 90]
+    assert WarmRestarts(Timeline(89, 10), every=2).cycles() == [20, 40, 60, 89]
 
 
 def test_most_schedules_have_no_cycles():
@@ -293,6 +297,17 @@ def test_snapshots():
     assert run.ensemble.compared([run]) == []
     inside = np.linalg.norm(rows[6] - rows[9])
     assert inside > 0
+
+
+def test_snapshots_after_a_warm_up(cli):
+    """Warm-up leaves room for the five cycles that snapshots need at their defaults."""
+    words = ("ensemble=snapshot", "schedule=warm_restarts", "schedule.warmup=5%", "model=mlp", "epochs=3")
+    code, _, err = cli(*words, "log.tensorboard=false", "name=snapshots")
+    assert (code, err) == (0, "")
+    (folder,) = (path for path in Path("outputs/snapshots").iterdir() if path.is_dir())
+    members = checkpoint.load(folder / checkpoint.FILE)["members"]
+    assert len(members) == 5
+    assert len({tuple(member["head.weight"].flatten().tolist()) for member in members}) == 5
 
 
 @pytest.mark.parametrize(

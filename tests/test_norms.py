@@ -664,7 +664,7 @@ def test_every_kind_of_norm_is_seen(name, kind):
     """Whatever kind of norm a network has, and however deep inside, all four items see it."""
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Sequential(kind, nn.ReLU()), nn.Flatten(), nn.Linear(144, 3))
     item = NORMS[name](**KEYS.get(name, {}))
-    context = Context(composed(), model, 1, 8, 8, 3, 100, True, {name: item}, {})
+    context = Context(composed(), model, 1, 1, 8, 8, 3, 100, True, {name: item}, {})
     assert item.check(context) == (
         f"regularization=[{name}]: Sequential has norms already (1.0 is a {type(kind).__name__}); use a model that "
         f"has none, e.g. model=convnet, or leave {name} out"

@@ -66,7 +66,7 @@ class Blurring(Item):
 def test_random_mixing_is_refused_by_full_batch_methods(name):
     """An item that draws in `mix` changes the loss from step to step; one that does not is fine."""
     model, _ = problem()
-    sizes = {"channels": 1, "stored_size": 4, "image_size": 4, "num_classes": 3, "train_size": 9}
+    sizes = {"channels": 1, "in_channels": 1, "stored_size": 4, "image_size": 4, "num_classes": 3, "train_size": 9}
     rest = sizes | {"model": model, "has_validation": True, "pipeline": {}}
     rest["config"] = check(composed(f"optimizer={name}"))
     refused = f"regularization=[shaking]: mixes images at random, and {name}"

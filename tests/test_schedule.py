@@ -75,13 +75,13 @@ def of_torch(build, steps: int, lr: float = 1.0) -> list[float]:
             ),
         ),
         (
-            WarmRestarts(LINE, every=8, mult=2, floor=0.05),
-            lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 8, 2, 0.05),
+            WarmRestarts(LINE, every=4, mult=2, floor=0.05),
+            lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 4, 2, 0.05),
         ),
         (WarmRestarts(LINE, every="25%"), lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 15)),
         (
-            Cyclic(LINE, low=0.1, up=5, down=8),
-            lambda o: lr_scheduler.CyclicLR(o, 0.1, 1.0, 5, 8, cycle_momentum=False),
+            Cyclic(LINE, low=0.1, up=5, down=7),
+            lambda o: lr_scheduler.CyclicLR(o, 0.1, 1.0, 5, 7, cycle_momentum=False),
         ),
         (
             Cyclic(LINE, low=0.25, up="10%", gamma=0.5),
@@ -94,6 +94,70 @@ def of_torch(build, steps: int, lr: float = 1.0) -> list[float]:
 def test_schedules_are_torchs(mine, build):
     """Every step's multiplier is the rate of torch's scheduler of that name."""
     assert [mine(step) for step in range(60)] == pytest.approx(of_torch(build, 60), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("steps", range(56, 64))
+def test_all_cycles_but_the_last_are_torchs(steps):
+    """Where cycles do not fill the run, they are torch's up to the beginning of the last one."""
+    line = Timeline(steps, 1)
+    for mine, build in (
+        (WarmRestarts(line, every=7), lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 7)),
+        (WarmRestarts(line, every=3, mult=2), lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 3, 2)),
+        (Cyclic(line, up=4, down=9), lambda o: lr_scheduler.CyclicLR(o, 0.1, 1.0, 4, 9, cycle_momentum=False)),
+    ):
+        last = mine.cycles()[-2]
+        assert last > 20
+        assert [mine(step) for step in range(last)] == pytest.approx(of_torch(build, last), rel=1e-9, abs=1e-12)
+
+
+def low_at_the_end(schedule) -> bool:
+    """True where the last step has the lowest rate since the top of its cycle, and that is well below the top."""
+    steps = schedule.timeline.steps
+    begins = [schedule.warmup_steps, *schedule.cycles()][-2]
+    rates = [schedule(step) for step in range(begins, steps)]
+    falls = rates[rates.index(max(rates)) :]
+    return falls == sorted(falls, reverse=True) and len(falls) > 1 and falls[-1] < 0.6 * falls[0]
+
+
+@pytest.mark.parametrize("warmup", [0, "5%", 0.5])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda line, warmup: WarmRestarts(line, warmup=warmup),
+        lambda line, warmup: WarmRestarts(line, every="30%", mult=2, warmup=warmup),
+        lambda line, warmup: WarmRestarts(line, every=0.7, mult=1.5, warmup=warmup),
+        lambda line, warmup: WarmRestarts(line, every="100%", warmup=warmup),
+        lambda line, warmup: Cyclic(line, warmup=warmup),
+        lambda line, warmup: Cyclic(line, up="7%", down="13%", gamma=0.9, warmup=warmup),
+        lambda line, warmup: Cyclic(line, up=1, down=0.2, warmup=warmup),
+    ],
+    ids=["default", "mult", "epochs", "one", "triangles", "uneven", "steep"],
+)
+def test_the_last_cycle_ends_with_the_run(make, warmup):
+    """Every length of 10 to 2,000 steps: the last step is the low point of a cycle, and cycles lie side by side."""
+    for steps in [*range(10, 400), *range(400, 2001, 37)]:
+        schedule = make(Timeline(steps, max(5, steps // 6)), warmup)
+        ends = [schedule.warmup_steps, *schedule.cycles()]
+        assert ends[-1] == steps and all(end > begin for begin, end in zip(ends, ends[1:], strict=False))
+        assert low_at_the_end(schedule), steps
+
+
+def test_default_cycles_are_five_and_even():
+    """A fifth of the run is a fifth: five cycles, equal but for a step, at every length."""
+    for steps in range(10, 2001):
+        for schedule in (WarmRestarts(Timeline(steps, steps)), Cyclic(Timeline(steps, steps))):
+            lengths = np.diff([0, *schedule.cycles()])
+            if steps > 14 or isinstance(schedule, WarmRestarts):  # shorter triangles have no slope to fall
+                assert len(lengths) == 5 and lengths.max() - lengths.min() <= 1
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "polynomial", "wsd"])
+def test_schedules_that_end_at_their_floor_reach_it_with_the_run(name):
+    """Drawn out by one step, each would be at its floor: neither sooner nor later, with and without warm-up."""
+    for steps in range(10, 200):
+        for warmup in (0, "10%"):
+            schedule = made(CONF / "schedule" / f"{name}.yaml", Timeline(steps, steps), warmup=warmup, floor=0.125)
+            assert schedule(steps) == pytest.approx(0.125) and schedule(steps - 1) > 0.125
 
 
 @pytest.mark.parametrize("metric, mode", [("val_loss", "min"), ("val_accuracy", "max"), ("train_loss", "min")])
@@ -215,6 +279,11 @@ def test_every_option_refuses_bad_values_in_one_line(file):
         (lambda: OneCycle(LINE, div_factor=0.5), "schedule.div_factor=0.5: must be at least 1"),
         (lambda: OneCycle(LINE, final_div_factor=0.01), "schedule.final_div_factor=0.01: must be at least 0.04"),
         (lambda: Cyclic(LINE, down=0), "schedule.down=0: must be at least one step"),
+        (lambda: WarmRestarts(LINE, every=1), "schedule.every=1: 1 step of a run of 60, and a cycle needs 2"),
+        (lambda: WarmRestarts(LINE, every=130), "schedule.every=130: a cycle of 130 steps, and this run has 60"),
+        (lambda: WarmRestarts(LINE, 50, warmup=40), "schedule.every=50: a cycle of 50 steps, and this run has 20"),
+        (lambda: Cyclic(LINE, up=50, down=80), "schedule.up=50 schedule.down=80: a cycle of 130 steps, and this run"),
+        (lambda: Cyclic(Timeline(2, 2)), "schedule.up=10%: must be at least one step"),
         (lambda: WarmupStableDecay(LINE, cooldown="97%"), "schedule.cooldown=97%: with the warm-up 61 steps"),
         (lambda: Plateau(LINE, patience="x"), "schedule.patience=x: must be epochs"),
     ],

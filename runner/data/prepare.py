@@ -1,5 +1,7 @@
 """From a source to the splits of a run: classes kept, images drawn, validation cut, statistics taken."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ def prepare(
     split_seed: int = 0,
     limit: int | None = None,
     per_class: int | None = None,
-    classes: list[int | str] | None = None,
+    classes: list[int | float | str] | None = None,
 ) -> Splits:
     """Keeps `classes`, draws `limit` or `per_class` images, cuts `val_fraction` of them off for validation.
 
@@ -59,26 +61,51 @@ def statistics(split: Split) -> tuple[Tensor, Tensor]:
     return (first / 255).float(), std.clamp(min=SMALLEST_STD).float()
 
 
-def _kept(wanted: list[int | str] | None, classes: tuple[str, ...]) -> list[int]:
+def _kept(wanted: list[int | float | str] | None, classes: tuple[str, ...]) -> list[int]:
     if wanted is None:
         return list(range(len(classes)))
     if len(wanted) == 0:
         raise ConfigError("data.classes=[] keeps nothing; name at least two classes, or null for all")
     kept = []
     for item in wanted:
-        if item in classes:
-            index = classes.index(item)
-        elif isinstance(item, int) and 0 <= item < len(classes):
-            index = item
-        else:
-            names = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
-            known = f"0 to {len(classes) - 1}, or {names}"
-            near = did_you_mean(str(item), classes)
-            raise ConfigError(f"data.classes: no class '{item}'{near} (there are {known})")
+        index = _index(item, classes)
         if index in kept:
             raise ConfigError(f"data.classes: '{item}' is there twice; name each class once")
         kept.append(index)
     return kept
+
+
+def _index(item: int | float | str, classes: tuple[str, ...]) -> int:
+    """Return the index of the class that an entry of `data.classes` means.
+
+    A name wins. A number is then the class whose name is that number (2 is `02`), and an index only where no class has
+    a number for its name.
+    """
+    if str(item) in classes:
+        return classes.index(str(item))
+    values = [_number(name) for name in classes]
+    value = _number(str(item))
+    same = [index for index, known in enumerate(values) if value is not None and known == value]
+    if len(same) == 1:
+        return same[0]
+    are_words = not any(known is not None for known in values)
+    if are_words and isinstance(item, int) and 0 <= item < len(classes):
+        return item
+    names = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+    known = f"0 to {len(classes) - 1}, or {names}" if are_words else names
+    if same:
+        both = ", ".join(f"'{classes[index]}'" for index in same)
+        raise ConfigError(f"data.classes: {item} is the number of {both}; write the name that you mean in quotes")
+    raise ConfigError(f"data.classes: no class '{item}'{did_you_mean(str(item), classes)} (there are {known})")
+
+
+def _number(name: str) -> float | None:
+    """Return the number that a name is; None for a word."""
+    try:
+        value = float(name)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and "_" not in name else None  # Python takes 1_0 for 10
 
 
 def _keep(split: Split, kept: list[int]) -> Split:

@@ -1,7 +1,7 @@
 """What a data set is to the rest of the runner: labelled images that come in batches."""
 
 import abc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -118,7 +118,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set as a run sees it. `mean` and `std` [C]: of the training split, pixels in 0..1."""
+    """A data set as a run sees it.
+
+    mean, std [C]: of the training split, or those of weights from elsewhere; pixels in 0..1. C channels enter the
+    network: images of one channel are repeated.
+    """
 
     train: Split
     val: Split | None
@@ -132,14 +136,20 @@ class Splits:
 
     @property
     def channels(self) -> int:
+        """Return the channels that enter the network: more than those of the images where grey ones are repeated."""
         return len(self.mean)
 
-    def normalized_as(self, mean: tuple[float, ...], std: tuple[float, ...]) -> "Splits":
-        """With the statistics that weights from elsewhere were trained with; averaged where the channels differ."""
-        found = [torch.tensor(values) for values in (mean, std)]
-        if len(mean) != self.channels:
-            found = [values.mean().expand(self.channels).clone() for values in found]
-        return replace(self, mean=found[0], std=found[1])
+    def normalized_as(self, mean: Sequence[float], std: Sequence[float], channels: int | None = None) -> "Splits":
+        """Return them with other statistics, for a network of so many channels (None: as many as now); averaged where
+        there are not as many.
+
+        Images of one channel are repeated to more by `runner.inputs.Normalize`.
+        """
+        channels = self.channels if channels is None else channels
+        values = [torch.tensor(statistic) for statistic in (mean, std)]
+        if len(mean) != channels:
+            values = [value.mean().expand(channels).clone() for value in values]
+        return replace(self, mean=values[0], std=values[1])
 
     def to(self, device: torch.device | str) -> "Splits":
         """The same splits, whose batches come on `device`; the statistics stay where they are."""

@@ -8,6 +8,7 @@ from torch import nn
 from runner.fuse.seat import batches
 from runner.noise import Noise, noisy
 from runner.optimizer.base import looks_again
+from runner.transfer.published import transforms_input
 
 if TYPE_CHECKING:
     from runner.build import Parts
@@ -46,7 +47,7 @@ def structure(model: nn.Module) -> str:
 
 def program(run: "Run") -> str:
     """What runs that share a program agree in, their network's structure apart."""
-    images = len(run.normalize.mean), run.normalize.size, run.num_classes
+    images = len(run.normalize.mean), run.normalize.size, run.num_classes, transforms_input(run.model)
     origin = None if run.features is None else run.features.origin
     return repr((run.batch_size, run.accumulate, run.precision, str(run.device), run.memory_format, images, origin))
 
@@ -59,6 +60,7 @@ def same_batches(runs: list["Run"]) -> dict[int, int]:
         mixers = {id(item) for item in run.mixers}
         mixing = [name for name, item in run.parts.stack.items() if id(item) in mixers]
         draws = bytes(run.augmenting.get_state().cpu().numpy())
-        key = id(run.train_split), batches(run.config, mixing), draws
+        statistics = run.normalize.mean.flatten().tolist(), run.normalize.std.flatten().tolist()
+        key = id(run.train_split), repr(statistics), batches(run.config, mixing), draws
         found[id(run)] = numbers.setdefault(key, len(numbers))
     return found

@@ -62,7 +62,7 @@ def draws(mixer: Any, context: Context) -> bool:
     generator = torch.Generator()
     before = generator.get_state()
     with torch.device("cpu"):  # the rehearsal's is meta, which generators do not know
-        images = torch.zeros(2, context.channels, context.image_size, context.image_size)
+        images = torch.zeros(2, context.in_channels, context.image_size, context.image_size)
         mixer.mix(images, torch.arange(2) % context.num_classes, context.num_classes, generator)
     return not torch.equal(before, generator.get_state())
 

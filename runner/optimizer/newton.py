@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from runner.model.formulas import twice_differentiable
 from runner.optimizer.base import Params, SecondOrder, check_memory
 from runner.optimizer.flat import Curvature, Flat, Objective, backtrack
 
@@ -16,7 +17,7 @@ def hessian(objective: Objective, flat: Flat) -> Tensor:
     n, like = len(flat), flat.params[0]
     device = "cpu" if like.device.type == "mps" else like.device  # which has no float64
     found = torch.zeros(n, n, dtype=torch.float64, device=device)
-    with torch.enable_grad():
+    with torch.enable_grad(), twice_differentiable():
         for piece in objective.pieces():
             curvature = Curvature(piece, flat)
             for start in range(0, n, ROWS):

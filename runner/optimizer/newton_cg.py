@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from runner.model.formulas import twice_differentiable
 from runner.optimizer.base import Params, SecondOrder
 from runner.optimizer.flat import Curvature, Flat, Objective, backtrack
 
@@ -14,7 +15,7 @@ from runner.optimizer.flat import Curvature, Flat, Objective, backtrack
 def hessian_product(objective: Objective, flat: Flat, vector: Tensor) -> Tensor:
     """`H v` over all pieces; each piece's graph is freed before the next one is built."""
     total = torch.zeros_like(vector)
-    with torch.enable_grad():
+    with torch.enable_grad(), twice_differentiable():
         for piece in objective.pieces():
             total += Curvature(piece, flat).product(vector)
     return total

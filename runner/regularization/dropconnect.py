@@ -82,7 +82,7 @@ class DropConnect(Item):
         model = copy.deepcopy(context.model)
         self.modify(model, None)
         device = next(model.parameters()).device
-        images = torch.zeros(2, context.channels, context.image_size, context.image_size, device=device)
+        images = torch.zeros(2, context.in_channels, context.image_size, context.image_size, device=device)
         if _averages(model, images):
             return None
         return (

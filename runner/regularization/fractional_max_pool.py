@@ -78,7 +78,7 @@ class FractionalMaxPool(Item):
             )
         moves: list[bool] = []
         with torch.device("meta"), torch.no_grad():
-            model, images = copy.deepcopy(context.model).to("meta"), torch.zeros(2, context.channels, size, size)
+            model, images = copy.deepcopy(context.model).to("meta"), torch.zeros(2, context.in_channels, size, size)
             try:
                 model.eval()(images)
             except RuntimeError:  # it cannot be there, or fails without this item too, which the rehearsal will say

@@ -17,7 +17,11 @@ class Timeline:
     steps_per_epoch: int
 
     def steps_of(self, key: str, duration: Duration) -> int:
-        """Steps of a duration: epochs (`5`, `0.5`), or a share of the whole run (`'5%'`).
+        """Return the whole steps of a duration, as `length_of`."""
+        return round(self.length_of(key, duration))
+
+    def length_of(self, key: str, duration: Duration) -> float:
+        """Return a duration in steps: epochs (`5`, `0.5`), or a share of the whole run (`'5%'`).
 
         Raises `ConfigError`, naming `key`, where it is neither or below zero.
         """
@@ -28,7 +32,7 @@ class Timeline:
             value = -1.0
         if isinstance(duration, bool) or not 0 <= value < float("inf"):
             raise ConfigError(f"{key}={duration}: must be epochs (5) or a share of the run (5%), not below zero")
-        return round(value / 100 * self.steps if text.endswith("%") else value * self.steps_per_epoch)
+        return value / 100 * self.steps if text.endswith("%") else value * self.steps_per_epoch
 
     def period(self, key: str, duration: Duration) -> int:
         """As `steps_of`; raises `ConfigError` where it is shorter than one step."""
@@ -95,11 +99,3 @@ class Schedule(Option):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
         """The counterpart of `state_dict`."""
-
-
-def whole(ends: list[int], last: int, steps: int) -> list[int]:
-    """The ends of cycles within a run of so many steps. Where a share of it was rounded up, the last cycle, `last`
-    steps long, may lack some: with at least nine tenths of it done, it ends with the run."""
-    if ends and steps < ends[-1] <= steps + last / 10:
-        ends = [*ends[:-1], steps]
-    return [end for end in ends if end <= steps]

@@ -3,16 +3,23 @@
 `optimizer.lr` is the top of the triangles. Momentum stays what the optimizer's option says.
 """
 
-from runner.schedule.base import Duration, Schedule, Timeline, whole
+import itertools
+from typing import ClassVar
+
+from runner.schedule.base import Duration, Timeline
+from runner.schedule.cycles import Cycles
 from runner.schema import Factor, Fraction
 
 
-class Cyclic(Schedule):
+class Cyclic(Cycles):
     """From `low` up to 1 and down again; the height is multiplied by `gamma` after each cycle.
 
-    up, down: how long each slope takes, epochs or shares; `down=null` is as long as `up`.
+    up, down: how long each slope takes, epochs or shares; `down=null` is as long as `up`. The last triangle is as long
+        as the run lets it be.
     gamma: 1 is Smith's `triangular`, 0.5 his `triangular2`.
     """
+
+    fewest: ClassVar[int] = 3  # low, top, and a step on the way down
 
     def __init__(
         self,
@@ -26,15 +33,16 @@ class Cyclic(Schedule):
     ):
         super().__init__(timeline, warmup, floor)
         self.low, self.gamma = low, gamma
-        self.up = timeline.period("schedule.up", up)
-        self.down = self.up if down is None else timeline.period("schedule.down", down)
+        slopes = {"schedule.up": up} | ({} if down is None else {"schedule.down": down})
+        for key, slope in slopes.items():
+            timeline.period(key, slope)
+        lengths = [max(1.0, timeline.length_of(key, slope)) for key, slope in slopes.items()]
+        total = lengths[0] + lengths[-1]
+        self.rise = lengths[0] / total  # the share of a cycle in which the rate rises
+        self.divide(" ".join(f"{key}={slope}" for key, slope in slopes.items()), itertools.repeat(total))
 
-    def decay(self, step: int) -> float:
-        cycle, t = divmod(self.after_warmup(step), self.up + self.down)
-        height = t / self.up if t <= self.up else 1 - (t - self.up) / self.down
-        return self.low + (1 - self.low) * self.gamma**cycle * height
-
-    def cycles(self) -> list[int]:
-        length = self.up + self.down
-        ends = list(range(self.warmup_steps + length, self.timeline.steps + length, length))
-        return whole(ends, length, self.timeline.steps)
+    def cycle(self, number: int, step: int, length: int) -> float:
+        fall = 2 if number == len(self.ends) - 1 else 1  # with one step, the run would end at the top
+        up = min(max(1, round(self.rise * length)), length - fall)
+        height = step / up if step <= up else 1 - (step - up) / (length - up)
+        return self.low + (1 - self.low) * self.gamma**number * height

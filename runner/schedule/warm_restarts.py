@@ -1,19 +1,25 @@
 """Cosines that begin again (Loshchilov & Hutter 2017; torch's `CosineAnnealingWarmRestarts`)."""
 
+import itertools
 import math
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from runner.schedule.base import Duration, Schedule, Timeline, whole
+from runner.errors import ConfigError
+from runner.schedule.base import Duration, Timeline
+from runner.schedule.cycles import Cycles
 from runner.schema import Real
 
 
-class WarmRestarts(Schedule):
-    """Each cosine falls from 1 to the floor; each is `mult` times as long as the one before.
+class WarmRestarts(Cycles):
+    """Each cosine falls from 1 to the floor; each is `mult` times as long as the one before, the last one as long as
+    the run lets it be.
 
     every: the length of the first one, epochs or a share.
     """
+
+    fewest: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -24,18 +30,14 @@ class WarmRestarts(Schedule):
         floor: float = 0.0,
     ):
         super().__init__(timeline, warmup, floor)
-        self.first, self.mult = timeline.period("schedule.every", every), mult
+        words = f"schedule.every={every}"
+        if (steps := timeline.period("schedule.every", every)) < self.fewest:
+            raise ConfigError(
+                f"{words}: {steps} step of a run of {timeline.steps}, and a cycle needs {self.fewest} to fall; make it "
+                "longer"
+            )
+        first = max(self.fewest, timeline.length_of("schedule.every", every))
+        self.divide(words, (first * mult**number for number in itertools.count()))
 
-    def decay(self, step: int) -> float:
-        t, length = self.after_warmup(step), self.first
-        while t >= length:
-            t -= length
-            length = round(length * self.mult)
-        return self.to_floor(0.5 * (1 + math.cos(math.pi * t / length)))
-
-    def cycles(self) -> list[int]:
-        ends, length = [self.warmup_steps + self.first], self.first
-        while ends[-1] < self.timeline.steps:
-            length = round(length * self.mult)
-            ends.append(ends[-1] + length)
-        return whole(ends, length, self.timeline.steps)
+    def cycle(self, number: int, step: int, length: int) -> float:
+        return self.to_floor(0.5 * (1 + math.cos(math.pi * step / length)))

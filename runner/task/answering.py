@@ -151,7 +151,7 @@ def size(runs: Iterable[Loaded]) -> tuple[int, int]:
     for network in networks(runs):
         inputs = network.inputs
         with torch.no_grad(), flop_counter() as counter:
-            network(torch.zeros(1, inputs.channels, inputs.size, inputs.size))
+            network(torch.zeros(1, inputs.image_channels, inputs.size, inputs.size))
         parameters += sum(p.numel() for p in network.parameters())
         flops += counter.get_total_flops()
     return parameters, flops
@@ -170,8 +170,8 @@ def seen_by(builder: Builder, config: dict[str, Any], network: Network, device: 
             "the same, in the same order (data.classes=[...] chooses and orders them)"
         )
     channels, side, _ = splits.test.shape
-    if channels != inputs.channels:
-        raise ConfigError(f"data: images of {channels} channels, and the network takes {inputs.channels}")
+    if channels not in (1, inputs.image_channels):  # grey images are repeated
+        raise ConfigError(f"data: images of {channels} channels, and the network takes {inputs.image_channels}")
     if side < inputs.size:
         raise ConfigError(f"data: images of {side} pixels a side, and the network takes {inputs.size}")
     return splits
@@ -182,7 +182,8 @@ def refuse(builder: Builder, config: dict[str, Any], network: Network, side: int
     context = Context(
         config=config,
         model=network.model,
-        channels=network.inputs.channels,
+        channels=network.inputs.image_channels,
+        in_channels=network.inputs.channels,
         stored_size=side,
         image_size=network.inputs.size,
         num_classes=len(network.inputs.classes),

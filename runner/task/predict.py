@@ -58,10 +58,10 @@ class PredictTask(Answering):
         runs = self.load(builder, config)
         parameters, flops = size(runs)
         for network in networks(runs):
-            if network.inputs.channels not in (1, 3):
+            if (channels := network.inputs.image_channels) not in (1, 3):
                 raise ConfigError(
-                    f"{runs[0].folder}: its network takes images of {network.inputs.channels} channels; photos have 3, "
-                    "or 1 where they are grey"
+                    f"{runs[0].folder}: its network takes images of {channels} channels; photos have 3, or 1 where "
+                    "they are grey"
                 )
             refuse(builder, config, network, network.inputs.side, {})
         combination = self.combination(builder, config)
@@ -150,7 +150,7 @@ class PredictTask(Answering):
 
 def kind(network: Network) -> tuple[int, int]:
     """How a network sees photos: channels, and pixels of the shorter side."""
-    return network.inputs.channels, network.inputs.side
+    return network.inputs.image_channels, network.inputs.side
 
 
 def looks(

@@ -99,6 +99,7 @@ class SurfaceTask(Task):
             config=config | PLAIN | {"optimizer": whole},
             model=torch.nn.ParameterList(optimizer.param_groups[0]["params"]),
             channels=0,
+            in_channels=0,
             stored_size=0,
             image_size=0,
             num_classes=0,

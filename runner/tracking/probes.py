@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from runner.model.formulas import twice_differentiable
+
 Stages = list[tuple[str, list[Tensor]]]
 
 TINY = 1e-30  # under a norm that may be zero
@@ -110,13 +112,14 @@ def hessian_ends(
     def product(vector: np.ndarray) -> np.ndarray:
         direction = torch.as_tensor(vector.reshape(-1), dtype=like.dtype, device=like.device).split(sizes)
         total = torch.zeros(count, dtype=like.dtype, device=like.device)
-        for loss in pieces():
-            gradients = torch.autograd.grad(
-                loss, parameters, create_graph=True, allow_unused=True, materialize_grads=True
-            )
-            along = sum((g * d.view_as(g)).sum() for g, d in zip(gradients, direction, strict=True))
-            second = torch.autograd.grad(along, parameters, allow_unused=True, materialize_grads=True)
-            total += torch.cat([s.reshape(-1) for s in second])
+        with twice_differentiable():
+            for loss in pieces():
+                gradients = torch.autograd.grad(
+                    loss, parameters, create_graph=True, allow_unused=True, materialize_grads=True
+                )
+                along = sum((g * d.view_as(g)).sum() for g, d in zip(gradients, direction, strict=True))
+                second = torch.autograd.grad(along, parameters, allow_unused=True, materialize_grads=True)
+                total += torch.cat([s.reshape(-1) for s in second])
         return total.double().cpu().numpy()
 
     if count <= 16:

@@ -26,6 +26,7 @@ from runner.evaluation.standard import Standard
 from runner.store import cache
 from runner.transfer.cut import Cut, Rest, calls_before, enters
 from runner.transfer.kept import Activations, content_of, count_variants, flat, pick, rows, variants
+from runner.transfer.published import transforms_input
 from runner.transfer.servable import Declined, close, consider, insisted, modes_kept, plan, trained_modules, tried
 
 if TYPE_CHECKING:
@@ -212,7 +213,8 @@ class Features:
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
     def _normalized(self) -> list[Any]:
-        return [self.data.size, self.data.mean.tolist(), self.data.std.tolist()]
+        changes = ["transform_input"] if transforms_input(self.run.model) else []
+        return [self.data.size, self.data.mean.tolist(), self.data.std.tolist(), *changes]
 
     def _key(self, split: Split) -> str:
         """Of all that the activations depend on; of the weights the frozen ones alone, by their contents."""

@@ -16,6 +16,8 @@ from runner.model.modes import set_mode
 from runner.model.stages import raw_name, stage_parameters, stages
 from runner.option import Option
 from runner.schema import Factor, Positive, Rate, Whole
+from runner.transfer.published import set_transform_input
+from runner.transfer.stem import stem_channels
 from runner.transfer.weights import Audit, Weights, fit, fit_rest, read
 
 log = logging.getLogger(__name__)
@@ -109,6 +111,7 @@ class Finetune(Option):
         if weights is not None:
             head = {name for name, _ in stage_parameters(model)[-1][1]}
             self.audit = fit(model, weights, classes, head)
+            set_transform_input(model, weights.transform_input and stem_channels(model, weights) == 3)
 
     def depth(self, model: nn.Module) -> int:
         """How many stages are frozen at the start. Raises `ConfigError`, which lists the stages."""

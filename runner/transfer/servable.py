@@ -44,7 +44,7 @@ def refusal(context: Context) -> str | None:
     if context.transfer.cache is not True:
         return None
     side, device = context.image_size, next(context.model.parameters()).device
-    images = torch.zeros(2, context.channels, side, side, device=device)
+    images = torch.zeros(2, context.in_channels, side, side, device=device)
     try:
         foreseen(context.config, context.model, context.transfer, context.pipeline, context.stack, images)
     except Declined as no:

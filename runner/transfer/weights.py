@@ -20,6 +20,9 @@ from runner.errors import ConfigError, did_you_mean
 from runner.model.presets import Preset, preset
 from runner.model.stages import raw_name
 from runner.sweep.ledger import run_folders
+from runner.transfer.part import refuse_small_part
+from runner.transfer.published import renamed
+from runner.transfer.stem import stem
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Weights:
     origin: str  # in words
     preset: Preset | None = None  # sizes and normalisation they were trained with
     classes: tuple[str, ...] | None = None  # of their head, where known
+    channels: int | None = None  # that enter their network, where known
+    transform_input: bool = True  # as torchvision sets it with weights, see `runner.transfer.published`
 
 
 @dataclass
@@ -94,7 +99,7 @@ def _read(source: str, size: int, changed: int) -> Weights:
         from safetensors.torch import load
 
         try:
-            return Weights(load(content), digest, path.name)
+            return Weights(renamed(load(content)), digest, path.name)
         except SafetensorError as error:
             raise ConfigError(f"transfer.weights={source}: damaged, or no safetensors file ({error})") from error
     try:
@@ -116,7 +121,8 @@ def _read(source: str, size: int, changed: int) -> Weights:
             state = state[key]
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ConfigError(f"transfer.weights={source}: holds no mapping of names to tensors; save model.state_dict()")
-    return Weights({key.removeprefix("module."): value for key, value in state.items()}, digest, path.name)
+    state = renamed({key.removeprefix("module."): value for key, value in state.items()})
+    return Weights(state, digest, path.name)
 
 
 def of_run(file: Path) -> Weights:
@@ -141,7 +147,15 @@ def of_run(file: Path) -> Weights:
     for key, value in sorted(state.items()):
         digest.update(key.encode() + value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     sizes = Preset(about["size"], about["size"], tuple(about["mean"]), tuple(about["std"]))
-    return Weights(state, digest.hexdigest(), f"run {folder.name}", sizes, tuple(about["classes"]))
+    return Weights(
+        state,
+        digest.hexdigest(),
+        f"run {folder.name}",
+        sizes,
+        tuple(about["classes"]),
+        about["channels"],
+        about.get("transform_input", False),  # without it: of a runner that never set it
+    )
 
 
 def _published(source: str, node: Mapping[str, Any]) -> Weights:
@@ -163,7 +177,8 @@ def _published(source: str, node: Mapping[str, Any]) -> Weights:
     state = _fetched(weights)
     if isinstance(state, Exception):
         raise ConfigError(f"transfer.weights={source}: cannot be fetched ({state}); give the path of a file instead")
-    return Weights(state, weights.url, f"{node['name']} {weights.name}", preset(node, weights))
+    sizes = preset(node, weights)
+    return Weights(renamed(state), weights.url, f"{node['name']} {weights.name}", sizes, channels=len(sizes.mean))
 
 
 @functools.lru_cache(maxsize=4)
@@ -185,7 +200,7 @@ def fit(model: nn.Module, weights: Weights, classes: tuple[str, ...], head: set[
     audit = Audit(weights.origin)
     target = model.state_dict(keep_vars=True)
     other_head = weights.classes is not None and weights.classes != classes
-    first = next((f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.Conv2d)), None)
+    first = stem(model)
     for name, tensor in target.items():
         value = weights.state.get(name)
         if value is None:
@@ -209,6 +224,9 @@ def fit(model: nn.Module, weights: Weights, classes: tuple[str, ...], head: set[
             f"transfer.weights: nothing of {weights.origin} fits this model (it has {theirs}; the model has "
             f"{few(target)}): choose the model that the weights are of"
         )
+    tensors = model.named_parameters(), weights.state.items()
+    body, theirs = ([(name, tensor) for name, tensor in some if name not in head] for some in tensors)
+    refuse_small_part(weights.origin, body, theirs, audit.loaded)
     return audit
 
 

@@ -1,0 +1,25 @@
+"""Layers as formulas of simpler operations, for second derivatives."""
+
+import contextlib
+from collections.abc import Iterator
+
+from torch.nn.functional import hardsigmoid, relu6
+from torch.overrides import TorchFunctionMode
+
+from runner.model.attention import plain_attention
+
+
+class _Formulas(TorchFunctionMode):
+    """Replaces functions whose own backward pass has no derivative in torch."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is hardsigmoid:
+            return relu6(args[0] + 3) / 6
+        return function(*args, **kwargs or {})
+
+
+@contextlib.contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Compute forward passes so that they can be differentiated twice, also through attention and hard sigmoids."""
+    with plain_attention(), _Formulas():
+        yield
