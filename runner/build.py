@@ -1,5 +1,6 @@
 """From a checked config to objects."""
 
+import functools
 import inspect
 import json
 from collections.abc import MutableMapping

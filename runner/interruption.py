@@ -107,15 +107,6 @@ def working() -> Iterator[None]:
         _attended = False
 
 
-def reset() -> None:
-    """Forget all this in a process that was forked: it has the system's own handlers again."""
-    global _attended, _line
-    _attended, _line = False, ""
-    for number in SIGNALS:
-        if signal.getsignal(number) is _handle:
-            signal.signal(number, signal.SIG_DFL)
-
-
 @contextlib.contextmanager
 def ignoring(number: int) -> Iterator[None]:
     """Start processes inside that ignore a signal."""
