@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from runner.running import Run
 
 GAIN = 1.05  # that another way must be faster to be chosen
+LOOKS = 3  # of which the fastest counts
 
 
 class Unusable(Exception):
@@ -35,10 +36,9 @@ class Trial:
     plain: Callable[[], Tensor]  # returns the losses; the gradients stand at the leaves
     other: Callable[[], Tensor]
     steps: int  # that are left
-    warm: int = 0  # calls of the other way before it is what it will be
+    warm: int = 0  # calls that the other way needs first, such as those before a capture
     preparation: str = ""  # name of what the other way's first call does, where the steps that are left must earn it
     least: float = 0.0  # seconds that the plain way must have left; with less there is nothing to gain
-    looks: int = 3
 
     def decide(self) -> Decision | None:
         """Choose the other way where it gives the same, is clearly faster and earns its preparation.
@@ -49,11 +49,9 @@ class Trial:
         device = self.runs[0].device
         with untouched(self.runs):
             losses, plain = timed(self.plain, device)
-            # The first call is slower than others: where it promises little, they do too.
-            if plain * self.steps < self.least:
-                return None
             expected = Answer.of(losses, self.leaves)
-            plain = fastest(self.plain, device, self.looks)
+            if plain * self.steps >= self.least:  # the first call is slower: where it promises little, others do too
+                plain = fastest(self.plain, device)
         if plain * self.steps < self.least:
             return None
         try:
@@ -73,11 +71,11 @@ class Trial:
             losses, first = timed(self.other, run.device)
             if difference := Answer.of(losses, self.leaves).differs(expected, run.precision):
                 return Decision(False, difference)
-            other = fastest(self.other, run.device, self.looks)
-        cost = first if self.preparation else 0.0
-        price = f", and {self.preparation} {cost:.0f} s," if self.preparation else ""
+            other = fastest(self.other, run.device)
+        price = f", and {self.preparation} {first:.0f} s," if self.preparation else ""
         reason = f"gradients of a step take {1e3 * other:.3g} ms{price} against {1e3 * plain:.3g} ms"
-        return Decision(is_faster(other, plain) and (plain - other) * self.steps >= cost, reason)
+        earned = not self.preparation or (plain - other) * self.steps >= first
+        return Decision(is_faster(other, plain) and earned, reason)
 
 
 def is_faster(other: float, plain: float) -> bool:
@@ -119,7 +117,7 @@ def aside(runs: Sequence["Run"]) -> Iterator[list[Meter]]:
             run.meter = meter
 
 
-def fastest(work: Callable[[], Any], device: torch.device, looks: int) -> float:
+def fastest(work: Callable[[], Any], device: torch.device, looks: int = LOOKS) -> float:
     """Return the seconds of the fastest of so many calls, after one to warm up."""
     if device.type == "cpu" and torch.get_num_threads() == 1:  # whatever else this machine does
         return min([_cpu_seconds(work) for _ in range(looks + 1)][1:])

@@ -36,7 +36,7 @@ def tried(monkeypatch):
         monkeypatch.setattr(compile_trial, "LEAST", {"cpu": 0.0})
         monkeypatch.setattr(compile_trial, "compiled", lambda model: made.append(network(model)) or made[-1])
         seconds = iter([plain, quick] * 9)
-        monkeypatch.setattr(trying, "fastest", lambda work, device, looks: (work(), next(seconds))[1])
+        monkeypatch.setattr(trying, "fastest", lambda work, device: (work(), next(seconds))[1])
         return made
 
     return given

@@ -218,7 +218,7 @@ RICH = (*SMALL_CONV, "regularization=[batchnorm,dropout,l2,mixup]", "augmentatio
 def clocks(monkeypatch, *seconds):
     """What the trial measures: eager, then replayed."""
     given = iter(seconds)
-    monkeypatch.setattr(trying, "fastest", lambda work, device, looks: (work(), next(given))[1])
+    monkeypatch.setattr(trying, "fastest", lambda work, device: (work(), next(given))[1])
 
 
 @pytest.mark.parametrize(

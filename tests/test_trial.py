@@ -22,7 +22,7 @@ def trial(monkeypatch):
     def prepared(plain, quick, first=0.0, **options):
         calls, fast = iter([plain, first]), iter([plain, quick])
         monkeypatch.setattr(trying, "timed", lambda work, device: (work(), next(calls)))
-        monkeypatch.setattr(trying, "fastest", lambda work, device, looks: (work(), next(fast))[1])
+        monkeypatch.setattr(trying, "fastest", lambda work, device: (work(), next(fast))[1])
         run = make(*SMALL_CONV, "regularization=[batchnorm,dropout]")
         run.train_mode()
         with trying.untouched([run]):

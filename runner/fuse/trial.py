@@ -18,9 +18,8 @@ from runner.graph.trial import choose_graph
 from runner.running import Run
 from runner.seeds import generator
 from runner.train import Alone, Program, move
-from runner.trying import fastest, is_faster
+from runner.trying import LOOKS, fastest, is_faster
 
-LOOKS = 3
 FEW = 4  # runs that speak for all where a lone step takes more than
 SHORT_STEP = 0.002  # seconds;
 SLOW = 0.02  # where it takes more than these, one look at the program suffices

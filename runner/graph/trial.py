@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOOKS = 5
-
 
 def choose_graph(runs: list["Run"], program: Program, capture: Capture | None = None) -> None:
     """Replay the gradients of runs that a program is about to train, where that is chosen."""
@@ -77,5 +75,4 @@ def _trial(replays: Replays, batches: list["Batch"], steps: int) -> Trial:
         other=replay,
         steps=steps,
         warm=WARM,
-        looks=LOOKS,
     )

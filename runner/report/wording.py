@@ -29,7 +29,7 @@ def further(more: float) -> str:
         return f"more than {MOST_SEEDS:,} more seeds"
     digits = max(0, len(str(int(more))) - 2)
     rounded = int(round(more, -digits))
-    return f"about {rounded:,} more seed{'s' if rounded != 1 else ''}"
+    return f"about {count(rounded, 'more seed')}"
 
 
 def count(n: int, noun: str) -> str:
