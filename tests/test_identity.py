@@ -1,15 +1,19 @@
 """Which run a config is, and what its folder is called."""
 
 import copy
+import json
 import re
+from pathlib import Path
 
 import pytest
+import torch
 
 import runner.revisions
 from runner.check import check
-from runner.revisions import Revision, revisions
+from runner.revisions import Added, Revision, revisions
 from runner.schema import EVALUATION
-from runner.sweep.identity import fingerprints, slug
+from runner.sweep.identity import earlier, fingerprints, slug
+from tests.conftest import result_of, results_of
 from tests.test_config import composed
 
 CONTENTS = "a" * 64
@@ -227,3 +231,162 @@ def test_a_revision_makes_another_run(monkeypatch):
     assert fingerprints(base, CONTENTS, frozenset(), revisions(base, 3)) == prints(base)
     revised = fingerprints(base, CONTENTS, frozenset(), revisions(base, 1))
     assert revised[0] != prints(base)[0] and revised[1] != prints(base)[1]
+
+
+# -- recorded fingerprints ------------------------------------------------------------------------------------------
+
+# Of configs whose numbers never changed, written down with the first release: they must stay, or every folder is lost.
+# A new key changes them, unless `ADDED` in runner/revisions.py has it with its default.
+RECORDED = {
+    (): ("ed0d9fadae", "020de2b111"),
+    ("optimizer=sgd", "optimizer.lr=0.1", "schedule=cosine", "schedule.warmup=5%"): ("5eefc1bf34", "439ee3aac2"),
+    RICH: ("91603fc45a", "f028eff565"),
+    ("evaluation=monte_carlo", "model=mlp"): ("89a82fb260", "da7965d4c2"),
+    ("precision=bf16",): ("f2168826d3", "51e5082d4a"),
+}
+TYPED_FP32 = ("e4f95caf09", "8d173550f6")  # as `precision=fp32` was hashed when precision was hashed as typed
+
+
+def recorded(*words):
+    return check(composed("checkpoint.select=last", *words))
+
+
+@pytest.mark.parametrize("words", RECORDED, ids=lambda words: " ".join(words)[:30] or "defaults")
+def test_recorded_fingerprints_stay(words):
+    """Configs have the fingerprints that they had when the first folders were written."""
+    assert prints(recorded(*words), ignored=frozenset({"surface"})) == RECORDED[words]
+
+
+@pytest.mark.parametrize(
+    ("added", "change"),
+    [
+        (Added("checkpoint.keep", 1), {"checkpoint": {"keep": 1}}),
+        (Added("checkpoint.keep", 1), {"checkpoint": {"keep": 1.0}}),
+        (Added("loss", {"_target_": "runner.loss.Plain", "a": [1, {"b": None}]}), None),
+        (Added("smoothing", True, "runner.model.convnet.ConvNet"), {"model": {"smoothing": True}}),
+        (Added("fused", None, "torch.optim.Adam"), {"optimizer": {"base": {"_target_": "torch.optim.Adam"}}}),
+    ],
+)
+def test_a_new_key_at_its_default_leaves_recorded_fingerprints(monkeypatch, added, change):
+    """A new key, group or argument is left out at its default, and counts at any other value."""
+    base = recorded("model=convnet")
+    base["model"]["_target_"] = "runner.model.convnet.ConvNet"
+    if change is None:
+        change = {added.key: copy.deepcopy(added.default)}
+    other, another = copy.deepcopy(base), copy.deepcopy(base)
+    for part, keys in change.items():
+        for config, value in ((other, None), (another, "else")):
+            config.setdefault(part, {}).update(copy.deepcopy(keys))
+            if part == "optimizer":
+                config[part]["base"][added.key] = added.default if value is None else value
+            elif value is not None:
+                node = config[part] if part != added.key else config
+                node[added.key.rpartition(".")[2]] = value
+    if "base" in other["optimizer"]:
+        base["optimizer"]["base"] = {"_target_": "torch.optim.Adam"}
+    before = prints(base)
+    assert prints(other) != before
+    monkeypatch.setattr(runner.revisions, "ADDED", (added,))
+    assert prints(other) == prints(base) == before and prints(another) != before
+
+
+def test_an_argument_of_another_target_is_not_left_out(monkeypatch):
+    """`ADDED` with a target leaves out that target's argument, whatever other options call theirs."""
+    base = recorded()
+    other = copy.deepcopy(base)
+    other["optimizer"]["p"] = 0.5
+    monkeypatch.setattr(runner.revisions, "ADDED", (Added("p", 0.5, "runner.regularization.dropout.Dropout"),))
+    assert prints(other) != prints(base)
+
+
+def test_true_is_not_one(monkeypatch):
+    """A default that is true does not leave out a number."""
+    base = recorded()
+    other = copy.deepcopy(base) | {"new": 1}
+    monkeypatch.setattr(runner.revisions, "ADDED", (Added("new", True),))
+    assert prints(other) != prints(base)
+
+
+# -- precision ------------------------------------------------------------------------------------------------------
+
+
+def test_precisions():
+    """fp32 is hashed as `auto` was, bf16 and fp16 as they were typed; the older spellings are known."""
+    ignored = frozenset({"surface"})
+    plain = recorded()
+    fp32, bf16, fp16 = (plain | {"precision": name} for name in ("fp32", "bf16", "fp16"))
+    assert prints(fp32, ignored=ignored) == prints(plain, ignored=ignored) == RECORDED[()]
+    assert prints(bf16, ignored=ignored) == RECORDED["precision=bf16",]
+    assert len({prints(one)[0] for one in (fp32, bf16, fp16)}) == 3
+    assert earlier(fp32, CONTENTS, ignored) == TYPED_FP32
+    assert earlier(bf16, CONTENTS, ignored) == RECORDED[()]
+    assert earlier(fp16, CONTENTS, ignored) is None
+    assert earlier(bf16, CONTENTS, frozenset({"precision"})) is None
+
+
+def test_auto_and_fp32_are_one_run_and_bf16_is_another(cli):
+    """On a CPU `auto`, `fp32` and a folder of an earlier version's typed `fp32` are one run."""
+    words = ("model=mlp", "epochs=1", "data.limit=200", "log.images=0", "log.tensorboard=false", "name=first")
+    assert cli(*words)[0] == 0
+    assert "done already" in cli(*words, "precision=fp32")[1]
+    first = result_of(Path("outputs/first"))
+    assert first["precision"] == "float32"
+    code, out, _ = cli("-m", *words, "precision=auto,fp32,bf16")
+    assert code == 0 and "1 of 2 runs done already, 1 typed twice" in out
+    results = results_of(Path("outputs/first"))
+    assert sorted(result["precision"] for result in results.values()) == ["bfloat16", "float32"]
+    assert {name for name, result in results.items() if result["precision"] == "float32"} == {first["run"]}
+
+
+def older_folder(words, monkeypatch, cli, **changes):
+    """The run of a command, in a folder as the version before precision was resolved wrote it."""
+    from runner.sweep import plan
+
+    with monkeypatch.context() as patch:
+        patch.setattr(plan, "fingerprints", lambda *identity: earlier(*identity))
+        assert cli(*words)[0] == 0
+    (path,) = Path("outputs/first").glob("*/result.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return json.loads(path.read_text())
+
+
+def test_folders_of_an_earlier_version_are_found(cli, monkeypatch):
+    """A typed fp32 of before is done already, also for `auto`; and its training answers for another evaluation."""
+    words = ("model=mlp", "epochs=1", "data.limit=200", "log.images=0", "log.tensorboard=false", "name=first")
+    old = older_folder((*words, "precision=fp32"), monkeypatch, cli)
+    assert "done already" in cli(*words)[1] and "done already" in cli(*words, "precision=fp32")[1]
+    assert result_of(Path("outputs/first")) == old
+    assert cli(*words, "regularization=[dropout]")[0] == 0
+    assert cli(*words, "evaluation=views")[0] == 0
+    views = next(r for r in results_of(Path("outputs/first")).values() if r["choices"]["evaluation"] == "views")
+    assert views["trained_in"] == old["run"] and views["training"] == old["training"]
+
+
+def test_an_auto_that_was_bf16_does_not_answer_for_fp32(cli, monkeypatch):
+    """A folder of an earlier version's `auto` on a GPU is the bf16 run, and no other's."""
+    words = ("model=mlp", "epochs=1", "data.limit=200", "log.images=0", "log.tensorboard=false", "name=first")
+    old = older_folder((*words, "precision=bf16"), monkeypatch, cli)
+    assert "done already" in cli(*words, "precision=bf16")[1]
+    code, out, err = cli(*words, "precision=fp32")
+    assert code == 0 and "done already" not in out and err == ""
+    assert {r["precision"] for r in results_of(Path("outputs/first")).values()} == {"bfloat16", "float32"}
+    assert old in results_of(Path("outputs/first")).values()
+
+
+def test_auto_is_resolved_on_the_runs_device(cli, monkeypatch):
+    """Where the device takes bf16, `auto` is the run of a typed bf16; config.yaml says so."""
+    from runner import running
+
+    words = ("model=mlp", "epochs=1", "data.limit=200", "log.images=0", "log.tensorboard=false", "name=first")
+    plain = running.precision
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            running,
+            "precision",
+            lambda config, device: torch.bfloat16 if config["precision"] == "auto" else plain(config, device),
+        )
+        assert cli(*words)[0] == 0
+    assert "done already" in cli(*words, "precision=bf16")[1]
+    result = result_of(Path("outputs/first"))
+    assert result["precision"] == "bfloat16"
+    assert "precision: bf16" in next(Path("outputs/first").glob("*/config.yaml")).read_text()

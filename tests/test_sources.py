@@ -322,4 +322,5 @@ def test_runs_without_recorded_code_are_told_from_those_with(cli, folder):
     write_report(Path("outputs/own"))
     with Path("outputs/own/results.csv").open() as file:
         codes = {row["code"] for row in csv.DictReader(file)}
-    assert len(codes) == 2 and "not recorded" in codes
+    assert len(codes) == 2 and "" in codes
+    assert "all runs: <b>not recorded</b>, 1 run" in Path("outputs/own/report.html").read_text()

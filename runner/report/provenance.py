@@ -30,12 +30,13 @@ class Programs:
         return older({**record.facts, "choices": record.choices}, config) if isinstance(config, dict) else {}
 
     def label(self, record: RunRecord) -> str:
-        """Return a run's program in words: `mine.Net 1a2b3c4d`, `checkpoint.select revision 1 (older)`."""
+        """Return a run's program in words: `mine.Net 1a2b3c4d`, `checkpoint.select revision 1 (older)`; empty where
+        nothing is recorded, or nothing but the runner's first revision."""
         behind = self.older(record)
         words = [f"{target} {digest[:DIGITS]}" for target, digest in sorted(_code(record).items())]
         for key, number in sorted(self._revisions(record).items()):
             words.append(f"{key} revision {number}" + (" (older)" if key in behind else ""))
-        return ", ".join(words) or "not recorded"
+        return ", ".join(words)
 
     def _revisions(self, record: RunRecord) -> dict[str, str]:
         known = record.facts.get("revisions")
@@ -61,7 +62,7 @@ def mixed(rows: Iterable[Any]) -> list[tuple[str, str, int]]:
             settings = tuple((key, value) for key, value in row.values.items() if key != CODE)
             groups.setdefault(settings, []).append((row.values[CODE], len(row.records)))
     return [
-        (", ".join(f"{key}={value}" for key, value in settings) or "all runs", program, runs)
+        (", ".join(f"{key}={value}" for key, value in settings) or "all runs", program or "not recorded", runs)
         for settings, programs in groups.items()
         for program, runs in programs
         if len(programs) > 1

@@ -16,7 +16,7 @@ from runner.sweep.display import Display
 from runner.sweep.perform import Work
 from runner.sweep.place import Place
 from runner.sweep.plan import Plan
-from runner.sweep.remote import Origin, needs, seen
+from runner.sweep.remote import Origin, check_precision, needs, seen
 from runner.sweep.server import environment
 
 STORE = 100 * 2**20  # bytes for Ray's shared objects: only plans and outcomes travel
@@ -62,6 +62,7 @@ class Ray:
     def crew(self, plan: Plan, display: Display) -> Crew:
         """Those who do the plan's runs. Raises `ConfigError` where no machine has what a run needs."""
         threads, share = max(entry.job.threads for entry in plan.todo), self._share(plan.device)
+        check_precision(plan, share)
         places = _places(self._machines(), threads, share)
         if not places:
             raise ConfigError(

@@ -19,6 +19,7 @@ from runner.errors import ConfigError, DiskFull
 from runner.listener import Listener
 from runner.sweep.ledger import read
 from runner.sweep.perform import Work, perform
+from runner.sweep.plan import Plan
 
 SIGHT = 60.0  # seconds after which a file of another machine must be seen here: network file systems keep directories
 
@@ -122,6 +123,17 @@ def seen(work: Work, said: Said) -> None:
         time.sleep(0.2)
         if folder.parent.is_dir():
             list(folder.parent.iterdir())  # makes a network file system look again
+
+
+def check_precision(plan: Plan, gpus: float) -> None:
+    """Raises `ConfigError` where `precision=auto` was resolved on a machine without the GPU that the runs will have."""
+    overrides = plan.entries[0].job.overrides
+    typed = any(word.startswith("precision=") and word != "precision=auto" for word in overrides)
+    if gpus and not typed and plan.device == "cpu" and plan.entries[0].job.config["device"] == "auto":
+        raise ConfigError(
+            "precision=auto: no GPU is here to resolve it for, and the runs have one (hydra.launcher.gpus); type "
+            "precision=bf16 or precision=fp32"
+        )
 
 
 def needs(package: str, extra: str, launcher: str) -> None:

@@ -23,7 +23,7 @@ from runner.sweep.display import Display
 from runner.sweep.ledger import read
 from runner.sweep.perform import Work
 from runner.sweep.plan import Plan
-from runner.sweep.remote import Errand, Origin, needs, seen
+from runner.sweep.remote import Errand, Origin, check_precision, needs, seen
 from runner.sweep.server import SINGLE, environment
 
 LOGS = ".submitit"  # in the sweep's folder
@@ -84,10 +84,12 @@ class Slurm:
     def crew(self, plan: Plan, display: Display) -> Crew:
         """Those who do the plan's runs."""
         threads = max(entry.job.threads for entry in plan.todo)
+        gpus = min(1, torch.cuda.device_count()) if self.gpus == "auto" else self.gpus
+        check_precision(plan, gpus)
         asked = {
             "name": f"runner {plan.folder.name}",
             "timeout_min": self.time,
-            "gpus_per_node": (min(1, torch.cuda.device_count()) if self.gpus == "auto" else self.gpus) or None,
+            "gpus_per_node": gpus or None,
             "cpus_per_task": threads if self.cpus_per_task == "auto" else self.cpus_per_task,
             "mem_gb": self.mem_gb,
             "slurm_partition": self.partition,

@@ -118,9 +118,9 @@ def origins(runs: Iterable[Loaded]) -> tuple[Origin, ...]:
 
 def _chosen(network: Network, result: dict[str, Any]) -> dict[str, Any]:
     """Return the options that a network was trained with: as its checkpoint names them, else as the run's result does,
-    else the modules of its classes."""
+    else by its classes."""
     modules = {
-        group: str(node["_target_"]).split(".")[-2:][0] if "_target_" in node else list(node)
+        group: _option(str(node["_target_"])) if "_target_" in node else list(node)
         for group in TRAINED
         if isinstance(node := network.config.get(group), dict)
     }
@@ -131,6 +131,12 @@ def _chosen(network: Network, result: dict[str, Any]) -> dict[str, Any]:
         for group in modules
         for choice in [names[group] for names in known if isinstance(names.get(group), str | list)][-1:]
     }
+
+
+def _option(target: str) -> str:
+    """Return what an option of this target is called, as a rule: of ours its module, of a library's its class."""
+    *_, module, name = ("." + target).split(".")
+    return module if target.startswith("runner.") else name.lower()
 
 
 def _distinct(known: Iterable[Origin], group: str) -> Any:
