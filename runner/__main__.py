@@ -4,11 +4,15 @@ Every command is a plan: a lone run is a plan of one, `-m` makes the product. So
 where done, resumed and reported by the same code (`runner.sweep`).
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `cli` hears it: else Ctrl-C would show where an import stood
+
 import atexit
 import gc
 import os
 import re
-import signal
 import sys
 from pathlib import Path
 
@@ -106,7 +110,8 @@ def cli() -> None:
     codes: list[int] = []
     atexit.register(_leave, codes)  # before all others, so that it is called after them
     try:
-        codes.append(main())
+        with interruption.listening():
+            codes.append(main())
     except KeyboardInterrupt as end:  # while Hydra is loaded
         codes.append(interrupted(end))
     if "torch" not in sys.modules:  # refused: its libraries, which are on their way, need not be waited for
