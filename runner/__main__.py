@@ -4,10 +4,14 @@ Every command is a plan: a lone run is a plan of one, `-m` makes the product. So
 where done, resumed and reported by the same code (`runner.sweep`).
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `cli` hears it: else Ctrl-C would show where an import stood
+
 import gc
 import os
 import re
-import signal
 import sys
 from pathlib import Path
 
@@ -106,7 +110,8 @@ def cli() -> None:
     gc.set_threshold(100_000, 50, 50)
     malloc.keep()  # here alone: a process of somebody else's program, which calls `main`, must be able to shrink
     try:
-        code = main()
+        with interruption.listening():
+            code = main()
     except KeyboardInterrupt as end:  # while Hydra is loaded
         code = interrupted(end)
     sys.exit(code)

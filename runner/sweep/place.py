@@ -32,3 +32,8 @@ class Place:
         while not (ended := self.crew.wait(1.0)):
             pass
         return ended[0], Said.of(what.job.folder)
+
+    def save(self) -> None:
+        """Have the run that is under way saved, and its process ended; wait for that. Called beside `work`."""
+        if self.crew is not None:
+            self.crew.save()

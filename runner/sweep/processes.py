@@ -81,7 +81,7 @@ class Processes(Crew):
         """Have the workers save their runs and end; wait for them."""
         interruption.tell()
         interruption.ask_children()
-        wait(self._running, interruption.PATIENCE)
+        wait(list(self._running), interruption.PATIENCE)
 
     def submit(self, work: Work) -> None:
         busy = {slot for _, slot in self._running.values()}

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from hydra.types import HydraContext
 
+from runner import interruption
 from runner.devices import cores
 from runner.errors import ConfigError
 from runner.sweep.crew import Crew, Ended
@@ -107,7 +108,9 @@ class Actors(Crew):
     def __init__(self, origin: Origin, capacity: int, cpus: int, gpus: float, limit: float | None):
         import ray
 
-        self._make = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0)(Place).remote
+        # Two calls at once: a run, and the word that it is to be saved.
+        options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0, "max_concurrency": 2}
+        self._make = ray.remote(**options)(Place).remote
         self._origin, self._limit = origin, limit
         self.capacity, self.shares = capacity, gpus < 1
         self._idle: list[Any] = []
@@ -116,6 +119,10 @@ class Actors(Crew):
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         import ray
 
+        if isinstance(error, KeyboardInterrupt) and self._running:
+            interruption.tell()
+            saved = [actor.save.remote() for _, actor in self._running.values()]
+            ray.wait(saved, num_returns=len(saved), timeout=interruption.PATIENCE)
         ray.shutdown()  # its actors end with it, and their processes with them
 
     def submit(self, work: Work) -> None:
@@ -146,9 +153,9 @@ class Actors(Crew):
         except RayError as error:
             return Ended(work, lost=f"Ray lost its process: {_words(error)}")
         self._idle.append(actor)
-        if ended.done and not ended.lost:
+        if ended.done and not ended.lost and not ended.interrupted:
             seen(work, said)
-        return Ended(work, ended.done, ended.lost, ended.memory)
+        return Ended(work, ended.done, ended.lost, ended.memory, ended.interrupted)
 
 
 def _knock(address: str | None) -> None:

@@ -6,7 +6,7 @@ import platform
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +21,8 @@ from runner.sweep.ledger import read
 from runner.sweep.perform import Work, perform
 from runner.sweep.plan import Plan
 
+BEGAN = time.monotonic()  # this process
+USED = 0.8  # of a job's time, after which a signal means that it is up, and not that another job is preferred
 SIGHT = 60.0  # seconds after which a file of another machine must be seen here: network file systems keep directories
 
 
@@ -66,11 +68,12 @@ class Said:
 
 @dataclass
 class Errand:
-    """A run for a process of its own, on another machine. `advanced`: whether it made a step before it was
-    interrupted."""
+    """A run for a process of its own, on another machine. `limit`: seconds that it may take; `advanced`: whether it
+    made a step before it was interrupted."""
 
     origin: Origin
     work: Work
+    limit: float
     advanced: bool = False
 
     def __call__(self) -> tuple[bool, Said] | ConfigError | DiskFull:
@@ -90,11 +93,13 @@ class Errand:
         return done, Said.of(self.work.job.folder)
 
     def checkpoint(self) -> Any:
-        """How submitit goes on where the job's time was up: with the run's own checkpoint. None where this job made no
-        step: no other would."""
+        """How submitit goes on where the job's time was up, or another one took its place: with the run's own
+        checkpoint. None where all its time was too little for a step."""
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(Errand(self.origin, self.work)) if self.advanced else None
+        if not self.advanced and time.monotonic() - BEGAN > USED * self.limit:
+            return None
+        return DelayedSubmission(replace(self, advanced=False))
 
     def _end(self, number: int) -> NoReturn:
         """End this job after its run was saved; submitit's own handler, if it has one for the signal, requeues it."""

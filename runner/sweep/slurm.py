@@ -106,7 +106,7 @@ class Jobs(Crew):
     def __init__(self, origin: Origin, cluster: str, capacity: int, asked: dict[str, Any]):
         import submitit
 
-        self.capacity, self._origin = capacity, origin
+        self.capacity, self._origin, self._limit = capacity, origin, 60.0 * asked["timeout_min"]
         # As often as its time is up: each time it has made steps (`Errand.checkpoint`).
         often = {} if cluster == "local" else {"slurm_max_num_timeout": REQUEUES}
         self._executor = submitit.AutoExecutor(origin.sweep / LOGS, cluster=cluster, **often)
@@ -117,6 +117,8 @@ class Jobs(Crew):
         self._looked = 0.0
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, interruption.Interrupted) and error.number != signal.SIGINT:
+            return  # the command alone is to end, or its terminal is gone: its jobs go on
         for job in self._running:
             self._cancel(job)
         if isinstance(error, KeyboardInterrupt):  # they save their runs
@@ -165,7 +167,7 @@ class Jobs(Crew):
                 # A terminal's Ctrl-C goes to jobs of this machine, too: they hear of it from here.
                 stack.enter_context(interruption.ignoring(signal.SIGINT))
                 stack.enter_context(self._executor.batch())
-                jobs = [self._executor.submit(Errand(self._origin, work)) for work in works]
+                jobs = [self._executor.submit(Errand(self._origin, work, self._limit)) for work in works]
         except (FailedJobError, FailedSubmissionError) as error:
             raise ConfigError(
                 f"hydra/launcher=slurm: the cluster refused the jobs ({_last(str(error))}); correct hydra.launcher. "
