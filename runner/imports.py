@@ -16,6 +16,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
+from runner.shipped import is_added
+
 OURS = frozenset({"runner", "hydra_plugins", "torch", "torchvision"})  # of which a version or a revision tells
 INSTALLED = frozenset({"site-packages", "dist-packages"})  # folders of what pip and Debian install
 SOURCE = (".py", ".pyw")
@@ -41,12 +43,12 @@ def closure(names: Iterable[str], known: dict[str, Module]) -> dict[str, Module]
     others: set[str] = set()
     while waiting:
         for name in prefixes(waiting.pop()):
-            if name in modules:
+            if name in modules or name in others:
                 continue
-            spec = None if name in others else find(name)
+            spec = find(name)
             if spec is None or name not in start and not is_own(spec):
                 others.add(name)
-                break  # below it lies no module, or another's
+                continue
             if name not in known:
                 known[name] = _read(name, spec)
             modules[name] = known[name]
@@ -73,8 +75,10 @@ def find(name: str) -> ModuleSpec | None:
 
 def is_own(spec: ModuleSpec) -> bool:
     """Return whether a module is the user's own source: not ours, not Python's, not an installed distribution's."""
+    if spec.name.partition(".")[0] in OURS:
+        return is_added(spec.name)
     places = [spec.origin] if spec.has_location else list(spec.submodule_search_locations or [])
-    return spec.name.partition(".")[0] not in OURS and not all(map(_is_library, places))
+    return not all(map(_is_library, places))
 
 
 def is_installed(place: str | None) -> bool:

@@ -16,7 +16,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-from runner.imports import OURS, SOURCE, Module, closure, file_digest, find, is_installed, is_own, prefixes
+from runner.imports import INSTALLED, OURS, SOURCE, Module, closure, file_digest, find, is_installed, is_own, prefixes
+from runner.shipped import is_added
 
 LENGTH = 16  # hexadecimal digits of a digest
 
@@ -33,7 +34,7 @@ def code(config: Mapping[str, Any], ours: tuple[str, ...]) -> Code:
     digests: Code = {}
     for group, node in config.items():
         for target in sorted(set(targets(node))):
-            if not (_within(target, ours) and _within(home(target), ours)):
+            if not (_within(target, ours) and _within(home(target), ours)) or is_added(home(target)):
                 digests.setdefault(group, {})[target] = digest(target)
     return digests
 
@@ -114,20 +115,29 @@ def _now(module: Module) -> str | None:
 def _distribution(spec: ModuleSpec) -> list[str] | None:
     """Return name and version of the installed distribution that a module is of; None where it is source."""
     top = _top(spec.name)
-    if top not in OURS and (is_own(spec) or not is_installed(spec.origin)):
+    if is_own(spec) or top not in OURS and not is_installed(spec.origin):
         return None
-    try:
-        package = importlib.metadata.distribution(top)
-    except importlib.metadata.PackageNotFoundError:
-        names = importlib.metadata.packages_distributions().get(top)  # reads all that is installed
-        if not names:
-            return None
-        package = importlib.metadata.distribution(names[0])
+    package = _package(top, Path(str(spec.origin)))
+    if package is None:
+        return None
     version = package.version.partition("+")[0]  # builds for CPUs and for GPUs are one version
     if package.read_text("direct_url.json") is None:  # PEP 610: from an index, where the files of a version stay
         return [package.name, version]
     lines = (line.rpartition(",")[0] for line in (package.read_text("RECORD") or "").splitlines())
     return [package.name, version, *sorted(line for line in lines if line.partition(",")[0].endswith(SOURCE))]
+
+
+def _package(top: str, origin: Path) -> importlib.metadata.Distribution | None:
+    """Return the distribution that brings a top-level module: the one of its name, else one whose files it is among."""
+    try:
+        return importlib.metadata.distribution(top)
+    except importlib.metadata.PackageNotFoundError:
+        folder = next((str(parent) for parent in origin.parents if parent.name in INSTALLED), "")
+    for package in importlib.metadata.distributions(path=[folder]):
+        record = "\n" + (package.read_text("RECORD") or package.read_text("top_level.txt") or "")
+        if any(f"\n{top}{end}" in record for end in ("/", ".py", "\n")):
+            return package
+    return None
 
 
 def _within(name: str, packages: Iterable[str]) -> bool:

@@ -167,6 +167,15 @@ def test_an_interpolated_value_is_the_typed_one(cli, monkeypatch):
     assert "done already" in cli(*words, *typed)[1]
 
 
+def test_a_condition_compares_what_an_interpolation_resolved_to(cli, monkeypatch):
+    """`sweep.exclude` takes out a combination by the value, not by the words."""
+    monkeypatch.setenv("E", "2")
+    words = (*QUICK[1:], "model=mlp", "epochs=${oc.env:E},1", "sweep.exclude=[epochs=2]", "seed=0,1", "name=first")
+    assert cli("-m", *words)[0] == 0
+    assert [row["seed"] for row in rows("outputs/first")] == ["0", "1"]
+    assert {result["epochs"] for result in results_of(Path("outputs/first")).values()} == {1}
+
+
 def test_two_values_of_one_interpolation_are_told_apart(cli, monkeypatch):
     """The same words with another environment are other settings: no mean mixes them."""
     for epochs, seeds in (("1", "seed=0,1"), ("2", "seed=2,3")):

@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import importlib.util
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from runner import sources
+from runner import imports, sources
 from runner.report import write_report
 from runner.sweep.identity import fingerprints
 from runner.targets import TRUSTED
@@ -31,6 +32,8 @@ class Net(nn.Module):
     def forward(self, images):
         return SCALE * self.body(images)
 """
+CONF = Path(__file__).parents[1] / "conf"
+FIND = imports.find
 QUICK = ("epochs=1", "log.images=0", "log.tensorboard=false", "data.limit=200", "checkpoint.select=last")
 
 
@@ -139,6 +142,42 @@ def test_the_runners_own_and_torchs_classes_have_no_digest():
     """Runs without a class of the user's own keep their recorded fingerprints."""
     node = {"_target_": "runner.optimizer.sam.SAM", "base": {"_target_": "torch.optim.SGD"}}
     assert sources.code({"optimizer": node, "seed": 1}, TRUSTED) == {}
+
+
+def test_no_option_that_comes_with_the_runner_has_a_digest():
+    """Every class that conf/ names is listed as shipped, but those of options that are not committed yet."""
+    files = subprocess.run(["git", "ls-files", "conf"], cwd=CONF.parent, capture_output=True, text=True).stdout.split()
+    for file in files:
+        text = (CONF.parent / file).read_text()
+        for target in re.findall(r"_target_: (runner\.[\w.]+)", text):
+            assert sources.code({"group": {"_target_": target}}, TRUSTED) == {}, f"{file}: list it in runner/shipped.py"
+
+
+def test_an_option_in_the_checkout_counts_by_its_source(folder, monkeypatch):
+    """A class beside the runner's own options, as docs/extending.md has it, and what it imports there."""
+    import runner.schedule
+
+    monkeypatch.setattr(runner.schedule, "__path__", [*runner.schedule.__path__, str(folder)])
+    write(
+        folder, {"half_n.py": "from runner.schedule.help_n import x\nclass Half:\n    pass\n", "help_n.py": "x = 1\n"}
+    )
+    monkeypatch.setattr(sources, "find", lambda name: found(name, folder))
+    monkeypatch.setattr("runner.imports.find", lambda name: found(name, folder))
+    node = {"schedule": {"_target_": "runner.schedule.half_n.Half"}}
+    seen = {json.dumps(sources.code(node, TRUSTED))}
+    for name in ("half_n.py", "help_n.py"):
+        (folder / name).write_text((folder / name).read_text() + "# more\n")
+        sources.forget_edited()
+        seen.add(json.dumps(sources.code(node, TRUSTED)))
+    assert len(seen) == 3 and "{}" not in seen
+
+
+def found(name: str, folder: Path):
+    """The module as it would be found in the checkout."""
+    path = folder / f"{name.rpartition('.')[2]}.py"
+    if name.startswith("runner.schedule.") and path.exists():
+        return importlib.util.spec_from_file_location(name, path)
+    return FIND(name)
 
 
 def test_targets_at_any_depth_have_a_digest(folder):

@@ -13,7 +13,7 @@ from runner.check import shown
 from runner.errors import ConfigError, did_you_mean
 from runner.schema import STACKS
 from runner.sweep.compose import Composer
-from runner.sweep.typed import Pairs
+from runner.sweep.typed import Pairs, is_interpolated
 
 COMPARISON = re.compile(r"\s*([\w@/.-]+)\s*(!=|<=|>=|==?|<|>)\s*([^=<>!|]+?)\s*")
 OR, AND = re.compile(r"\|\|?"), re.compile("&&?")
@@ -100,8 +100,10 @@ def take_out(asked: list[tuple[Pairs, list[Condition]]], composer: Composer) -> 
     leave nothing."""
     kept = []
     for pairs, conditions in asked:
-        typed = {key.lstrip("+"): plain(text) for key, text in pairs}
         composed = functools.cache(functools.partial(_composed, composer, pairs))
+        typed = {key.lstrip("+"): plain(text) for key, text in pairs if not is_interpolated(text)}
+        for key in (key.lstrip("+") for key, text in pairs if is_interpolated(text)):
+            typed |= {key: plain(shown(composed()[key]))} if key in composed() else {}
         true = [condition for condition in conditions if condition.holds(typed, composed)]
         for condition in true:
             condition.taken += 1
@@ -117,7 +119,10 @@ def take_out(asked: list[tuple[Pairs, list[Condition]]], composer: Composer) -> 
 
 def _useless(condition: Condition, asked: list[Pairs], composer: Composer) -> str:
     told = f"sweep.exclude: '{condition.text}' takes out none of the {len(asked)} combinations"
-    rows = [_composed(composer, pairs) | {key.lstrip("+"): plain(text) for key, text in pairs} for pairs in asked]
+    rows = [
+        _composed(composer, pairs) | {key.lstrip("+"): plain(text) for key, text in pairs if not is_interpolated(text)}
+        for pairs in asked
+    ]
     keys = set().union(*rows)
     for one in condition.comparisons:
         if one.key not in keys:

@@ -86,6 +86,11 @@ def value(key: str, text: str) -> Any:
     return found if isinstance(found, int | float | bool | None) else str(found)
 
 
+def is_interpolated(text: str) -> bool:
+    """Return whether a value holds `${...}`; Hydra writes a backslash before its braces."""
+    return "${" in text.replace("\\", "")
+
+
 def interpolated(
     words: list[str], swept: dict[str, Any], config: dict[str, Any], choices: dict[str, Any]
 ) -> tuple[list[str], dict[str, Any]]:
@@ -97,7 +102,7 @@ def interpolated(
     for i, word in enumerate(words):
         key, _, text = word.partition("=")
         plain = key.lstrip("+")
-        if "${" not in text.replace("\\", "") or key.startswith(("hydra.", "~")):  # Hydra escapes braces
+        if not is_interpolated(text) or key.startswith(("hydra.", "~")):
             continue
         known, content = _looked_up(plain, config, choices)
         if known:
