@@ -26,7 +26,9 @@ def say(line: str) -> None:
 
 def interrupted() -> int:
     """Says so; the exit code."""
-    say("interrupted; the same command goes on where it stopped")
+    timed = any("${now:" in word for word in TYPED.get([]))  # which names another folder each time
+    way = " with the folder's name typed in place of ${now:...}" if timed else ""
+    say(f"interrupted; the same command{way} goes on where it stopped")
     return 130
 
 
