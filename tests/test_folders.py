@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.utils import setup_globals
 from omegaconf import OmegaConf
 
 from runner.__main__ import main
@@ -17,7 +18,8 @@ from runner.explain import CONF
 from runner.report.__main__ import main as report
 from runner.sweep import frozen
 from runner.sweep.__main__ import main as status
-from runner.sweep.compose import override_dirname
+from runner.sweep.compose import Base, Composed, current, override_dirname
+from runner.sweep.layout import run_folder
 
 SMALL = ("model=mlp", "epochs=1", "data.limit=100", "log.tensorboard=false", "log.images=0")
 HERE = (*SMALL, "hydra.launcher.workers=0")
@@ -27,8 +29,8 @@ NUMBER = "hydra.sweep.subdir=${hydra.job.num}"
 
 def runs(sweep: str | Path) -> dict[str, dict]:
     """All results below a folder, by their path in it."""
-    found = {path.parent.relative_to(sweep).as_posix(): path for path in Path(sweep).rglob("result.json")}
-    return {name: json.loads(path.read_text()) for name, path in sorted(found.items())}
+    files = {path.parent.relative_to(sweep).as_posix(): path for path in Path(sweep).rglob("result.json")}
+    return {name: json.loads(path.read_text()) for name, path in sorted(files.items())}
 
 
 def seeds(sweep: str | Path) -> dict[str, int]:
@@ -374,3 +376,32 @@ def test_the_recorded_command_is_the_one_that_was_typed(cli, words):
     assert (python, option, module) == ("python", "-m", "runner") and argv == list(typed)
     code, out, err = cli(*argv)
     assert code == 0 and ("nothing was left to do" in out or "1 of 1 run done already" in out), out + err
+
+
+TEXTS = [
+    "${seed}",
+    "a${optimizer.lr}b",
+    "${name}/${hydra.job.num}",
+    "${hydra:job.name}-${hydra:job.id}",
+    "${flag}${none}",
+]
+TEXTS += ["${hydra.sweep.dir}/x", "${oc.select:seed}", "${oc.select:hydra.job.num}", r"\${seed}", "${model.hidden}"]
+TEXTS += ["${model.hidden[1]}", "${optimizer[lr]}", "${hydra:runtime.choices.optimizer}", "${oc.decode:'${seed}'}"]
+TEXTS += ["${oc.select:nope,${seed}}", "${hydra.run.dir}", "plain", "${hydra.job.override_dirname}", "${my-key}"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_folders_text_is_read_as_omegaconf_reads_it(text, tmp_path):
+    """Values put into the text without OmegaConf are those that it puts there itself."""
+    setup_globals()
+    settings = {"exclude_keys": [], "item_sep": ",", "kv_sep": "="}
+    parts = {"sweep": {"dir": "out/${name}", "subdir": text}, "run": {"dir": "lone/${seed}"}}
+    parts |= {"job": {"name": "run", "id": "???", "num": "???"}, "runtime": {"choices": {"optimizer": "adam"}}}
+    parts |= {"overrides": {"task": []}}
+    config = {"seed": 3, "name": "n", "flag": True, "none": None, "optimizer": {"lr": 1e-05}, "my-key": 1}
+    config |= {"model": {"hidden": [4, 5]}}
+    composed = Composed(config, ["seed=3", "name=n"], Base(OmegaConf.create({"hydra": parts}), settings), {})
+    whole = OmegaConf.merge(composed.hydra("id-1", 7).node(), config)
+    with current(whole):
+        expected = str(whole.hydra.sweep.subdir)
+    assert run_folder(composed, "id-1", 7, tmp_path) == tmp_path / expected

@@ -191,8 +191,8 @@ class Composer:
             missing = sorted(str(key) for key in OmegaConf.missing_keys(job))
             if whole and missing:
                 raise ConfigError("; ".join(f"{key} is missing: {key}=VALUE" for key in missing))
-            if whole and (asked := JOB.findall(str(OmegaConf.to_container(job, resolve=False)))):
-                _give(config, asked, number)
+            if whole and (keys := JOB.findall(str(OmegaConf.to_container(job, resolve=False)))):
+                _give(config, keys, number)
                 HydraConfig.instance().set_config(config)
             resolved = OmegaConf.to_container(job, resolve=whole)
             dirname = OmegaConf.to_container(config.hydra.job.config.override_dirname, resolve=True)
@@ -207,9 +207,9 @@ class Composer:
         return Composed(resolved, words, Base(OmegaConf.masked_copy(config, ["hydra"]), dirname), choices), config
 
 
-def _give(config: DictConfig, asked: list[str], number: int | None) -> None:
+def _give(config: DictConfig, keys: list[str], number: int | None) -> None:
     """Make Hydra's keys of a run that its own config asks for known. Raises `ConfigError` for what cannot be known."""
-    if "id" in asked:
+    if "id" in keys:
         raise ConfigError("${hydra:job.id}: is made of the run's config, so no key of that can refer to it")
     if number is None:
         raise ConfigError("${hydra:job.num}: is not known here; name another key")
