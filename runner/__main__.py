@@ -39,7 +39,10 @@ def interrupted(end: KeyboardInterrupt) -> int:
     """Say what goes on where; return the exit code that shells expect after a signal."""
     if not isinstance(end, interruption.Interrupted):
         end = interruption.Interrupted(signal.SIGINT)
-    say(f"interrupted; {end.words or 'the same command goes on where it stopped'}")
+    words = end.words or "the same command goes on where it stopped"
+    if any("${now:" in word for word in TYPED.get([])):
+        words += " (with the folder's name typed in place of ${now:...}, which names another one each time)"
+    say(f"interrupted; {words}")
     return 128 + end.number
 
 

@@ -32,3 +32,17 @@ class Faulty(nn.Module):
             os._exit(1)
         if self.fault == "memory":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+class Told(nn.Module):
+    """A linear layer that adds a line to told.txt: what the environment of its run says."""
+
+    def __init__(self, in_channels: int, num_classes: int, image_size: int):
+        super().__init__()
+        self.layer = nn.Linear(in_channels * image_size**2, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and "TOLD" in os.environ:
+            with Path("told.txt").open("a") as file:
+                file.write(f"{os.environ['TOLD']}\n")
+        return self.layer(x.flatten(1))

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -29,6 +30,7 @@ class GridSweeper(Sweeper):
         from runner.sweep.repository import remember
 
         self.config = config
+        HydraConfig.instance().set_config(config)  # for what the command's own keys ask of ${hydra:...}
         remember(hydra_context.config_loader)
         self.hydra_context = hydra_context
         self.launcher = Plugins.instance().instantiate_launcher(

@@ -27,6 +27,7 @@ from runner.explain import explain
 
 REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*)")  # the first word of an interpolation
 KEY = re.compile(r"[+~]*([^@=]*)")  # of a typed word, without its sign and package
+JOB = re.compile(r"\$\{hydra:job\.(id|num)\}")  # what a run's config may ask of its own job
 IN_PLACE = ("sweep", "run", "overrides")  # parts of Hydra's config that each run has resolved, or as typed
 
 
@@ -125,21 +126,21 @@ class Composer:
         self._bases: dict[tuple[str, ...], tuple[Composed, bytes]] = {}
         self._is_group = functools.cache(lambda key: bool(loader.get_group_options(key)))  # which looks into folders
 
-    def compose(self, words: list[str]) -> Composed:
-        """The config of `words` on top of the defaults. Raises `ConfigError`."""
+    def compose(self, words: list[str], number: int | None = None) -> Composed:
+        """The config of `words` on top of the defaults; `number`: of its run. Raises `ConfigError`."""
         chosen = tuple(word for word in words if self._value(word) is None)
         if len(chosen) == len(words):
-            return self._full(words)
+            return self._full(words, number)
         if chosen not in self._bases:
             try:
-                base = self._full(list(chosen), whole=False)
+                base = self._full(list(chosen), number, whole=False)
             except ConfigError:  # perhaps a value that is missing, or an interpolation of one
-                return self._full(words)
+                return self._full(words, number)
             self._bases[chosen] = base, pickle.dumps(base.config)
         base, content = self._bases[chosen]
         config = pickle.loads(content)  # noqa: S301 - a copy, in a tenth of the time of copy.deepcopy
         if not all(put(config, *pair) for pair in filter(None, map(self._value, words))) or _unplain(config):
-            return self._full(words)
+            return self._full(words, number)
         return Composed(config, words, base.base, base.choices)
 
     def _value(self, word: str) -> tuple[str, Any] | None:
@@ -156,7 +157,7 @@ class Composer:
             return None
         return key, value
 
-    def _full(self, words: list[str], whole: bool = True) -> Composed:
+    def _full(self, words: list[str], number: int | None, whole: bool = True) -> Composed:
         """By Hydra. With `whole` nothing may be missing, and what is interpolated is resolved."""
         try:
             config = self.loader.load_sweep_config(self.master, words)
@@ -165,6 +166,9 @@ class Composer:
             missing = sorted(str(key) for key in OmegaConf.missing_keys(job))
             if whole and missing:
                 raise ConfigError("; ".join(f"{key} is missing: {key}=VALUE" for key in missing))
+            if whole and (keys := JOB.findall(str(OmegaConf.to_container(job, resolve=False)))):
+                _give(config, keys, number)
+                HydraConfig.instance().set_config(config)
             resolved = OmegaConf.to_container(job, resolve=whole)
             dirname = OmegaConf.to_container(config.hydra.job.config.override_dirname, resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
@@ -176,6 +180,16 @@ class Composer:
             if "/" not in group and isinstance(name, str) and name != "null"
         }
         return Composed(resolved, words, Base(OmegaConf.masked_copy(config, ["hydra"]), dirname), choices)
+
+
+def _give(config: DictConfig, keys: list[str], number: int | None) -> None:
+    """Make Hydra's keys of a run that its own config asks for known. Raises `ConfigError` for what cannot be known."""
+    if "id" in keys:
+        raise ConfigError("${hydra:job.id}: is made of the run's config, so no key of that can refer to it")
+    if number is None:
+        raise ConfigError("${hydra:job.num}: is not known here; name another key")
+    with read_write(config.hydra):
+        config.hydra.job.num = number
 
 
 def put(config: dict[str, Any], key: str, value: Any) -> bool:

@@ -48,14 +48,14 @@ class Layout:
 def run_folder(composed: Composed, name: str, number: int, sweep: Path) -> Path:
     """Return the folder of a sweep's run. Raises `ConfigError`."""
     text = _resolved(composed, name, number, "sweep.subdir", _filled(composed, name, number, "sweep.subdir"))
-    told, path = f"hydra.sweep.subdir={composed.base.raw['sweep']['subdir']}", Path(os.path.normpath(text or "."))
+    typed, path = f"hydra.sweep.subdir={composed.base.raw['sweep']['subdir']}", Path(os.path.normpath(text or "."))
     if path.is_absolute() or not path.parts or ".." in path.parts:
-        raise ConfigError(f"{told}: must name a folder below hydra.sweep.dir, one for each run")
+        raise ConfigError(f"{typed}: must name a folder below hydra.sweep.dir, one for each run")
     if hidden := next((part for part in path.parts if part.startswith(".")), None):
-        raise ConfigError(f"{told}: '{hidden}' would be hidden; begin it with another sign than a dot")
+        raise ConfigError(f"{typed}: '{hidden}' would be hidden; begin it with another sign than a dot")
     if path.parts[0] in OWN:
-        raise ConfigError(f"{told}: '{path.parts[0]}' in a sweep's folder is its own; choose another name")
-    _check_length(told, path)
+        raise ConfigError(f"{typed}: '{path.parts[0]}' in a sweep's folder is its own; choose another name")
+    _check_length(typed, path)
     return sweep / path
 
 
@@ -106,9 +106,9 @@ def _filled(composed: Composed, name: str, number: int, key: str) -> str:
     def value(match: re.Match) -> str:
         path = match[1].replace("hydra:", "hydra.").replace("[", ".").replace("]", "").split(".")
         is_hydra = path[0] == "hydra"
-        found = own.get(".".join(path[1:])) if is_hydra else None
-        found = _at(raw if is_hydra else composed.config, path[is_hydra:]) if found is None else found
-        return match[0] if isinstance(found, dict) or found == "???" else str(found)
+        content = own.get(".".join(path[1:])) if is_hydra else None
+        content = _at(raw if is_hydra else composed.config, path[is_hydra:]) if content is None else content
+        return match[0] if isinstance(content, dict) or content == "???" else str(content)
 
     text = str(_at(raw, key.split(".")) or "")
     for _ in range(NESTED):
@@ -139,7 +139,8 @@ def _resolved(composed: Composed, name: str, number: int, key: str, text: str) -
     with read_write(whole.hydra), open_dict(whole.hydra):
         whole.hydra[section][last] = text
     with current(whole):
-        return whole.hydra[section][last]
+        value = whole.hydra[section][last]
+    return "" if value is None else str(value)
 
 
 def _folder(key: str, text: str) -> Path:

@@ -157,7 +157,7 @@ class Planner:
 
     def entry(self, overrides: list[str], swept: dict[str, Any], line: str, number: int) -> Entry:
         """A checked combination, and the run of that number; `line`: the command. Raises `ConfigError`."""
-        composed = self.composer.compose(overrides)
+        composed = self.composer.compose(overrides, number)
         config = check(composed.config)
         overrides, swept = interpolated(overrides, swept, config, composed.choices)
         task = self._task(config)

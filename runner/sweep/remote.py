@@ -126,8 +126,9 @@ def seen(work: Work, said: Said) -> None:
                 "share a file system (docs/cluster.md)"
             )
         time.sleep(0.2)
-        if folder.parent.is_dir():
-            list(folder.parent.iterdir())  # makes a network file system look again
+        for path in reversed(folder.parents):
+            if work.job.sweep in (path, *path.parents) and path.is_dir():
+                list(path.iterdir())  # makes a network file system look again
 
 
 def check_precision(plan: Plan, gpus: float) -> None:

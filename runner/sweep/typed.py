@@ -10,6 +10,7 @@ from hydra.core.override_parser.types import Override
 from runner.check import shown
 from runner.errors import ConfigError
 from runner.schema import NOT_IDENTITY, STACKS
+from runner.words import as_typed
 
 Pairs = list[tuple[str, str]]  # keys and their values as typed, of one combination
 
@@ -47,9 +48,8 @@ def refuse_slips(overrides: list[Override], loader: ConfigLoader) -> None:
     for override in overrides:
         key = name(override)
         if key in seen:
-            raise ConfigError(
-                f"{seen[key].input_line} and {override.input_line}: '{key}' is typed twice; only one would count"
-            )
+            both = " and ".join(as_typed(other.input_line) for other in (seen[key], override))
+            raise ConfigError(f"{both}: '{key}' is typed twice; only one would count")
         seen[key] = override
         if key in NOT_IDENTITY and len(values(override)) > 1:
             raise ConfigError(
