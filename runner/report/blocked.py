@@ -29,7 +29,6 @@ class Fit:
 
     means: np.ndarray
     counts: np.ndarray  # seeds of each combination [k]
-    seeds: int
     deviation: float | None
     df: int
     blocked: bool
@@ -97,7 +96,6 @@ def fit(cells: Sequence[Mapping[str, float]]) -> Fit:
     return Fit(
         means=own + effects.mean(),
         counts=counts,
-        seeds=len(seeds),
         deviation=deviation,
         df=df,
         blocked=bool(linked),
@@ -106,7 +104,9 @@ def fit(cells: Sequence[Mapping[str, float]]) -> Fit:
         noise=noise,
         _share=share if linked else np.zeros((len(cells), 0)),
         _inverse=inverse if linked else np.zeros((0, 0)),
-        _own=inverse @ np.einsum("k,kij->ij", np.nan_to_num(variances), parts) @ inverse if linked else np.zeros((0, 0)),
+        _own=inverse @ np.einsum("k,kij->ij", np.nan_to_num(variances), parts) @ inverse
+        if linked
+        else np.zeros((0, 0)),
     )
 
 

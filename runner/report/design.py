@@ -45,7 +45,9 @@ def design(rows: Sequence[Row], keys: Keys) -> Design | None:
     tested = margins(drawn, tests) if all(tests) else None
     means = margins(drawn, cells)
     if all(margin.mean is None for own in means for margin in own):
-        return _scattered(rows, found, cells, absent, "No value of a key was tried beside the same values of the others")
+        return _scattered(
+            rows, found, cells, absent, "No value of a key was tried beside the same values of the others"
+        )
     return Design(
         note=_note(known, tested is not None) + _absent(absent),
         panels=factor_panels(drawn, means, tested),

@@ -28,6 +28,12 @@ def spread(statistic: Statistic | None, metric: str) -> str:
     return f"{mean} ± {number(statistic.deviation, metric)}"
 
 
+def band(mean: float, deviation: float, metric: str) -> tuple[float, float]:
+    """Return mean - deviation and mean + deviation; of an accuracy, cut to [0, 1]."""
+    low, high = mean - deviation, mean + deviation
+    return (max(0.0, low), min(1.0, high)) if "accuracy" in metric else (low, high)
+
+
 def duration(seconds: float) -> str:
     """`1 h 5 min`, `2 min 3 s`, `4.2 s`."""
     if seconds < 60:
