@@ -52,7 +52,7 @@ def select_weights(
     if not schedule.foreseen:
         return Selection("val_loss", "where the schedule ends is not known before training")
     share = final_share(schedule)
-    ends = f"the schedule ends at {100 * share:.2g} % of its highest rate"
+    ends = f"the schedule ends at {100 * share:.3g} % of its highest rate"
     return Selection("last", f"{ends}, and nothing stops early") if share < LOW else Selection("val_loss", ends)
 
 

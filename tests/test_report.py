@@ -195,7 +195,7 @@ class Page(HTMLParser):
 
 def test_page_stands_alone_and_shows_the_numbers(tmp_path):
     """Well-formed, nothing loaded from elsewhere, no id twice, mean ± deviation, the curves."""
-    values = {"sgd": [0.5, 0.6], "adam": [0.8, 0.9]}
+    values = {"sgd": [0.5, 0.6], "adam": [0.8, 0.9], "lion": [0.7, 0.75]}
     sweep(tmp_path, values)
     write_run(tmp_path / "z", "failed", reason="it broke", swept={"optimizer": "sgd", "seed": 2})
     path = write_report(tmp_path)
@@ -217,7 +217,7 @@ def test_page_stands_alone_and_shows_the_numbers(tmp_path):
     assert places == sorted(places)
     assert "it broke" in page.words and text.count("<figure>") == 6  # four curves, one factor, one of time
     assert "2 of 3" in page.words and "Left out of all means: 1 failed." in page.words
-    assert (tmp_path / "results.csv").read_text().count("\n") == 6
+    assert (tmp_path / "results.csv").read_text().count("\n") == 8
 
 
 def test_page_escapes_everything(tmp_path):
@@ -244,9 +244,11 @@ def test_page_escapes_everything(tmp_path):
     ("accuracies", "said"),
     [
         ({"sgd": [0.5], "adam": [0.6]}, "One seed settles nothing"),
-        ({"sgd": [0.5, 0.61], "adam": [0.6, 0.7, 0.85]}, "with up to 3 seeds"),
+        ({"sgd": [0.5, 0.61], "adam": [0.6, 0.7]}, "Two seeds settle nothing"),
+        ({"sgd": [0.5, 0.61], "adam": [0.6, 0.7, 0.85]}, "only one combination has 3 seeds or more"),
+        ({"sgd": [0.5, 0.61, 0.7], "adam": [0.6, 0.7, 0.85, 0.9]}, "with up to 4 seeds"),
         ({"sgd": [0.5] * 5, "adam": [0.6] * 5}, "residual is zero"),
-        ({"sgd": [0.5, 0.6], "adam": [0.6]}, "only one combination has more than one seed"),
+        ({"sgd": [0.5, 0.6], "adam": [0.6]}, "each combination has two seeds at most"),
         ({"sgd": [0.5, 0.6, 0.7], "adam": [0.52, 0.6, 0.69]}, "not distinguishable from the other one"),
         ({"sgd": [0.5, 0.6, 0.7], "adam": [0.9, 1.0, 1.11]}, "is distinguishable from the other one"),
         ({"sgd": [0.5]}, "Nothing to compare"),

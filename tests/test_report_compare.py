@@ -39,13 +39,16 @@ def test_one_combination_is_a_paired_t_test(tmp_path, capfd):
 
 
 def test_the_residual_is_pooled_and_p_corrected():
-    """Several combinations: s² is pooled over them, p is Holm's."""
+    """Several combinations: p is the larger of Holm's by the pooled s² and Holm's of each combination's own t test."""
     rng = np.random.default_rng(0)
-    values = [rng.normal(mean, 1, n) for mean, n in ((0, 3), (3, 4), (0.5, 3))]
+    values = [rng.normal(mean, 0.1, n) for mean, n in ((0, 3), (0.3, 4), (0.05, 3))]
     found, deviation, df = paired([dict(enumerate(v)) for v in values])
     assert df == 7 and deviation == pytest.approx((sum(((v - v.mean()) ** 2).sum() for v in values) / 7) ** 0.5)
     raw = [2 * stats.t.sf(abs(v.mean()) / (deviation / len(v) ** 0.5), 7) for v in values]
-    assert found[1].p == pytest.approx(3 * min(raw)) and np.argmin(raw) == 1
+    own = [stats.ttest_1samp(v, 0).pvalue for v in values]
+    assert found[1].p == pytest.approx(max(3 * min(raw), 3 * min(own))) and np.argmin(raw) == np.argmin(own) == 1
+    half = max(stats.t.isf(0.025, 7) * deviation / 2, stats.t.isf(0.025, 3) * values[1].std(ddof=1) / 2)
+    assert (found[1].low, found[1].high) == (pytest.approx(found[1].mean - half), pytest.approx(found[1].mean + half))
     assert [one.mean for one in found] == pytest.approx([v.mean() for v in values])
 
 
@@ -72,9 +75,10 @@ def test_the_whole_is_a_paired_test_of_the_seeds_means():
 @pytest.mark.parametrize(
     ("one", "other", "said"),
     [
-        ({"sgd": [0.5]}, {"sgd": [0.9]}, "one seed settles nothing"),
-        ({"sgd": [0.5, 0.6]}, {"sgd": [0.5, 0.6]}, "no difference in any seed"),
-        ({"sgd": [0.5, 0.625]}, {"sgd": [0.75, 0.875]}, "no residual: no verdict"),
+        ({"sgd": [0.5]}, {"sgd": [0.9]}, "two settle nothing"),
+        ({"sgd": [0.5, 0.61]}, {"sgd": [0.9, 0.99]}, "two seeds: no verdict"),
+        ({"sgd": [0.5, 0.6, 0.7]}, {"sgd": [0.5, 0.6, 0.7]}, "no difference in any seed"),
+        ({"sgd": [0.5, 0.625, 0.25]}, {"sgd": [0.75, 0.875, 0.5]}, "no residual: no verdict"),
         ({"sgd": [0.5, 0.6, 0.7], "adam": [0.5]}, {"sgd": [0.5, 0.7, 0.6], "adam": [0.9]}, "one seed: no verdict"),
         ({"sgd": [0.5, 0.6, 0.7]}, {"sgd": [0.51, 0.66, 0.65]}, "more seeds"),
     ],
@@ -83,6 +87,24 @@ def test_what_cannot_be_judged_is_not(tmp_path, capfd, one, other, said):
     """One seed, equal results, or no residual: said in words, without a p."""
     assert main(both(tmp_path, one, other)) == 0
     assert said in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("where", ["one", "other"])
+def test_a_combination_whose_bad_seeds_are_gone_is_not_compared(tmp_path, capfd, where):
+    """In whichever folder seeds diverged: the combination has no line, the overall mean is without it, and why."""
+    values = {"sgd": [0.5, 0.61, 0.7], "adam": [0.6, 0.64, 0.71]}
+    folders = both(tmp_path, values, values)
+    for seed in (3, 4):
+        run = tmp_path / where / f"bad{seed}"
+        write_run(run, "diverged", swept={"optimizer": "adam", "seed": seed}, val_accuracy=0.99)
+    assert main(folders) == 0
+    out = capfd.readouterr().out
+    assert list(table(out)) == ["optimizer=sgd"] and "Over 1 combination" in out
+    assert f"optimizer=adam: 2 of 5 seeds diverged in {tmp_path / where}" in " ".join(out.split())
+    for seed in (3, 4):
+        write_run(tmp_path / where / f"worse{seed}", "failed", swept={"optimizer": "sgd", "seed": seed})
+    assert main(folders) == 2
+    assert "no combination is complete in both folders" in capfd.readouterr().err
 
 
 def test_combinations_are_matched_by_what_either_sweep_varies(tmp_path, capfd):
@@ -164,12 +186,12 @@ def test_without_pyarrow_the_csv_stands_alone(tmp_path, monkeypatch):
 
 def test_a_real_sweep_reports_and_compares(cli, tmp_path, capfd):
     """The command as typed: verdict, effects, heat map on the page; a second sweep is matched by what it fixes."""
-    more = ["seed=0,1", "model=mlp", "threads=1", "log.tensorboard=false", "data.limit=200"]
+    more = ["seed=0,1,2", "model=mlp", "threads=1", "log.tensorboard=false", "data.limit=200"]
     grid = ["optimizer=sgd,adam", "regularization=[],[dropout]"]
     assert cli("-m", *grid, *more, "epochs=1", "name=short")[0] == 0
     assert cli("-m", "optimizer=sgd", "regularization=[dropout]", *more, "epochs=2", "name=long")[0] == 0
     words = Page((tmp_path / "outputs" / "short" / "report.html").read_text()).words
-    assert re.search(r"distinguishable from .* with these 2 seeds", words)
+    assert re.search(r"distinguishable from .* with these 3 seeds", words)
     for term in ("Share of the variance", "optimizer × regularization", "Parallel coordinates", "Time and memory"):
         assert term in words
     assert main(["outputs/short", "outputs/long"]) == 0

@@ -336,9 +336,11 @@ def test_early_stopping(words, losses, accuracies, epochs):
 @pytest.mark.parametrize(
     ("words", "best"),
     [
-        (("checkpoint.metric=val_accuracy",), 3),  # the highest accuracy; of those the lowest loss
-        (("checkpoint.metric=val_loss",), 4),
-        (("checkpoint.select=best",), 3),
+        (("checkpoint.select=best",), 3),  # the highest accuracy; of those the lowest loss
+        (("checkpoint.select=best", "checkpoint.metric=val_loss"), 4),
+        ((), 4),  # auto with a rate that stays: the lowest loss
+        (("schedule=cosine",), None),  # auto with one that comes to rest: the last epoch
+        (("schedule=cosine", "early_stopping.patience=9"), 4),
         (("checkpoint.select=last",), None),
     ],
 )

@@ -129,7 +129,8 @@ def further(pairs: Differences, fit: Fit, ones: np.ndarray, others: np.ndarray) 
     either misses add up to no more than a fifth.
     """
     k, root = len(fit.means), math.sqrt(2)
-    counts = np.unique(np.geomspace(fit.seeds + 1, fit.seeds + MOST_SEEDS, 60).round())
+    most = fit.counts.max()
+    counts = np.unique(np.geomspace(most + 1, most + MOST_SEEDS, 60).round())
     critical = quantile(k, ALPHA)
     now = 2 / (1 / fit.counts[ones] + 1 / fit.counts[others])  # seeds of each, as its error counts them
     grown = (counts - 1) / (now - 1)[:, None]
@@ -142,4 +143,4 @@ def further(pairs: Differences, fit: Fit, ones: np.ndarray, others: np.ndarray) 
         shift = np.minimum(shift, 40)  # as good as certain, and still computed
         missed = missed + stats.nct.cdf(critical(df) / root, df, shift)
     enough = missed <= 1 - POWER
-    return np.where(enough.any(1), counts[enough.argmax(1)] - fit.seeds, np.inf)
+    return np.where(enough.any(1), counts[enough.argmax(1)] - most, np.inf)

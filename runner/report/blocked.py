@@ -29,7 +29,6 @@ class Fit:
 
     means: np.ndarray
     counts: np.ndarray  # seeds of each combination [k]
-    seeds: int
     deviation: float | None
     df: int
     blocked: bool
@@ -97,7 +96,6 @@ def fit(cells: Sequence[Mapping[str, float]]) -> Fit:
     return Fit(
         means=own + effects.mean(),
         counts=counts,
-        seeds=len(seeds),
         deviation=deviation,
         df=df,
         blocked=bool(linked),

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from runner.report.svg import HUES, REST, STYLES, panel, plain_log, settings, to_svg
 from runner.report.tables import Row
+from runner.report.wording import band
 
 PANELS = (
     ("val_accuracy", "Validation accuracy"),
@@ -64,14 +65,14 @@ def _panel(lines: list[Line | None], column: str, title: str) -> str:
     paths = [list(zip(other.epochs, other.mean)) for other in rest[:MOST_GREY]]
     axes.add_collection(LineCollection(paths, colors=REST, linewidths=0.7, alpha=0.6, zorder=1))
     for i, best in reversed(coloured):  # the first in the table is drawn last, on top
-        _draw(axes, best, *STYLES[i])
+        _draw(axes, best, column, *STYLES[i])
     _scale(axes, [line for _, line in coloured] or rest, loss="loss" in column)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     return to_svg(figure, column, f"{title} over epochs, one line a combination")
 
 
-def _draw(axes: Axes, best: Line, hue: int, dashes: tuple[int, int] | None) -> None:
+def _draw(axes: Axes, best: Line, column: str, hue: int, dashes: tuple[int, int] | None) -> None:
     marker = "o" if len(best.epochs) < 4 else None  # one epoch alone would leave no mark at all
     style = {"dashes": dashes} if dashes else {}
     axes.plot(
@@ -85,8 +86,7 @@ def _draw(axes: Axes, best: Line, hue: int, dashes: tuple[int, int] | None) -> N
         **style,
     )
     if best.deviation:
-        low = [m - d for m, d in zip(best.mean, best.deviation)]
-        high = [m + d for m, d in zip(best.mean, best.deviation)]
+        low, high = zip(*(band(mean, deviation, column) for mean, deviation in zip(best.mean, best.deviation)))
         axes.fill_between(best.epochs, low, high, color=HUES[hue], alpha=0.14, linewidth=0, zorder=2)
 
 

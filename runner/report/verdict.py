@@ -159,7 +159,8 @@ def _judged(pair: "Pair") -> str:
 
 def _headline(comparison: "Comparison", pooled: Fit, others: int) -> str:
     rivals = len(comparison.rivals)
-    seeds = f"with {'these' if pooled.balanced else 'up to'} {count(pooled.seeds, 'seed')}"
+    equal = pooled.counts.min() == pooled.counts.max()
+    seeds = f"with {'these' if equal else 'up to'} {count(int(pooled.counts.max()), 'seed')}"
     if not rivals:
         whom = "the other one" if others == 1 else f"each of the {others} others"
         return f"The first combination is distinguishable from {whom} {seeds}."
@@ -194,7 +195,7 @@ def _lines(rows: Sequence[Row], comparison: "Comparison") -> list[str]:
 def _limits(rows: Sequence[Row], comparison: "Comparison", pooled: Fit) -> list[str]:
     leader, notes = rows[comparison.leader], []
     if not comparison.rivals:
-        first = "Fewer than 5 seeds: take it as a first answer. " if pooled.seeds < SETTLED else ""
+        first = "Fewer than 5 seeds: take it as a first answer. " if pooled.counts.max() < SETTLED else ""
         notes.append(
             f"{first}This is about these combinations; a statement about methods wants learning rates chosen for each."
         )
@@ -216,11 +217,12 @@ def _images(rows: Sequence[Row]) -> list[str]:
     images = data.get("val") if isinstance(data, dict) else None
     if not isinstance(images, int) or images < 1:
         return []
-    low, high = (number(end, _METRIC) for end in wilson(min(1.0, first.metrics[_METRIC].mean), images))
+    mean = min(1.0, first.metrics[_METRIC].mean)
+    low, high = (number(end, _METRIC) for end in wilson(mean, images))
     return [
         f"Every seed is measured on the same {count(images, 'validation image')}: what other images would change is in "
-        f"none of these numbers. An accuracy of {number(first.metrics[_METRIC].mean, _METRIC)} on so few or many leaves "
-        f"{low} to {high} open (Wilson's 95 % interval)."
+        f"none of these numbers. An accuracy of {number(mean, _METRIC)} on that many leaves {low} to {high} open "
+        "(Wilson's 95 % interval)."
     ]
 
 

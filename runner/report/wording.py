@@ -18,6 +18,12 @@ def spread(statistic: Statistic | None, metric: str) -> str:
     return f"{mean} ± {number(statistic.deviation, metric)}"
 
 
+def band(mean: float, deviation: float, metric: str) -> tuple[float, float]:
+    """Return mean - deviation and mean + deviation; of an accuracy, cut to [0, 1]."""
+    low, high = mean - deviation, mean + deviation
+    return (max(0.0, low), min(1.0, high)) if "accuracy" in metric else (low, high)
+
+
 def probability(p: float) -> str:
     """`p = 0.031`, `p < 0.001`."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"

@@ -61,7 +61,8 @@ class Display(Listener):
         self.count, self.ended = len(plan.todo) if count is None else count, 0
         self.columns = plan.builder.task(plan.entries[0].job.config).columns
         self.report: Path | None = None
-        self.best: tuple[float, str] | None = None
+        self._bests: dict[str, tuple[float, str]] = {}  # combination -> its best run
+        self._lost: set[str] = set()  # combinations with a run that did not finish: what is left may be luck
         self.started = time.monotonic()
         self._shown = Progress(
             TextColumn("{task.description}", markup=False),
@@ -152,9 +153,7 @@ class Display(Listener):
         """A run ended."""
         self.ended += 1
         result = self.plan.shown(entry) or NOT_STARTED
-        worth = self.worth(result)
-        if worth is not None and (self.best is None or worth[0] > self.best[0]):
-            self.best = worth[0], f"{worth[1]} ({entry.label})"
+        self._rank(entry, result)
         if (line := self._each.pop(entry.job.fingerprint, None)) is not None:
             self._shown.remove_task(line)
         self._sum_up(0.0)
@@ -166,6 +165,21 @@ class Display(Listener):
             line + Text(result["status"], style=COLOURS.get(result["status"], "")) + f"  {words}",
             soft_wrap=True,
         )
+
+    def _rank(self, entry: Entry, result: dict[str, Any]) -> None:
+        """Keep the run as its combination's best, or mark the combination as one that cannot lead."""
+        combination = str({key: value for key, value in entry.job.swept.items() if key != "seed"})
+        worth = self.worth(result)
+        if result["status"] != "done":
+            self._lost.add(combination)
+        elif worth is not None and (combination not in self._bests or worth[0] > self._bests[combination][0]):
+            self._bests[combination] = worth[0], f"{worth[1]} ({entry.label})"
+
+    @property
+    def best(self) -> tuple[float, str] | None:
+        """The best run so far, of the combinations all of whose runs have ended well, and in words."""
+        whole = [best for combination, best in self._bests.items() if combination not in self._lost]
+        return max(whole, key=lambda best: best[0], default=None)
 
     def _best(self) -> str:
         runs = f"{self.ended}/{counted(self.count, 'run')}"

@@ -22,6 +22,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 from runner.files import RESULT, write_atomic
 from runner.report.collect import RunRecord
 from runner.report.tables import Row, summarize
+from runner.report.wording import band
 from runner.sweep.identity import slug
 from runner.tracking.events import begin, next_path, scalars_event, version
 from runner.tracking.records import RecordWriter
@@ -42,10 +43,10 @@ Curve = dict[float, tuple[float, float]]  # step -> mean and sample standard dev
 def write_aggregates(folder: Path, records: Sequence[RunRecord]) -> list[Path]:
     """Writes the aggregate of each combination that has several seeds, and removes those of an earlier call.
 
-    Only runs that are done and left event files count. Returns the folders written.
+    Only runs that are done and left event files count; the folder's name says where others of the combination did not
+    finish. Returns the folders written.
     """
-    tracked = [record for record in records if record.status == "done" and any(record.folder.glob("*tfevents*"))]
-    found = [(row, curves) for row in summarize(tracked) if (curves := _curves(row.records))]
+    found = [(row, curves) for row in summarize(list(records)) if (curves := _curves(_tracked(row)))]
     top = Path(folder) / FOLDER
     if not found and not top.is_dir():
         return []
@@ -56,13 +57,17 @@ def write_aggregates(folder: Path, records: Sequence[RunRecord]) -> list[Path]:
         for name, (row, curves) in zip(_names([row for row, _ in found]), found):
             path = top / name
             path.mkdir(exist_ok=True)
-            ended = max((record.folder / "metrics.csv").stat().st_mtime for record in row.records if record.curves)
+            ended = max((record.folder / "metrics.csv").stat().st_mtime for record in _tracked(row) if record.curves)
             _write(path, [version(), begin(0), charts, *_scalars(curves)], ended)
             written.append(path)
         for path in top.iterdir():
             if path.is_dir() and path not in written and not (path / RESULT).exists():  # a run of the sweep SWEEP/mean
                 _remove(path)
     return written
+
+
+def _tracked(row: Row) -> list[RunRecord]:
+    return [record for record in row.done if any(record.folder.glob("*tfevents*"))]
 
 
 def _curves(records: Sequence[RunRecord]) -> dict[str, Curve]:
@@ -79,8 +84,15 @@ def _curves(records: Sequence[RunRecord]) -> dict[str, Curve]:
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
-    """A folder's name for each combination; two that were cut to the same words are told apart by a hash."""
+    """A folder's name for each combination; two that were cut to the same words are told apart by a hash.
+
+    Of a combination with runs that did not finish it says so: what is left may be its luckiest seeds.
+    """
     slugs = [slug([f"{key}={value}" for key, value in row.values.items() if value != ""]) for row in rows]
+    slugs = [
+        f"{name},{row.gaps.replace(', ', '+').replace(' ', '_')}" if row.gaps else name
+        for name, row in zip(slugs, rows)
+    ]
     count = Counter(slugs)
     return [
         name if count[name] == 1 else f"{name}-{hashlib.sha256(row.name.encode()).hexdigest()[:10]}"
@@ -95,7 +107,8 @@ def _scalars(curves: dict[str, Curve]) -> Iterator[Event]:
         for tag, curve in curves.items():
             if step in curve:
                 mean, deviation = curve[step]
-                values |= {tag: mean, LOW + tag: mean - deviation, HIGH + tag: mean + deviation}
+                low, high = band(mean, deviation, tag)
+                values |= {tag: mean, LOW + tag: low, HIGH + tag: high}
         yield scalars_event(int(step), values)
 
 
