@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.errors import ConfigError
 from runner.explain import explain
 from runner.sweep.ahead import Ahead
+from runner.sweep.owned import run_files
 
 PLAIN_FOLDERS = ("${name}", "${hydra.job.id}")  # what a folder's name may ask for and be known without Hydra
 
@@ -63,6 +64,13 @@ class Base:
         )
         return f"{sweep['dir']}/{sweep['subdir']}", run["dir"]
 
+    @functools.cached_property
+    def outputs(self) -> tuple[str, str | None]:
+        """The name of a run's log, and that of the folder of Hydra's own files, as the config has them."""
+        hydra = self.node.hydra
+        job, output = (OmegaConf.to_container(hydra, resolve=False)[key] for key in ("job", "output_subdir"))
+        return job["name"], output
+
 
 @dataclass(frozen=True)
 class Composed:
@@ -81,6 +89,15 @@ class Composed:
             "overrides.task": list(self.words),
         }
         return Part(self.base.pickled, own)
+
+    def files(self, name: str) -> tuple[str, ...]:
+        """Names of all that the run that is called so may write in its folder."""
+        log, output = self.base.outputs
+        if "${" in f"{log}{output}":
+            whole = OmegaConf.merge(self.hydra(name).node(), self.config)
+            HydraConfig.instance().set_config(whole)
+            log, output = whole.hydra.job.name, whole.hydra.output_subdir
+        return run_files(log, output)
 
     def folder(self, name: str, lone: bool) -> Path:
         """Where the run that is called so lies."""

@@ -1,6 +1,6 @@
 """One run of a plan, wherever it is done: under its lock, in a Hydra job of its own."""
 
-import shutil
+import os
 import sys
 from collections import deque
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from hydra.types import HydraContext
 
 from runner.build import Builder
 from runner.errors import DiskFull, disk_full
+from runner.files import RESULT
 from runner.frames import roomy
 from runner.fuse.group import Group
 from runner.fuse.seat import Seat
@@ -18,6 +19,7 @@ from runner.sweep import lock
 from runner.sweep.compose import Part
 from runner.sweep.hydra_job import run_job
 from runner.sweep.ledger import FINISHED, Record, read
+from runner.sweep.owned import clear_run
 from runner.task.base import Job
 
 FRAMES = 60  # that a run which waits inside another one puts on Python's stack, and more
@@ -105,8 +107,12 @@ def _perform(work: Work, builder: Builder, context: HydraContext, listener: List
         if done_meanwhile(work):
             return True
         if work.rerun:
-            _empty(job)
-        run_job(lambda: builder.task(job.config).execute(job, builder, held), work.hydra, job, work.number, context)
+            clear_run(job.folder, job.fingerprint, job.files)
+        try:
+            run_job(lambda: builder.task(job.config).execute(job, builder, held), work.hydra, job, work.number, context)
+        finally:
+            if not os.path.lexists(job.folder / RESULT):  # without it nobody knows whose the other files are
+                clear_run(job.folder, job.fingerprint, job.files)
         return True
 
 
@@ -121,12 +127,3 @@ def done_meanwhile(work: Work) -> bool:
 def standing(record: Record) -> tuple[str, str]:
     """What tells an attempt, and how far it is, from others."""
     return record.status, record.result.get("started", "")
-
-
-def _empty(job: Job) -> None:
-    """What an earlier attempt left, but for the lock."""
-    for path in job.folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name not in (lock.FILE, lock.GUARD):
-            path.unlink()

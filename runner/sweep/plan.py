@@ -21,11 +21,10 @@ from runner.sweep.compose import Composed, Composer, Part
 from runner.sweep.exclude import take_out
 from runner.sweep.identity import fingerprints, slug
 from runner.sweep.ledger import FINISHED, GOOD, Record, by_fingerprint, read
+from runner.sweep.owned import check_run_folder, check_sweep_folder, holds_result
 from runner.sweep.product import part, several
 from runner.sweep.typed import parse, refuse_slips, retype, value
 from runner.task.base import Job, Task
-
-REPORT_MARK = "· report</title>".encode()  # in the head of a page of the runner
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ class Planner:
         first = sorted(overrides, key=lambda word: word.partition("=")[0].lstrip("+") not in swept)
         called = f"{slug(first)}-{fingerprint}"
         job = Job(
-            folder=composed.folder(called, self.lone),
+            folder=composed.folder(called, self.lone).expanduser(),
             config=config,
             fingerprint=fingerprint,
             training=training,
@@ -158,6 +157,7 @@ class Planner:
             threads=threads(config, facts, 1),
             columns=task.columns,
             revisions=revised,
+            files=composed.files(called),
         )
         return Entry(job, facts, composed, called, fuse.program(config, facts) if task.fuses else "")
 
@@ -245,6 +245,9 @@ def _with_ledger(entries: list[Entry], duplicates: int, lone: bool, builder: Bui
     folders = [entry.job.folder for entry in entries]
     if shared := sorted(str(folder) for folder, count in Counter(folders).items() if count > 1):
         raise ConfigError(f"{shared[0]}: several runs would share this folder; hydra.sweep.subdir must tell them apart")
+    for entry in entries:
+        if not holds_result(entry.job.folder):
+            check_run_folder(entry.job.folder, entry.job.fingerprint, entry.job.files)
     known = {}
     if own_folder and (record := read(sweep)):
         if record.result["fingerprint"] != first.job.fingerprint and not rerun:
@@ -265,6 +268,8 @@ def _with_ledger(entries: list[Entry], duplicates: int, lone: bool, builder: Bui
         plan.entries[i] = moved(entry, record.folder)
         kept = plan.done if record.status in FINISHED and not rerun else plan.left
         kept[entry.job.fingerprint] = record
+    for entry in plan.todo:
+        check_run_folder(entry.job.folder, entry.job.fingerprint, entry.job.files)
     return plan
 
 
@@ -280,7 +285,4 @@ def check_writable(folder: Path) -> None:
         raise ConfigError(
             f"{folder}: cannot write there ({there} is not a writable folder); set name= or hydra.sweep.dir="
         )
-    for name, mark in (("results.csv", b"run,status"), ("report.html", REPORT_MARK)):
-        path = folder / name
-        if path.is_file() and mark not in path.read_bytes()[:2000]:
-            raise ConfigError(f"{path} is another program's: choose another folder (name=, or hydra.sweep.dir=)")
+    check_sweep_folder(folder)

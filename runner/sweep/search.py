@@ -23,6 +23,7 @@ from runner.sweep.drive import Drive
 from runner.sweep.folder import sweep_folder
 from runner.sweep.launch import opened
 from runner.sweep.ledger import FINISHED, GOOD, Record, by_fingerprint, read
+from runner.sweep.owned import check_run_folder
 from runner.sweep.plan import Entry, moved
 from runner.sweep.prune import Candidate
 from runner.sweep.scope import Scope, make_scope
@@ -145,6 +146,7 @@ class Search:
             entry = moved(entry, record.folder)
         elif (there := read(job.folder)) is not None and there.result["fingerprint"] != job.fingerprint:
             raise ConfigError(f"{job.folder} holds another run; hydra.sweep.subdir must tell runs apart")
+        check_run_folder(entry.job.folder, job.fingerprint, job.files)
         count = count or threads(job.config, entry.facts, self.plan.workers)
         judge = None
         if self.scope.pruner.kind != "none":

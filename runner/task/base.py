@@ -21,6 +21,7 @@ from runner.errors import disk_full
 from runner.files import RESULT, write_atomic, write_json, yaml_text
 from runner.listener import Listener
 from runner.rehearsal import Facts
+from runner.sweep.owned import written
 from runner.tracking.events import Tracker
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Job:
     revisions: Mapping[str, int] = field(default_factory=dict)  # of the runner's own choices, see `runner.revisions`
     trained: Path | None = None  # a finished run whose training is the same
     judge: Judge | None = None  # a search's pruner
+    files: tuple[str, ...] = ()  # names that the run may write in its folder, see `runner.sweep.owned`
 
 
 class Task:
@@ -92,6 +94,8 @@ class Task:
                 log.exception("the run ended early")
                 result |= failure(error)
         result["peak_memory_mb"] = memory.peak(device)
+        if job.files:
+            result["files"] = written(job.folder, job.files)
         write_json(job.folder / RESULT, result)
         return result
 
