@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import struct
 import tempfile
 import zlib
@@ -22,6 +23,8 @@ RESULT = "result.json"  # of a run, in its folder
 CHECKPOINT = "checkpoint.pt"  # of a run, in its folder
 PLAN = "plan.json"  # of a sweep, in its own
 TABLE = "results.csv"  # likewise
+EVENTS = re.compile(r"events\.out\.tfevents\.\d+\.\d+|end\.\d+\.tfevents")  # our event files; others' names have a host
+PICTURE_MARK = b"Software\0runner"  # in each of our PNG files
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], None] | bytes | str, durable: bool = True) -> None:
@@ -73,7 +76,7 @@ def png(image: "np.ndarray") -> bytes:
     rows[0, 1:] = image[0].reshape(-1)
     np.subtract(image[1:], image[:-1], out=rows[1:, 1:].reshape(height - 1, width, 3))
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits a channel, RGB
-    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")
+    chunks = (b"IHDR", header), (b"tEXt", PICTURE_MARK), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
     )

@@ -12,6 +12,7 @@ from scipy import stats
 from runner.compare.__main__ import main
 from runner.compare.paired import further, overall, paired
 from runner.report import write_report
+from runner.sweep.owned import PARQUET_MARK
 from tests.test_report import Page, sweep, write_run
 
 
@@ -179,7 +180,7 @@ def test_without_pyarrow_the_csv_stands_alone(tmp_path, monkeypatch):
     """No pyarrow: no parquet, and an older one that would now differ is removed."""
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     sweep(tmp_path, {"sgd": [0.5]})
-    (tmp_path / "results.parquet").write_bytes(b"old")
+    (tmp_path / "results.parquet").write_bytes(b"old" + PARQUET_MARK)
     write_report(tmp_path)
     assert not (tmp_path / "results.parquet").exists() and (tmp_path / "results.csv").exists()
 

@@ -6,10 +6,14 @@ from runner.errors import ConfigError
 from runner.files import TABLE, write_atomic
 from runner.report.collect import RunRecord, collect
 from runner.sweep.ledger import with_results
+from runner.sweep.owned import check_sweep_folder
 
 
 def write_report(folder: Path) -> Path:
-    """Writes results.csv, results.parquet (where pyarrow is) and report.html into `folder`; returns the page's path."""
+    """Writes results.csv, results.parquet (where pyarrow is) and report.html into `folder`; returns the page's path.
+
+    Raises `ConfigError` where there are no runs, or where one of these is another program's.
+    """
     # matplotlib and jinja2 take most of a second: a caller that never reports does not pay for them.
     from runner.report.page import render
     from runner.report.parquet import write_parquet
@@ -18,6 +22,7 @@ def write_report(folder: Path) -> Path:
     from runner.tracking.aggregate import write_aggregates
 
     records = runs_of(folder)
+    check_sweep_folder(Path(folder))
     write_aggregates(Path(folder), records)
     write_parquet(write_results(folder, records))
     surfaces = write_overlays(Path(folder), records, label)

@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 
 from runner.files import write_atomic
+from runner.sweep.owned import PARQUET_MARK, is_own_parquet
 
 
 def write_parquet(table: Path) -> Path | None:
@@ -14,12 +15,14 @@ def write_parquet(table: Path) -> Path | None:
     """
     path = table.with_suffix(".parquet")
     if importlib.util.find_spec("pyarrow") is None:
-        path.unlink(missing_ok=True)  # of an earlier report: it would tell another story than the csv
+        if path.is_file() and is_own_parquet(path):  # of an earlier report: it would tell another story than the csv
+            path.unlink()
         return None
     from pyarrow import csv, parquet
 
     empty = csv.ConvertOptions(null_values=[""], strings_can_be_null=True)
     long = csv.ParseOptions(newlines_in_values=True)
     content = csv.read_csv(io.BytesIO(table.read_bytes()), convert_options=empty, parse_options=long)
+    content = content.replace_schema_metadata({PARQUET_MARK: b"1"})
     write_atomic(path, lambda file: parquet.write_table(content, file), durable=False)
     return path

@@ -2,6 +2,8 @@
 
 import csv
 import hashlib
+import itertools
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from runner.files import png, write_atomic
+from runner.files import PICTURE_MARK, png, write_atomic
 
 FILES = ("trajectory.csv", "surface.npz")  # what a walk leaves, beside its result
 
@@ -64,7 +66,7 @@ def write_overlays(
     for key, group in groups.items():
         ground = grounds[key]
         paths = [Walk(name(r, group), r.facts["verdict"], columns(r.folder / FILES[0])) for r in group]
-        file = unused(re.sub(r"\W+", "_", str(ground.about["title"]).lower()), files)
+        file = unused(folder, re.sub(r"\W+", "_", str(ground.about["title"]).lower()), files)
         picture = png(overlay_picture(ground, paths))
         write_atomic(folder / file, picture, durable=False)
         rows = [
@@ -80,12 +82,19 @@ def write_overlays(
     return found
 
 
-def unused(stem: str, files: set[str]) -> str:
-    """`surface_ravine.png`; where a second ravine has another shape, `surface_ravine_2.png`."""
-    numbers = (f"surface_{stem}{'' if n == 1 else f'_{n}'}.png" for n in range(1, len(files) + 2))
-    name = next(name for name in numbers if name not in files)
+def unused(folder: Path, stem: str, files: set[str]) -> str:
+    """`surface_ravine.png`; `surface_ravine_2.png` where that is another ravine, or not ours."""
+    numbers = (f"surface_{stem}{'' if n == 1 else f'_{n}'}.png" for n in itertools.count(1))
+    name = next(name for name in numbers if name not in files and _is_free(folder / name))
     files.add(name)
     return name
+
+
+def _is_free(path: Path) -> bool:
+    """Tell a name that nothing has, or a picture of ours."""
+    if not os.path.lexists(path):
+        return True
+    return path.is_file() and not path.is_symlink() and PICTURE_MARK in path.read_bytes()[:100]
 
 
 def columns(file: Path) -> dict[str, list[float]]:

@@ -71,6 +71,11 @@ class Base:
         """The first words of all interpolations: keys, resolvers, `hydra`."""
         return frozenset(REFERENCE.findall(str({key: part for key, part in self.raw.items() if key not in IN_PLACE})))
 
+    @functools.cached_property
+    def outputs(self) -> tuple[str, str | None]:
+        """The name of a run's log, and that of the folder of Hydra's own files, as the config has them."""
+        return self.raw["job"]["name"], self.raw["output_subdir"]
+
 
 @dataclass(frozen=True)
 class Composed:
@@ -90,6 +95,15 @@ class Composed:
             "overrides.task": list(self.words),
         }
         return Part(self.base.pickled, own, not self.base.references.isdisjoint(self.config))
+
+    def outputs(self, name: str, number: int) -> tuple[str, str | None]:
+        """Return the name of the run's log, and that of the folder of Hydra's own files."""
+        log, output = self.base.outputs
+        if "${" in f"{log}{output}":
+            whole = OmegaConf.merge(self.hydra(name, number).node(), self.config)
+            with current(whole):
+                return whole.hydra.job.name, whole.hydra.output_subdir
+        return log, output
 
 
 def override_dirname(words: list[str], exclude_keys: list[str], item_sep: str, kv_sep: str) -> str:

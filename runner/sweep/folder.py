@@ -1,12 +1,11 @@
 """A sweep's folder: made before the first step, and taken back by a refusal before any run has begun."""
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from runner.errors import ConfigError
-from runner.sweep import frozen
+from runner.sweep import frozen, lock
 from runner.sweep.plan import Plan
 
 
@@ -21,10 +20,11 @@ def sweep_folder(folder: Path, own: str = "") -> Iterator[None]:
     except ConfigError:
         # A plan that still stands there is another command's; where a run has begun, all stays.
         if made and not {path.name for path in folder.glob("[!.]*")} - {own}:
-            shutil.rmtree(folder)
-            with contextlib.suppress(OSError):  # another sweep has begun beside this one
-                for parent in made[1:]:
-                    parent.rmdir()
+            for name in filter(None, (own, lock.GUARD)):
+                (folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another sweep has begun beside this one, or in it
+                for path in made:
+                    path.rmdir()
         raise
 
 

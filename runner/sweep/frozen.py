@@ -42,28 +42,38 @@ def read(folder: Path) -> list[dict[str, Any]]:
             raise ConfigError(f"{path}: no plan of the runner{ELSEWHERE}") from error
         log.warning("%s is damaged (%s): it is written anew", path, error)
         return []
-    if not isinstance(content, dict) or not isinstance(content.get("plans"), list):
+    plans = content.get("plans") if isinstance(content, dict) else None
+    if not isinstance(plans, list) or not all(map(_is_plan, plans)):
         raise ConfigError(f"{path}: no plan of the runner{ELSEWHERE}")
-    return content["plans"]
+    return plans
+
+
+def _is_plan(plan: Any) -> bool:
+    """Tell a command's plan, as `write` leaves it."""
+    if not isinstance(plan, dict) or not {"command", "config", "runs"} <= set(plan):
+        return False
+    keys = {"run", "fingerprint", "threads"}
+    return isinstance(plan["runs"], list) and all(isinstance(run, dict) and keys <= set(run) for run in plan["runs"])
 
 
 def threads(folder: Path) -> dict[str, int]:
     """Fingerprint -> threads, of all runs that were ever planned in a folder; the first plan counts."""
-    return {run["fingerprint"]: run["threads"] for run in _runs(folder)}
+    return {run["fingerprint"]: run["threads"] for run in runs(folder)}
 
 
 def numbers(folder: Path) -> dict[str, int]:
     """Fingerprint -> number, likewise."""
-    return {run["fingerprint"]: run["number"] for run in _runs(folder) if run.get("number") is not None}
+    return {run["fingerprint"]: run["number"] for run in runs(folder) if run.get("number") is not None}
 
 
 def seats(folder: Path) -> "dict[str, Place]":
     """Fingerprint -> its place among the runs that it is trained with, likewise."""
-    told = {run["fingerprint"]: run["seat"] for run in _runs(folder) if run.get("seat")}
+    told = {run["fingerprint"]: run["seat"] for run in runs(folder) if run.get("seat")}
     return {fingerprint: (group, Seat(*seat)) for fingerprint, (group, *seat) in told.items()}
 
 
-def _runs(folder: Path) -> list[dict[str, Any]]:
+def runs(folder: Path) -> list[dict[str, Any]]:
+    """Return the runs that a folder's plans name, those of the first plan last."""
     return [run for plan in reversed(read(folder)) for run in plan["runs"]]
 
 

@@ -60,21 +60,25 @@ def _step(about: Any) -> bool:
     )
 
 
+def parse(folder: Path) -> Record:
+    """Return the record of a run's folder. Raises `OSError` or `ValueError` where it has none of ours."""
+    result = json.loads((folder / RESULT).read_text())
+    if not isinstance(result, dict) or not {"status", "fingerprint", "training"} <= set(result):
+        raise ValueError("keys are missing")
+    if wrong := [key for key in NUMBERS if not isinstance(result.get(key), int | float | None)]:
+        raise ValueError(f"{wrong[0]} is no number")
+    return Record(folder, result)
+
+
 def read(folder: Path) -> Record | None:
     """The record of a run's folder; None where there is none, or where it is damaged (then with a warning)."""
-    path = folder / RESULT
     try:
-        result = json.loads(path.read_text())
-        if not isinstance(result, dict) or not {"status", "fingerprint", "training"} <= set(result):
-            raise ValueError("keys are missing")
-        if wrong := [key for key in NUMBERS if not isinstance(result.get(key), int | float | None)]:
-            raise ValueError(f"{wrong[0]} is no number")
+        return parse(folder)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, OSError) as error:
-        log.warning("%s is damaged (%s): that run is done again", path, error)
+        log.warning("%s is damaged (%s): that run is done again", folder / RESULT, error)
         return None
-    return Record(folder, result)
 
 
 def records(sweep: Path) -> Iterator[Record]:

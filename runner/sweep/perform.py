@@ -1,6 +1,6 @@
 """One run of a plan, wherever it is done: under its lock, in a Hydra job of its own."""
 
-import shutil
+import os
 import sys
 from collections import deque
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from hydra.types import HydraContext
 from runner import interruption
 from runner.build import Builder
 from runner.errors import ConfigError, DiskFull, disk_full
+from runner.files import RESULT
 from runner.frames import roomy
 from runner.fuse.group import Group
 from runner.fuse.seat import Seat
@@ -19,6 +20,7 @@ from runner.sweep import lock
 from runner.sweep.compose import Part
 from runner.sweep.hydra_job import run_job
 from runner.sweep.ledger import FINISHED, Record, read
+from runner.sweep.owned import clear_run
 from runner.task.base import Job
 
 FRAMES = 60  # that a run which waits inside another one puts on Python's stack, and more
@@ -106,10 +108,14 @@ def _perform(work: Work, builder: Builder, context: HydraContext, listener: List
         if done_meanwhile(work):
             return True
         if work.rerun:
-            _empty(job)
+            clear_run(job.folder, job.fingerprint, job.files)
         elif (there := read(job.folder)) and there.result["fingerprint"] != job.fingerprint:
             raise ConfigError(f"{job.folder} holds another command's run; hydra.sweep.subdir must tell them apart")
-        run_job(lambda: builder.task(job.config).execute(job, builder, held), work.hydra, job, context)
+        try:
+            run_job(lambda: builder.task(job.config).execute(job, builder, held), work.hydra, job, context)
+        finally:
+            if not os.path.lexists(job.folder / RESULT):  # without it nobody knows whose the other files are
+                clear_run(job.folder, job.fingerprint, job.files)
         return True
 
 
@@ -124,12 +130,3 @@ def done_meanwhile(work: Work) -> bool:
 def standing(record: Record) -> tuple[str, str]:
     """What tells an attempt, and how far it is, from others."""
     return record.status, record.result.get("started", "")
-
-
-def _empty(job: Job) -> None:
-    """What an earlier attempt left, but for the lock."""
-    for path in job.folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name not in (lock.FILE, lock.GUARD):
-            path.unlink()

@@ -26,12 +26,11 @@ from runner.sweep.identity import Pair, earlier, fingerprints, own_code, slug
 from runner.sweep.known import match, match_training
 from runner.sweep.layout import Layout, check_apart, check_one, number, run_folder
 from runner.sweep.ledger import FINISHED, GOOD, Record, by_fingerprint, read
+from runner.sweep.owned import check_run_folder, check_sweep_folder, holds_result, run_files
 from runner.sweep.product import part, several
 from runner.sweep.typed import interpolated, parse, refuse_slips, value
 from runner.task.base import Job, Task
 from runner.words import command
-
-REPORT_MARK = "· report</title>".encode()  # in the head of a page of the runner
 
 
 @dataclass(frozen=True)
@@ -193,6 +192,7 @@ class Planner:
             origins=facts.origins,
             sweep=sweep,
             number=None if self.lone else number,
+            files=run_files(*composed.outputs(called, number)),
         )
         program = fuse.program(config, facts) if task.fuses else ""
         return Entry(job, facts, composed, called, program, earlier(*identity))
@@ -291,6 +291,9 @@ def _with_ledger(entries: list[Entry], duplicates: int, lone: bool, builder: Bui
     folders = [entry.job.folder for entry in entries]
     if shared := sorted(str(folder) for folder, count in Counter(folders).items() if count > 1):
         raise ConfigError(f"{shared[0]}: several runs would share this folder; hydra.sweep.subdir must tell them apart")
+    for entry in entries:
+        if not holds_result(entry.job.folder):
+            check_run_folder(entry.job.folder, entry.job.fingerprint, entry.job.files)
     for i, entry in enumerate(entries):
         record = there.get(entry.job.fingerprint)
         if record is None:
@@ -305,6 +308,8 @@ def _with_ledger(entries: list[Entry], duplicates: int, lone: bool, builder: Bui
         kept[entry.job.fingerprint] = record
     new = [entry.job.folder for entry in plan.entries if entry.job.fingerprint not in known]
     check_apart(sweep, new, (record.folder for record in known.values()))
+    for entry in plan.todo:
+        check_run_folder(entry.job.folder, entry.job.fingerprint, entry.job.files)
     return plan
 
 
@@ -333,7 +338,4 @@ def check_writable(folder: Path) -> None:
         raise ConfigError(
             f"{folder}: cannot write there ({there} is not a writable folder); set name= or hydra.sweep.dir="
         )
-    for name, mark in (("results.csv", b"run,status"), ("report.html", REPORT_MARK)):
-        path = folder / name
-        if path.is_file() and mark not in path.read_bytes()[:2000]:
-            raise ConfigError(f"{path} is another program's: choose another folder (name=, or hydra.sweep.dir=)")
+    check_sweep_folder(folder)

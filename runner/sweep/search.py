@@ -25,6 +25,7 @@ from runner.sweep.known import match
 from runner.sweep.launch import interrupted, opened
 from runner.sweep.layout import check_apart, check_one
 from runner.sweep.ledger import FINISHED, GOOD, Record, by_fingerprint, read
+from runner.sweep.owned import check_run_folder
 from runner.sweep.plan import Entry, moved
 from runner.sweep.prune import Candidate
 from runner.sweep.scope import Scope, make_scope
@@ -157,6 +158,7 @@ class Search:
             raise ConfigError(f"{job.folder} holds another run; hydra.sweep.subdir must tell runs apart")
         else:
             check_apart(self.plan.folder, [job.folder], (record.folder for record in self.records.values()))
+        check_run_folder(entry.job.folder, job.fingerprint, job.files)
         count = count or threads(job.config, entry.facts, self.plan.workers)
         judge = None
         if self.scope.pruner.kind != "none":

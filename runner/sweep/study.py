@@ -1,8 +1,10 @@
 """A search's memory: Optuna's study, in a file of the sweep's folder. Every trial is a run, whose folder says how it
 ended; the study says what was proposed, and in which order."""
 
+import contextlib
 import json
 import logging
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +22,7 @@ from sqlalchemy.exc import DatabaseError
 from runner.errors import ConfigError
 from runner.seeds import generator
 from runner.sweep import lock
-from runner.sweep.prune import NAME, Pruner, close, forget, full_disk, storage, trial_of
+from runner.sweep.prune import NAME, PATIENCE, Pruner, close, forget, full_disk, storage, trial_of
 from runner.sweep.settings import Settings
 from runner.sweep.space import Params, Space
 
@@ -179,10 +181,24 @@ class Memory:
         return points[generator(self.search.seed, f"point {len(trials)}").initial_seed() % len(points)]
 
     def _open(self) -> RDBStorage:
+        if self.path.exists() and self.path.stat().st_size:
+            self._look()
         try:
             return storage(self.url)
         except DatabaseError as error:
             raise self._unreadable(error) from error
+
+    def _look(self) -> None:
+        """Raises `ConfigError` for a database of another program, before Optuna makes its tables in it."""
+        query = "SELECT name FROM sqlite_master WHERE type = 'table'"
+        try:
+            address = f"{self.path.resolve().as_uri()}?mode=ro"
+            with contextlib.closing(sqlite3.connect(address, PATIENCE, uri=True)) as database:
+                tables = {name for (name,) in database.execute(query)}
+        except sqlite3.DatabaseError as error:
+            raise self._unreadable(error) from error
+        if tables and "studies" not in tables:
+            raise ConfigError(f"{self.path}: is a database of another program; choose another folder (name=)")
 
     def _unreadable(self, error: Exception) -> ConfigError:
         return ConfigError(

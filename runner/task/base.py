@@ -24,6 +24,7 @@ from runner.rehearsal import Facts, Origin
 from runner.revisions import covers, revision_list
 from runner.schema import PRECISIONS
 from runner.sources import Code, edited
+from runner.sweep.owned import written
 from runner.tracking.events import Tracker
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Job:
     judge: Judge | None = None  # a search's pruner
     sweep: Path | None = None  # the folder of its sweep, below which its own lies; None: the one above its own
     number: int | None = None  # among the runs of its sweep, hydra.job.num; None: a lone run
+    files: tuple[str, ...] = ()  # names that the run may write in its folder, see `runner.sweep.owned`
 
     @property
     def run(self) -> str:
@@ -105,6 +107,8 @@ class Task:
         with memory.released():
             result = self._worked(job, builder, listener, device)
         result["peak_memory_mb"] = memory.peak(device)
+        if job.files:
+            result["files"] = written(job.folder, job.files)
         write_json(job.folder / RESULT, result)
         return result
 

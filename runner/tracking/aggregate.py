@@ -24,7 +24,7 @@ from runner.report.collect import RunRecord
 from runner.report.tables import Row, summarize
 from runner.report.wording import band
 from runner.sweep.identity import slug
-from runner.tracking.events import begin, next_path, scalars_event, version
+from runner.tracking.events import begin, is_own, next_path, scalars_event, version
 from runner.tracking.records import RecordWriter
 
 FOLDER = "mean"  # in the sweep's folder; it holds no result.json, so that nothing takes it for a run
@@ -143,7 +143,7 @@ def _write(folder: Path, events: Sequence[Event], ended: float) -> None:
     for event in events:
         event.wall_time = ended
         writer.write(event.SerializeToString())
-    old = sorted(folder.glob("*tfevents*"))
+    old = sorted(filter(is_own, folder.iterdir()))
     if not old or old[-1].read_bytes() != content.getvalue():
         write_atomic(next_path(folder), content.getvalue(), durable=False)
         for path in old[:-1]:
@@ -152,7 +152,7 @@ def _write(folder: Path, events: Sequence[Event], ended: float) -> None:
 
 def _remove(folder: Path) -> None:
     """An aggregate that no longer is; what somebody else put there stays."""
-    for old in folder.glob("*tfevents*"):
+    for old in filter(is_own, list(folder.iterdir())):
         old.unlink()
     if not any(folder.iterdir()):
         folder.rmdir()

@@ -20,7 +20,7 @@ from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 
-from runner.files import png
+from runner.files import EVENTS, png
 from runner.tracking.records import RecordWriter
 
 HParam = str | int | float | bool
@@ -35,14 +35,14 @@ class Tracker:
 
     `purge_step` is the first step that a resumed run will do again: TensorBoard drops what was written at
     that step and later. None starts from the beginning: events that an earlier attempt left in `folder` are
-    removed.
+    removed, those of other programs stay.
     """
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
         self._folder = Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
         # A run that is opened again has not ended; its end is written anew.
-        for old in self._folder.glob("*tfevents*"):
+        for old in filter(is_own, self._folder.iterdir()):
             if purge_step is None or old.name.startswith(f"{_END}."):
                 old.unlink()
         self._writer = _open(next_path(self._folder))
@@ -111,6 +111,11 @@ class Tracker:
         self._writer.write(event.SerializeToString())
         if time.monotonic() - self._flushed > _FLUSH_SECONDS:
             self.flush()
+
+
+def is_own(path: Path) -> bool:
+    """Tell an event file that this module wrote from other programs'."""
+    return EVENTS.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
 
 
 def next_path(folder: Path) -> Path:
