@@ -11,9 +11,10 @@ from runner.ensemble import facts as ensemble_facts
 from runner.report import ensembles, write_report
 from runner.report.collect import collect
 from runner.report.design import design
-from runner.report.effects import effects, holm, margins
+from runner.report.effects import effects, margins
 from runner.report.factors import factors
 from runner.report.tables import Keys, by_seed, summarize
+from runner.report.unequal import holm
 from tests.test_report import Page, write_run
 
 OPTIMIZERS, RATES, DEPTHS = ("sgd", "adam"), (1e-3, 1e-2, 1e-1), (0, 1, "all")

@@ -12,7 +12,8 @@ import numpy as np
 from scipy import stats
 
 from runner.report.best import ALPHA, FEWEST, POWER
-from runner.report.effects import holm
+from runner.report.blocked import table
+from runner.report.unequal import holm
 from runner.report.wording import MOST_SEEDS
 
 _ZERO = 1e-12  # of an accuracy: rounding
@@ -40,52 +41,52 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Tests:
-    """Of several combinations, arrays of one length: mean differences over `counts` seeds, and their p values.
+class Judgment:
+    """Of k combinations: mean differences [..., k] over `counts` [k] seeds, and their p values, corrected by Holm.
 
-    `own` are the combinations' standard deviations, `deviation` the pooled one: None without degrees of freedom, 0.0
-    where there is no spread; `judged` are the places with `FEWEST` seeds, all others and all p without a residual NaN.
+    `own` [..., k] are the combinations' standard deviations, `deviation` [...] the pooled one: None without degrees of
+    freedom, 0.0 where there is no spread. `p` is NaN with fewer than `FEWEST` seeds, and where there is no spread.
     """
 
     counts: np.ndarray
     means: np.ndarray
     own: np.ndarray
-    deviation: float | None
+    deviation: float | np.ndarray | None
     df: int
-    judged: np.ndarray
     p: np.ndarray
 
 
-def tests(pairs: Sequence[Mapping[str, float]]) -> Tests:
-    """Test each combination, given as seed -> second minus first: by the larger one of two t tests' p values.
+def judge(values: np.ndarray) -> Judgment:
+    """Test the differences by seed `values` [..., k, b], NaN where a combination has no such seed.
 
-    The model is difference ~ combination: what a seed adds to both partners has dropped out already. One test is by the
-    residual pooled over the combinations, one by the combination's own; each is corrected by Holm's method.
+    The model is difference ~ combination: what a seed adds to both partners has dropped out already. p is the larger
+    one of two t tests', by the residual pooled over the combinations and by the combination's own.
     """
-    values = [np.array(list(pair.values())) for pair in pairs]
-    counts = np.array([len(value) for value in values])
-    means = np.array([value.mean() for value in values])
-    squares = np.array([((value - mean) ** 2).sum() for value, mean in zip(values, means)])
+    known = ~np.isnan(values[(0,) * (values.ndim - 2)])
+    counts, filled = known.sum(-1), np.where(known, values, 0.0)
+    means = filled.sum(-1) / counts
+    squares = np.where(known, (filled - means[..., None]) ** 2, 0.0).sum(-1)
     own = np.sqrt(np.maximum(squares / np.maximum(counts - 1, 1), _ZERO**2))
-    df = int((counts - 1).sum())
-    deviation = None if df < 1 else math.sqrt(squares.sum() / df)
-    if deviation is not None and deviation <= _ZERO:
-        deviation = 0.0
-    judged, p = np.flatnonzero(counts >= FEWEST), np.full(len(pairs), np.nan)
-    if deviation and len(judged):
-        size = np.abs(means[judged]) * np.sqrt(counts[judged])
-        by_pooled = holm(2 * stats.t.sf(size / deviation, df))
-        p[judged] = np.maximum(by_pooled, holm(2 * stats.t.sf(size / own[judged], counts[judged] - 1)))
-    return Tests(counts, means, own, deviation, df, judged, p)
+    df, judged, p = int((counts - 1).sum()), counts >= FEWEST, np.full(means.shape, np.nan)
+    if df < 1:
+        return Judgment(counts, means, own, None, df, p)
+    deviation = np.sqrt(squares.sum(-1) / df)
+    deviation = np.where(deviation <= _ZERO, 0.0, deviation)
+    if judged.any() and deviation.all():
+        size = np.abs(means) * np.sqrt(counts)
+        by_pooled = holm(2 * stats.t.sf((size / deviation[..., None])[..., judged], df))
+        by_own = holm(2 * stats.t.sf((size / own)[..., judged], counts[judged] - 1))
+        p[..., judged] = np.maximum(by_pooled, by_own)
+    return Judgment(counts, means, own, float(deviation) if deviation.ndim == 0 else deviation, df, p)
 
 
 def paired(pairs: Sequence[Mapping[str, float]]) -> tuple[list[Difference], float | None, int]:
-    """Return the differences of `tests`, the pooled residual, and its degrees of freedom."""
-    known = tests(pairs)
+    """Return the differences of `judge`, the pooled residual, and its degrees of freedom."""
+    known = judge(table(pairs))
     differences = [Difference(int(n), float(mean)) for n, mean in zip(known.counts, known.means)]
-    if not known.deviation or not len(known.judged):
+    at = np.flatnonzero(~np.isnan(known.p))
+    if not len(at):
         return differences, known.deviation, known.df
-    at = known.judged
     n, mean, own, p = (of[at] for of in (known.counts, known.means, known.own, known.p))
     spreads = (known.df, known.deviation), (n - 1, own)
     margin = np.maximum(*(stats.t.isf(ALPHA / 2, df) * spread / np.sqrt(n) for df, spread in spreads))

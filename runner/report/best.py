@@ -65,7 +65,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Differences:
-    """The pairs means[ones] - means[others] under both tests; arrays of one length.
+    """The pairs means[ones] - means[others] under both tests; arrays [..., pairs].
 
     `pooled` and `own` are standard errors, `df` belongs to `own`. An interval is `difference` ± `margin`.
     """
@@ -105,20 +105,20 @@ def differences(fit: Fit, ones: np.ndarray, others: np.ndarray) -> Differences:
     """Return the pairs means[ones] - means[others] with errors and margins, corrected for all pairs of `fit`."""
     pooled = fit.difference(ones, others)
     own, df = fit.own_difference(ones, others)
-    k = len(fit.means)
-    if k == 2 and not fit.blocked:
+    k = fit.means.shape[-1]
+    if k == 2 and not fit.layout.blocked:
         # For two samples of three Welch's test has 6 % false alarms in place of 5. With one degree of freedom less it
         # keeps its level at all spreads and sizes tried. For more pairs the pooled test beside it makes up for it.
         df = np.maximum(df - 1, fit.counts.min() - 1)
     critical = quantile(k, ALPHA)
-    margin = np.maximum(critical(fit.df) * pooled, critical(df) * own) / math.sqrt(2)
-    return Differences(fit.means[ones] - fit.means[others], pooled, own, df, margin)
+    margin = np.maximum(critical(fit.layout.df) * pooled, critical(df) * own) / math.sqrt(2)
+    return Differences(fit.means[..., ones] - fit.means[..., others], pooled, own, df, margin)
 
 
 def probabilities(pairs: Differences, fit: Fit) -> np.ndarray:
     """Return the p value of each pair: the larger of the two tests'."""
     k, q = len(fit.means), np.abs(pairs.difference) * math.sqrt(2)
-    return np.maximum(tail(q / pairs.pooled, k, fit.df), tail(q / pairs.own, k, pairs.df))
+    return np.maximum(tail(q / pairs.pooled, k, fit.layout.df), tail(q / pairs.own, k, pairs.df))
 
 
 def further(pairs: Differences, fit: Fit, ones: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -136,7 +136,7 @@ def further(pairs: Differences, fit: Fit, ones: np.ndarray, others: np.ndarray) 
     grown = (counts - 1) / (now - 1)[:, None]
     missed = 0.0
     for error, df in (
-        (pairs.pooled, np.broadcast_to((counts - 1) * (k - 1 if fit.blocked else k), grown.shape)),
+        (pairs.pooled, np.broadcast_to((counts - 1) * (k - 1 if fit.layout.blocked else k), grown.shape)),
         (pairs.own, pairs.df[:, None] * grown),
     ):
         shift = np.abs(pairs.difference / error)[:, None] * np.sqrt(counts / now[:, None])

@@ -88,6 +88,6 @@ def _note(known: Effects, tested: bool) -> str:
     else:
         said.append(
             "Bars are 95 % intervals, one value at a time, by the pooled residual or the combinations' own, the wider"
-            + ("; what a seed does to all combinations alike is taken out." if known.fit.blocked else ".")
+            + ("; what a seed does to all combinations alike is taken out." if known.fit.layout.blocked else ".")
         )
     return " ".join(said + (["Grey behind it: test accuracy, to look at, not to choose by."] if tested else []))

@@ -1,22 +1,26 @@
 """Of SciPy, loaded when a statistic is asked for: one seed has none, and the import takes a tenth of a second."""
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _NORMAL = 1.959963984540054  # what a standard normal value exceeds with probability 2.5 %
 
 
-def t_quantile(df: float, share: float) -> float:
+def t_quantile(df: "np.ndarray | float", share: float) -> "np.ndarray":
     """What Student's t stays below with this probability."""
     from scipy import special
 
-    return float(special.stdtrit(df, share))
+    return special.stdtrit(df, share)
 
 
-def f_tail(between: float, within: float, value: float) -> float:
+def f_tail(between: "np.ndarray | float", within: "np.ndarray | float", value: "np.ndarray | float") -> "np.ndarray":
     """How likely an F of so many degrees of freedom exceeds a value."""
     from scipy import special
 
-    return float(special.fdtrc(between, within, value))
+    return special.fdtrc(between, within, value)
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:

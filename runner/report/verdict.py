@@ -83,7 +83,7 @@ def interval(statistic: Statistic | None) -> tuple[float, float] | None:
     """Return the 95 % confidence interval of a mean accuracy over seeds, mean ± t(n - 1) s / √n, cut to [0, 1]."""
     if statistic is None or statistic.deviation is None:
         return None
-    half = t_quantile(statistic.n - 1, 0.975) * statistic.deviation / math.sqrt(statistic.n)
+    half = float(t_quantile(statistic.n - 1, 0.975)) * statistic.deviation / math.sqrt(statistic.n)
     return max(0.0, statistic.mean - half), min(1.0, statistic.mean + half)
 
 
@@ -93,7 +93,7 @@ def _ordered(
     """Order by the least-squares mean where seeds are missing: a combination that missed a hard seed looks better."""
     known = [i for i, cell in enumerate(cells) if cell and rows[i].is_complete]
     pooled = fit([cells[i] for i in known]) if len(known) > 1 else None
-    if pooled is None or pooled.balanced or not pooled.blocked:
+    if pooled is None or pooled.layout.balanced or not pooled.layout.blocked:
         return list(rows), list(cells), None
     means: list[float | None] = [None] * len(rows)
     for i, mean in zip(known, pooled.means):
@@ -200,12 +200,12 @@ def _limits(rows: Sequence[Row], comparison: "Comparison", pooled: Fit) -> list[
             f"{first}This is about these combinations; a statement about methods wants learning rates chosen for each."
         )
     notes += _images([leader])
-    seeds = "seeds as blocks" if pooled.blocked else "without blocks, for the combinations ran different seeds"
+    seeds = "seeds as blocks" if pooled.layout.blocked else "without blocks, for the combinations ran different seeds"
     notes.append(
         "How: a pair differs only where Tukey's test by the pooled residual and Games and Howell's by the two "
         f"combinations' own spread both say so at 5 %, corrected for all pairs of {len(rows)} combinations; {seeds}; "
-        f"pooled residual {pooled.deviation:.2g} with {count(pooled.df, 'degree')} of freedom. Chosen on validation "
-        "accuracy; the test split took no part."
+        f"pooled residual {pooled.deviation:.2g} with {count(pooled.layout.df, 'degree')} of freedom. Chosen on "
+        "validation accuracy; the test split took no part."
     )
     return notes
 
@@ -228,7 +228,7 @@ def _images(rows: Sequence[Row]) -> list[str]:
 
 def _doubts(cells: Sequence[Mapping[str, float]], pooled: Fit) -> list[str]:
     doubts = []
-    if not pooled.balanced and pooled.blocked:
+    if not pooled.layout.balanced and pooled.layout.blocked:
         doubts.append(
             "Seeds are missing: the order and the comparison use means adjusted for the seeds that each combination "
             "has (least-squares means)."
