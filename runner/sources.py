@@ -59,8 +59,8 @@ def edited(planned: Mapping[str, Mapping[str, str]]) -> list[str]:
 @functools.cache
 def home(target: str) -> str:
     """Return the name of the module that defines a target."""
-    found = pkgutil.resolve_name(target)
-    return getattr(found, "__module__", None) or type(found).__module__
+    target_object = pkgutil.resolve_name(target)
+    return getattr(target_object, "__module__", None) or type(target_object).__module__
 
 
 @functools.cache

@@ -401,7 +401,7 @@ def test_several_objectives_end_in_the_pareto_front(search):
         (("optimizer.lr=tag(log,interval(1e-3,1e-2))",), "has another space for optimizer.lr"),
         ((LR, "batch_size=16,32"), "does not search batch_size"),
         ((LR, "hydra.sweeper.metric=val_loss"), "holds a search by val_accuracy"),
-        ((LR, "epochs=3"), "other settings or other data"),
+        ((LR, "epochs=3"), "other settings, data or code"),
     ],
 )
 def test_another_search_in_the_folder_is_refused(search, words, line):
@@ -463,3 +463,18 @@ def test_worker_processes_report_to_the_pruner_themselves(search):
     statuses = Counter(result["status"] for result in results_of(FOLDER).values())
     assert statuses["pruned"] > 0 and statuses["done"] > 0 and sum(statuses.values()) == 6
     assert all(trial.intermediate_values for trial in trials())
+
+
+def test_a_search_of_an_earlier_version_goes_on(cli, monkeypatch):
+    """A study whose fp32 runs were fingerprinted as typed is the same search."""
+    from runner.sweep import plan
+    from runner.sweep.identity import earlier
+
+    words = ("-m", "hydra/sweeper=search", *SMALL, LR, "precision=fp32", "hydra.launcher.workers=0")
+    with monkeypatch.context() as patch:
+        patch.setattr(plan, "fingerprints", lambda *identity: earlier(*identity))
+        assert cli(*words, "hydra.sweeper.n_trials=2")[0] == 0
+    before = results_of(FOLDER)
+    assert cli(*words, "hydra.sweeper.n_trials=3")[0] == 0
+    after = results_of(FOLDER)
+    assert len(before) == 2 and len(after) == 3 and all(after[name] == result for name, result in before.items())

@@ -114,7 +114,7 @@ class Keys:
         return "" if isinstance(node, dict) else plain(node)
 
     def _mixed(self) -> bool:
-        """Whether runs of the same settings, but for the seed, had different programs."""
+        """Return whether runs of the same settings, but for the seed, had different programs."""
         programs = [self.programs.key(record) for record in self._records]
         if len(set(programs)) < 2:
             return False
@@ -150,7 +150,7 @@ _PRECISIONS = {dtype: name for name, dtype in PRECISIONS.items()}
 
 
 def _leaf(node: Any, key: str) -> Any:
-    """The value of a dotted key; `_NOTHING` where there is none."""
+    """Return the value of a dotted key; `_NOTHING` where there is none."""
     for part in key.split("."):
         if not isinstance(node, dict) or part not in node:
             return _NOTHING
@@ -159,7 +159,7 @@ def _leaf(node: Any, key: str) -> Any:
 
 
 def _trained_with(record: RunRecord, key: str) -> str:
-    """What the networks that answer were trained with, of a key that does not matter to the run's own task."""
+    """Return what networks that answer were trained with, of a key that does not matter to the run's own task."""
     origins = record.facts.get("origins") or []
     leaves = [_leaf(origin.get("config"), key) for origin in origins if isinstance(origin, dict)]
     values = list(dict.fromkeys(plain(leaf) for leaf in leaves if leaf is not _NOTHING and not isinstance(leaf, dict)))

@@ -74,10 +74,10 @@ def _pair(
     parts = without_added(_without(config, NOT_IDENTITY | ignored))
     trained = {key: value for key, value in parts.items() if key not in EVALUATION}
     more = {"revisions": dict(revised), "code": {group: dict(known) for group, known in code.items()}}
-    asked = {what: {k: v for k, v in values.items() if not covers(EVALUATION, k)} for what, values in more.items()}
+    fewer = {what: {k: v for k, v in values.items() if not covers(EVALUATION, k)} for what, values in more.items()}
     whole, training = (
         _hash(own | {what: values for what, values in extra.items() if values}, contents)
-        for own, extra in ((parts, more), (trained, asked))
+        for own, extra in ((parts, more), (trained, fewer))
     )
     return whole, training
 

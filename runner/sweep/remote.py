@@ -132,7 +132,7 @@ def seen(work: Work, said: Said) -> None:
 
 
 def check_precision(plan: Plan, gpus: float) -> None:
-    """Raises `ConfigError` where `precision=auto` was resolved on a machine without the GPU that the runs will have."""
+    """Raise `ConfigError` where `precision=auto` was resolved on a machine without the GPU that the runs will have."""
     overrides = plan.entries[0].job.overrides
     typed = any(word.startswith("precision=") and word != "precision=auto" for word in overrides)
     if gpus and not typed and plan.device == "cpu" and plan.entries[0].job.config["device"] == "auto":

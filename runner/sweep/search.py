@@ -53,7 +53,9 @@ def search(composer: Composer, launcher: Launcher, arguments: list[str]) -> None
 
 
 def _memory(scope: Scope) -> Memory:
-    return Memory(scope.plan.folder, scope.settings, scope.space, scope.pruner, scope.plan.entries[0].job.fingerprint)
+    first = scope.plan.entries[0]
+    earlier = None if first.earlier is None else first.earlier[0]
+    return Memory(scope.plan.folder, scope.settings, scope.space, scope.pruner, first.job.fingerprint, earlier)
 
 
 class Search:

@@ -39,9 +39,12 @@ STARTUP = 10  # random trials before tpe learns
 class Memory:
     """The study of one folder, and who proposes."""
 
-    def __init__(self, folder: Path, search: Settings, space: Space, pruner: Pruner, anchor: str):
-        """`anchor`: the fingerprint of one point of the space, which says what all its runs share. Makes the file
-        where there is none. Raises `ConfigError` where it holds another search, or cannot be read."""
+    def __init__(
+        self, folder: Path, search: Settings, space: Space, pruner: Pruner, anchor: str, earlier: str | None = None
+    ):
+        """`anchor`: the fingerprint of one point of the space, which says what all its runs share; `earlier`: the one
+        that it had in earlier versions. Makes the file where there is none. Raises `ConfigError` where it holds another
+        search, or cannot be read."""
         self.folder, self.search, self.space = folder, search, space
         self.path = folder / FILE
         self.url = URL.create("sqlite", database=str(self.path.resolve())).render_as_string()
@@ -54,7 +57,7 @@ class Memory:
             if names and names != [NAME]:
                 raise ConfigError(f"{self.path}: holds studies of another program; choose another folder (name=)")
             if names:
-                self._compare(told)
+                self._compare(told, told | {"anchor": earlier})
             self.study: Study = optuna.create_study(
                 study_name=NAME,
                 storage=self.storage,
@@ -206,11 +209,11 @@ class Memory:
             "and a new one counts the folder's runs in"
         )
 
-    def _compare(self, told: dict[str, Any]) -> None:
+    def _compare(self, told: dict[str, Any], earlier: dict[str, Any]) -> None:
         """Raises `ConfigError` where the file's search is not the one that was typed."""
         study = optuna.load_study(study_name=NAME, storage=self.storage)
         before = study.user_attrs.get("search")
-        if before is None or before == told:
+        if before is None or before in (told, earlier):
             return
         way = "choose another name=, or type that search again"
         if before["metric"] != told["metric"]:
@@ -220,7 +223,7 @@ class Memory:
             if old != new:
                 one = "searches" if new is None else "does not search" if old is None else "has another space for"
                 raise ConfigError(f"{self.path}: holds a search that {one} {key}; {way}")
-        raise ConfigError(f"{self.path}: holds a search with other settings or other data beside the same space; {way}")
+        raise ConfigError(f"{self.path}: holds a search with other settings, data or code beside the same space; {way}")
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
