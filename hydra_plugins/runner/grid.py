@@ -36,12 +36,15 @@ class GridSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
+        from runner import interruption
         from runner.sweep.asked import expected
         from runner.sweep.compose import Composer
 
         loader = self.hydra_context.config_loader
         composer = Composer(self.config, loader)
         composer.begin(lambda: expected(self.config, loader, arguments))
-        from runner.sweep.grid import grid  # loads torch
+        with interruption.deferred():  # half a library would be left, and some take the error for another
+            from runner.sweep.grid import grid  # loads torch
 
+        interruption.check()
         grid(composer, self.launcher, arguments, self.multirun)
