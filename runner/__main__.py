@@ -21,7 +21,7 @@ from runner.errors import ConfigError, DiskFull
 from runner.frames import roomy
 from runner.words import TYPED, looks, planned
 
-WAIT = "runner: interrupted: saving after this step; Ctrl-C again ends at once"
+WAIT = "runner: interrupted: what was trained is saved first; Ctrl-C again ends at once"
 
 
 def leads() -> bool:

@@ -1,10 +1,16 @@
 """Signals that end a command: what was trained is saved at that very step, and the same command goes on as if nothing
 had happened."""
 
+import contextlib
 import csv
+import functools
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +25,7 @@ from runner import checkpoint, interruption
 from runner.data.splits import ResidentSplit
 from runner.running import Run
 from runner.sweep import __main__ as command
+from runner.sweep import lock
 from tests.conftest import results_of
 
 SMALL = ("model=mlp", "data.limit=300", "batch_size=32", "epochs=3", "threads=1", "log.images=0", "log.every=4")
@@ -198,3 +205,125 @@ def test_signals_that_others_ignore_or_handle_stay_theirs():
     finally:
         signal.signal(signal.SIGHUP, old)
     assert Counter(map(signal.getsignal, interruption.SIGNALS)) == before
+
+
+# -- other processes ------------------------------------------------------------------------------------------------
+
+LONG = ("model=mlp", "epochs=300", "threads=1", "log.images=0", "log.tensorboard=false", "hydra.launcher.fuse=false")
+
+
+@contextlib.contextmanager
+def under_way(folder: Path, name: str, count: int, *words: str):
+    """A command as a terminal starts it, in a group of its own, when so many of its runs have made steps."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "runner", *words, f"name={name}"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where a shell has put the tests into the background, it has them ignore the signal.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        process_group=0,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while len(holders(folder / "outputs" / name)) < count and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield process
+    finally:
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def holders(folder: Path) -> list[int]:
+    """The processes whose runs have made a step."""
+    locks = [lock.read(path.parent) or {} for path in folder.glob("*/lock.json")]
+    return [about["pid"] for about in locks if about.get("step")]
+
+
+def test_ctrl_c_goes_to_command_and_workers(cli):
+    """Both runs are saved by their workers before the command ends; a second Ctrl-C would end at once."""
+    with under_way(Path.cwd(), "two", 2, *LONG, "-m", "seed=0,1,2", "hydra.launcher.workers=2") as process:
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err and "3 runs: 2 interrupted, 1 not started" in out
+    steps = [result["stopped"]["step"] for result in results_of(Path("outputs/two")).values()]
+    assert len(steps) == 2 and all(f"at step {step} of 6000" in err for step in steps) and min(steps) > 0
+    states = [checkpoint.load(path) for path in Path("outputs/two").glob("*/checkpoint.pt")]
+    assert sorted(state["runs"][0]["progress"]["step"] for state in states) == sorted(steps)
+
+
+def test_a_worker_that_is_asked_to_end_saves_its_run(cli):
+    """The others go on in other processes; the run is left for the next command, which goes on with it."""
+    words = (LONG[0], "epochs=40", *LONG[2:], "-m", "seed=0,1", "hydra.launcher.workers=1")
+    with under_way(Path.cwd(), "one", 1, *words) as process:
+        os.kill(holders(Path("outputs/one"))[0], signal.SIGTERM)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 1 and "Traceback" not in err and "2 runs: 1 interrupted, 1 done" in out
+    (stopped,) = (r["stopped"] for r in results_of(Path("outputs/one")).values() if r["status"] == "running")
+    assert f"[1/2] seed=0  interrupted  resumes at step {stopped['step']} of 800" in out
+    code, _, _ = cli(*words, "name=one")
+    (log,) = Path("outputs/one").glob("seed=0*/run.log")
+    assert code == 0 and f"goes on after step {stopped['step']} of 800" in log.read_text()
+
+
+def test_a_killed_command_leaves_workers_that_save(cli):
+    """They see that it is gone, save what they train, and end."""
+    with under_way(Path.cwd(), "gone", 1, *LONG, "-m", "seed=0,1", "hydra.launcher.workers=1") as process:
+        (worker,) = holders(Path("outputs/gone"))
+        process.kill()
+        deadline = time.monotonic() + 60
+        while holders(Path("outputs/gone")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not holders(Path("outputs/gone")), f"{worker} goes on"
+    (result,) = results_of(Path("outputs/gone")).values()
+    assert result["stopped"]["step"] > 0
+
+
+def test_a_second_ctrl_c_ends_at_once(cli):
+    """A step that takes forever is not waited for, if a person says so; exit code and folder are those of a kill."""
+    words = ("model=custom", "model._target_=tests.test_workers.Sleeper", "trust=[tests]", "+model.seconds=30")
+    with under_way(Path.cwd(), "slow", 0, *words, "epochs=1", "log.images=0") as process:
+        while not list(Path("outputs/slow").glob("*/metrics.csv")) and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        time.sleep(1)
+        assert process.poll() is None
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert time.monotonic() - began < 10 and process.returncode == 130
+    assert "what was trained is saved first; Ctrl-C again ends at once" in err and "Traceback" not in err
+
+
+def test_slurms_signal_before_the_time_limit_saves_and_requeues(cli):
+    """Submitit sends it and queues the job again, which goes on at that step; with its executor of this machine."""
+    pytest.importorskip("submitit")
+    words = (LONG[0], "epochs=60", *LONG[2:5], "hydra/launcher=slurm", "hydra.launcher.executor=local")
+    with under_way(Path.cwd(), "job", 1, *words, "-m", "seed=0,1", "hydra.launcher.jobs=1") as process:
+        os.kill(holders(Path("outputs/job"))[0], signal.SIGUSR2)
+        out, err = process.communicate(timeout=200)
+    assert process.returncode == 0 and "2 runs: 2 done" in out, err
+    lines = "".join(path.read_text() for path in Path("outputs/job").glob("*/run.log"))
+    (step,) = re.findall(r"interrupted; goes on after step (\d+) of 1200", lines)
+    assert int(step) > 0 and f"goes on after step {step} of 1200" in lines.replace("interrupted; goes on", "")
+
+
+def test_a_search_is_interrupted_as_a_sweep_is(cli, monkeypatch):
+    """Its trials are those of an undisturbed search; the one under way resumes at its step."""
+    pytest.importorskip("optuna")
+    words = ("-m", *SMALL, "hydra/sweeper=search", "hydra.sweeper.n_trials=3", "hydra.launcher.workers=0")
+    words = (*words, "optimizer.lr=tag(log,interval(1e-3,1e-1))", "log.tensorboard=false")
+    assert cli(*words, "name=whole")[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "after_update", at_call(30, signal.SIGINT, Run.after_update))
+        code, out, err = cli(*words, "name=cut")
+    assert code == 130 and "2 of 3 trials: 1 done, 1 interrupted (resumes at step 6 of 24), 1 not started;" in out
+    assert "1 done, 1 interrupted (resumes at step 6 of 24), 1 not started; the same command goes on" in err
+    assert cli(*words, "name=cut")[0] == 0
+    whole, cut = left(Path("outputs/whole")), left(Path("outputs/cut"))
+    assert {key: parts[1:] for key, parts in whole.items()} == {key: parts[1:] for key, parts in cut.items()}

@@ -1,6 +1,10 @@
 """Where memory does not suffice, a batch goes through in smaller pieces, with the result of the whole batch."""
 
+import gc
 import json
+import subprocess
+import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -8,7 +12,10 @@ import torch
 from torch import nn
 
 from runner import memory
-from tests.conftest import result_of
+from runner.build import Builder
+from runner.memo import Recent
+from runner.running import Run
+from tests.conftest import result_of, results_of
 
 WORDS = ("model=custom", "model._target_=tests.test_memory.Narrow", "trust=[tests]", "threads=1", "epochs=2")
 
@@ -96,3 +103,110 @@ def test_the_peak_is_that_of_the_run(cli):
     assert memory.peak(cpu) < before + 200
     assert cli("model=mlp", "epochs=1")[0] == 0
     assert json.loads(next(Path("outputs/runs").glob("*/result.json")).read_text())["peak_memory_mb"] > 50
+
+
+# -- what a finished run leaves -------------------------------------------------------------------------------------
+
+QUICK = ("data.limit=200", "epochs=2", "threads=1", "log.images=0", "log.tensorboard=false")
+HERE = ("-m", "seed=0,1,2", "hydra.launcher.workers=0")
+
+
+@pytest.fixture
+def finished(cli, monkeypatch):
+    """`finished(words...)`: a command without the garbage collector; returns what is left of its runs' weights and
+    optimizers, how many runs there were, and how often cycles were looked for."""
+    references, looks = [], []
+    begin, collect = Run.__init__, gc.collect
+
+    def watched(self, *given, **named):
+        begin(self, *given, **named)
+        references.extend(map(weakref.ref, (self, self.optimizer, *self.model.parameters())))
+
+    def counted(*given):
+        looks.append(given)
+        return collect(*given)
+
+    def run(*words: str) -> tuple[list, int, int]:
+        references.clear()
+        looks.clear()
+        gc.disable()
+        try:
+            cli(*QUICK, *words)
+        finally:
+            gc.enable()
+        alive = [reference() for reference in references]
+        return [one for one in alive if one is not None], len(results_of(Path("outputs/runs"))), len(looks)
+
+    monkeypatch.setattr(Run, "__init__", watched)
+    monkeypatch.setattr(gc, "collect", counted)
+    return run
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("model=mlp",),
+        ("model=mlp", *HERE, "hydra.launcher.fuse=false"),
+        ("model=mlp", *HERE, "hydra.launcher.fuse=true"),
+        ("model=mlp", *HERE, "lr_scale=1,1e39,1", "sweep.zip=[seed,lr_scale]", "hydra.launcher.fuse=true"),
+        ("model=mlp", "optimizer.lr=1e30"),  # diverges
+        ("model=custom", "model._target_=tests.faults.Faulty", "trust=[tests]", "+model.fault=raise", "batch_size=8"),
+        ("model=custom", "model._target_=tests.faults.Faulty", "trust=[tests]", "+model.fault=memory", "batch_size=8"),
+        ("model=custom", "model._target_=tests.test_memory.Narrow", "trust=[tests]", "+model.most=20"),
+        ("model=mlp", "optimizer=lbfgs"),
+        ("model=mlp", "optimizer=sam", "ensemble=ema"),
+        ("model=mlp", "transfer=last_layer", "transfer.cache=true"),
+    ],
+)
+def test_a_run_is_freed_when_it_ends(finished, words):
+    """Its weights and its optimizer's state are gone without the garbage collector, however it ended."""
+    alive, runs, looks = finished(*words)
+    assert alive == [] and runs == (3 if "-m" in words else 1)
+    # A retry for memory looks for cycles, and so does who waits for another's error in a program.
+    assert looks == 0 or {"+model.fault=memory", "+model.most=20", "lr_scale=1,1e39,1"} & set(words)
+
+
+@pytest.mark.parametrize("words", [("regularization=[dropconnect]",), ("ensemble=independent", "ensemble.members=2")])
+def test_cycles_of_libraries_are_looked_for_where_they_are(finished, words):
+    """torch's parametrizations and a drawn picture hold on to a run: it is freed at its end all the same."""
+    alive, _, looks = finished("model=mlp", *words)
+    assert alive == [] and looks >= 0
+
+
+def test_equal_runs_report_equal_peaks_after_larger_ones_too(tmp_path):
+    """Within 5 %, whichever run the process has done before: a wide network and a small one by turns."""
+    words = ["-m", "seed=0,1,2", "model=mlp", "model.hidden=[4000,2000],[16]", "name=p", "data.limit=200", "epochs=1"]
+    words += ["threads=1", "log.images=0", "log.tensorboard=false", "hydra.launcher.fuse=false"]
+    words += ["hydra.launcher.workers=1"]
+    subprocess.run([sys.executable, "-m", "runner", *words], cwd=tmp_path, check=True, capture_output=True)
+    peaks: dict[str, list[float]] = {}
+    for result in results_of(tmp_path / "outputs/p").values():
+        peaks.setdefault(str(result["swept"]["model.hidden"]), []).append(result["peak_memory_mb"])
+    small, large = sorted(peaks.values())
+    assert len(small) == len(large) == 3 and min(large) > 1.2 * max(small)
+    assert max(small) < 1.05 * min(small) and max(large) < 1.05 * min(large)
+
+
+def test_what_a_sweep_over_data_leaves_behind_is_given_up(cli, monkeypatch):
+    """Of a sweep over ways to cut the data the last few stay, not all."""
+    builders, begin = [], Builder.__init__
+
+    def kept(self):
+        begin(self)
+        builders.append(self)
+
+    monkeypatch.setattr(Builder, "__init__", kept)
+    sizes = ",".join(str(200 + i) for i in range(12))
+    words = ("-m", f"data.limit={sizes}", "hydra.launcher.workers=0", "model=mlp", "epochs=1", "log.images=0")
+    assert cli(*words, "log.tensorboard=false")[0] == 0
+    assert len(results_of(Path("outputs/runs"))) == 12
+    assert all(len(builder._splits) <= 8 for builder in builders)
+
+
+def test_recent_keeps_what_was_used_last():
+    """The entry that was not used for longest goes first."""
+    recent = Recent(2)
+    recent["a"], recent["b"] = 1, 2
+    assert recent["a"] == 1
+    recent["c"] = 3
+    assert list(recent) == ["a", "c"]

@@ -113,17 +113,20 @@ def test_a_users_own_option_of_another_sweeper_is_refused(cli, tmp_path):
     assert not Path("outputs").exists()
 
 
-def test_interrupted_runs_are_called_so(cli, monkeypatch, capfd):
-    """The table after Ctrl-C and `runner.sweep status` say the same."""
+@pytest.mark.parametrize(("saved", "standing"), [(True, "1 interrupted, 1 not started"), (False, "2 not started")])
+def test_interrupted_runs_are_called_so(cli, monkeypatch, capfd, saved, standing):
+    """The table after Ctrl-C and `runner.sweep status` say the same; a run that has made no step is not started."""
 
     def stop(self):
+        if saved:
+            self.save()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Training, "train", stop)
     code, out, _ = cli("-m", "model=mlp", "epochs=1", "seed=0,1")
-    assert code == 130 and "2 runs: 1 interrupted, 1 not started" in out and "running" not in out
+    assert code == 130 and "running" not in out and (f"2 runs: {standing};" in out) == saved
     assert command.main(["status", "outputs/runs"]) == 0
-    assert "2 runs in outputs/runs: 1 interrupted, 1 not started" in capfd.readouterr().out
+    assert f"2 runs in outputs/runs: {standing}" in capfd.readouterr().out
 
 
 SLURM = {

@@ -38,7 +38,11 @@ class GridSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
+        from runner import interruption
         from runner.sweep.compose import Composer
-        from runner.sweep.grid import grid  # loads torch
 
+        with interruption.deferred():  # half a library would be left, and some take the error for another
+            from runner.sweep.grid import grid  # loads torch
+
+        interruption.check()
         grid(Composer(self.config, self.hydra_context.config_loader), self.launcher, arguments, self.multirun)

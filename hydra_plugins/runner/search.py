@@ -32,6 +32,7 @@ class SearchSweeper(GridSweeper):
         self.multirun = multirun  # the rest is read from the config
 
     def sweep(self, arguments: list[str]) -> None:
+        from runner import interruption
         from runner.errors import ConfigError
 
         if not self.multirun:
@@ -44,7 +45,9 @@ class SearchSweeper(GridSweeper):
             raise ConfigError(
                 f"hydra/sweeper=search: {error.name} is not installed: pip install 'runner[search]'"
             ) from error
-        from runner.sweep.compose import Composer
-        from runner.sweep.search import search
+        with interruption.deferred():  # as in GridSweeper
+            from runner.sweep.compose import Composer
+            from runner.sweep.search import search
 
+        interruption.check()
         search(Composer(self.config, self.hydra_context.config_loader), self.launcher, arguments)

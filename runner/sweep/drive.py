@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from runner import git
+from runner import git, interruption
 from runner.errors import ConfigError
 from runner.files import RESULT, write_json
 from runner.sweep import lock
@@ -65,6 +65,7 @@ class Drive:
         """Waits for a run to end; its end stands in its folder."""
         self._hand_over()
         while not self._ended:
+            interruption.check()
             for ended in self.crew.wait(TICK if self._active else 0):
                 self._settle(ended)
             self._look_at_held()

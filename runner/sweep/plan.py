@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from runner import interruption
 from runner.build import Builder
 from runner.check import Refused, check, shown
 from runner.core.text import few
@@ -232,6 +233,7 @@ def make_plan(
     refused: dict[str, list[str]] = {}
     duplicates = 0
     for i, pairs in enumerate(kept):
+        interruption.check()
         words = [f"{key}={text}" for key, text in pairs]
         swept = {key.lstrip("+"): value(key, text) for key, text in pairs if key in varying or not multirun}
         swept = {key: found for key, found in swept.items() if key not in ("name", "dry_run", "rerun", "trust")}
