@@ -168,6 +168,7 @@ def test_runs_below_a_sweeps_folder_may_nest(cli, capfd, subdir):
     assert {run["run"] for plan in frozen.read(top) for run in plan["runs"]} == set(runs(top))
     Path(top, "results.csv").unlink()
     assert report([str(top)]) == 0 and len(rows(top)) == 3
+    assert report(["outputs"]) == 2 and capfd.readouterr()[1].strip().endswith("look into outputs/nest")
     assert status(["status", str(top)]) == 0 and "3 runs in outputs/nest: 3 done" in capfd.readouterr()[0]
     assert cli("-m", *HERE, "seed=0,1", "name=flat")[0] == 0
     assert compare(["outputs/flat", str(top)]) == 0 and "Over 1 combination" in capfd.readouterr()[0]
@@ -241,13 +242,24 @@ def test_a_runs_number_is_its_place_in_the_plan_and_stays(cli):
     assert [result["number"] for result in runs("outputs/n").values()] == [0, 1, 2, 3, 4]
 
 
+def stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_sweep_at_a_time_goes_on_in_its_folder(cli, monkeypatch):
+    """The message says how: the time names another folder now."""
+    with monkeypatch.context() as patch:
+        patch.setattr("runner.sweep.launch.Drive", stop)
+        code, _, err = cli("-m", *HERE, "seed=0,1", f"hydra.sweep.dir=at/{TIME}")
+    assert code == 130 and "the same command with the folder's name typed in place of ${now:...} goes on" in err
+    (folder,) = Path("at").iterdir()
+    assert cli("-m", *HERE, "seed=0,1", f"hydra.sweep.dir={folder}")[0] == 0
+    assert len(rows(folder)) == 2 and list(Path("at").iterdir()) == [folder]
+
+
 def test_two_commands_at_once_give_no_number_twice(cli, monkeypatch):
     """What another command has planned since is seen before the first run begins."""
     words = ("-m", *HERE, NUMBER, "name=n")
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr("runner.sweep.launch.Drive", stop)
         assert cli(*words, "seed=0,1")[0] == 130 and Path("outputs/n/plan.json").exists()
@@ -281,7 +293,7 @@ LAUNCHERS = {
 }
 
 
-@pytest.mark.parametrize("launcher", list(LAUNCHERS))
+@pytest.mark.parametrize("launcher", ["here", "workers", pytest.param("slurm", marks=pytest.mark.slow)])
 def test_hydras_words_are_each_runs_own(cli, launcher, monkeypatch):
     """Number, choices and the run's own keys in folders, in the environment and in the config, whoever does the run."""
     if launcher == "slurm" and importlib.util.find_spec("submitit") is None:

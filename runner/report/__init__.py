@@ -5,7 +5,7 @@ from pathlib import Path
 from runner.errors import ConfigError
 from runner.files import TABLE, write_atomic
 from runner.report.collect import RunRecord, collect
-from runner.sweep.ledger import with_results
+from runner.sweep.ledger import sweep_of, with_results
 from runner.sweep.owned import check_sweep_folder
 
 
@@ -47,7 +47,7 @@ def runs_of(folder: Path) -> list[RunRecord]:
         raise ConfigError(f"{folder}: no such folder; name one that holds runs, such as outputs/NAME")
     records = collect(folder)
     if not records:
-        inner = sorted({str(run.parent) for run in with_results(folder)})
+        inner = sorted({str(sweep_of(run)) for run in with_results(folder)})
         hint = f"look into {', '.join(inner[:5])}" if inner else "a run leaves its result.json in outputs/NAME/RUN"
         raise ConfigError(f"{folder}: holds no runs; {hint}")
     return records

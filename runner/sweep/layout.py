@@ -110,7 +110,8 @@ def _filled(composed: Composed, name: str, number: int, key: str) -> str:
         content = _at(raw if is_hydra else composed.config, path[is_hydra:]) if content is None else content
         return match[0] if isinstance(content, dict) or content == "???" else str(content)
 
-    text = str(_at(raw, key.split(".")) or "")
+    content = _at(raw, key.split("."))
+    text = "" if content in (None, "???") else str(content)
     for _ in range(NESTED):
         text, before = REFERENCE.sub(value, text), text
         if text == before:
@@ -145,7 +146,7 @@ def _resolved(composed: Composed, name: str, number: int, key: str, text: str) -
 
 def _folder(key: str, text: str) -> Path:
     """Return the folder that a key names."""
-    if not text or text == "???":
+    if not text:
         raise ConfigError(f"{key}: must name a folder")
     try:
         path = Path(os.path.normpath(Path(text).expanduser()))

@@ -111,16 +111,28 @@ def with_results(top: Path) -> Iterator[Path]:
             yield from with_results(folder)
 
 
+def sweep_of(folder: Path) -> Path:
+    """Return the folder of a run's sweep."""
+    return folder.parents[max(_depth(folder) or 1, 1) - 1]
+
+
 def _is_of(folder: Path, sweep: Path) -> bool:
     """Whether a run deep below a folder is one of its sweep's, or of one in between."""
-    try:
-        name = Path(json.loads((folder / RESULT).read_bytes())["run"])
-    except (TypeError, KeyError):  # another program's
-        return False
-    except (OSError, ValueError):  # damaged: it cannot say
+    depth = _depth(folder)
+    if depth is None:
         between = [path for path in folder.parents if sweep in path.parents]
         return not any((path / file).exists() for path in between for file in (PLAN, TABLE))
-    return len(folder.relative_to(sweep).parts) <= len(name.parts)
+    return len(folder.relative_to(sweep).parts) <= depth
+
+
+def _depth(folder: Path) -> int | None:
+    """How deep a run lies below its sweep's folder; 0 where it is no run of ours, None where its result is damaged."""
+    try:
+        return len(Path(json.loads((folder / RESULT).read_bytes())["run"]).parts)
+    except (TypeError, KeyError):
+        return 0
+    except (OSError, ValueError):
+        return None
 
 
 def by_fingerprint(sweep: Path) -> dict[str, Record]:
