@@ -94,8 +94,8 @@ class Keys:
             self.names.append(CODE)
 
     def value(self, record: RunRecord, key: str) -> str:
-        """As typed; for a run that did not sweep `key`, the option or value that it ran with; else empty. Of a run
-        that asks trained networks, what these were trained with."""
+        """Return a value as typed; of a run that did not sweep `key`, what it ran with; else nothing. Of a run that
+        asks trained networks, return what these were trained with."""
         if record.damaged:
             return ""
         if key == CODE:
