@@ -1,7 +1,8 @@
 """Modules of options that come with the runner: a change of their numbers is a revision (`runner.revisions`).
 
-A module beside them that is not listed is the user's own, written into a checkout: its source counts in fingerprints
-(`runner.sources`). An option is listed when it is released; until then each edit of it makes another run.
+A module beside them that is not listed counts in fingerprints by its source (`runner.sources`): a user's own, written
+into a checkout, or one of ours that is young. Listing a module is a promise to give its changes revisions; nothing
+fails where it is not listed.
 """
 
 MODULES = {
@@ -14,7 +15,8 @@ MODULES = {
     "ensemble": "averages base checkpoints ema facts independent lookahead none norms polyak snapshot soup swa",
     "evaluation": "base monte_carlo standard views",
     "model": (
-        "airbench attention convnet fitted mlp modes own_noise presets resnet stages torchvision_model wide_resnet"
+        "airbench attention convnet fitted formulas mlp modes own_noise presets resnet stages torchvision_model "
+        "wide_resnet"
     ),
     "optimizer": "adam base bfgs flat groups kernels lbfgs library lion muon newton newton_cg sam",
     "regularization": (
@@ -30,7 +32,7 @@ MODULES = {
         "base beale himmelblau monkey_saddle overlay pictures plateau rastrigin ravine rosenbrock saddle trajectory"
     ),
     "task": "answering base evaluate lr_range predict preview random_functions saddles saddles_picture surface",
-    "transfer": "cache cut finetune kept servable weights",
+    "transfer": "cache cut finetune kept part published servable stem weights",
 }
 SHIPPED = frozenset(f"runner.{group}.{name}" for group, names in MODULES.items() for name in names.split())
 

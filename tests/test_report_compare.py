@@ -63,14 +63,27 @@ def test_further_seeds_have_the_power():
 
 
 def test_the_whole_is_a_paired_test_of_the_seeds_means():
-    """Over all combinations: the t test of the seeds' mean differences, of the seeds that all of them have."""
+    """Over all combinations, of the seeds that all of them have: p is the larger one of the t test of the seeds' mean
+    differences and of that by the residual within the combinations."""
     rng = np.random.default_rng(2)
     y = rng.normal(0.3, 1, (3, 5))
     pairs = [dict(enumerate(row)) for row in y.tolist()]
     del pairs[1][4]
     found = overall(pairs)
-    expected = stats.ttest_1samp(y[:, :4].mean(0), 0)
-    assert (found.seeds, found.mean, found.p) == (4, pytest.approx(y[:, :4].mean()), pytest.approx(expected.pvalue))
+    shared = y[:, :4]
+    seeds = stats.ttest_1samp(shared.mean(0), 0)
+    error = (((shared - shared.mean(1, keepdims=True)) ** 2).sum() / 9 / 12) ** 0.5
+    within = 2 * stats.t.sf(abs(shared.mean()) / error, 9)
+    assert (found.seeds, found.mean) == (4, pytest.approx(shared.mean()))
+    assert found.p == pytest.approx(max(seeds.pvalue, within))
+
+
+def test_seeds_that_agree_by_chance_are_no_change():
+    """Three seeds' means that happen to agree to a digit: the combinations' own spread says that it is chance."""
+    pairs = [{"0": 0.101, "1": -0.1, "2": 0.0}, {"0": -0.1, "1": 0.102, "2": 0.0009}, {"0": 0.0, "1": 0.0, "2": 0.001}]
+    whole = overall(pairs)
+    assert stats.ttest_1samp([np.mean([pair[s] for pair in pairs]) for s in "012"], 0).pvalue < 0.05
+    assert whole.p > 0.5 and not whole.told and whole.low < 0 < whole.high
 
 
 @pytest.mark.parametrize(

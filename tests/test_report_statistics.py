@@ -9,17 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.false_alarms import (
-    SPREADS,
-    Case,
-    false_change,
-    false_effect,
-    false_pair,
-    found_pairs,
-    highest,
-    missed_mean,
-    rate,
-)
+from benchmarks.equal_runs import SPREADS, Case, false_change, false_effect, false_pair, found_pairs, missed_mean
+from benchmarks.false_alarms import highest, rate
 from runner.report import write_report
 from runner.report.best import compare, differences, further, probabilities
 from runner.report.blocked import fit, layout, solve

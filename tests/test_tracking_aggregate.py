@@ -169,7 +169,10 @@ def test_an_open_tensorboard_reads_no_step_twice(tmp_path):
 
 
 def test_only_seeds_that_are_done_count(tmp_path):
-    """One seed, unfinished seeds and runs without TensorBoard make no aggregate, nor any folder."""
+    """One seed, unfinished seeds and runs without TensorBoard make no aggregate, nor any folder.
+
+    The mean of a combination whose bad seed diverged says so in its name: what is left may be its luckiest.
+    """
     write_run(tmp_path, {"lr": 0.1, "seed": 0}, [0.1])
     write_run(tmp_path, {"lr": 0.1, "seed": 1}, [0.3], status="diverged")
     for seed in (0, 1):
@@ -178,7 +181,7 @@ def test_only_seeds_that_are_done_count(tmp_path):
     assert not (tmp_path / "mean").exists()
     write_run(tmp_path, {"lr": 0.1, "seed": 2}, [0.5])
     (folder,) = write_aggregates(tmp_path, runs_of(tmp_path))
-    assert folder == tmp_path / "mean" / "lr=0.1"
+    assert folder == tmp_path / "mean" / "lr=0.1,1_of_3_seeds_diverged"
     assert scalars(folder)["val/accuracy"] == [(10, pytest.approx(0.3))]
     assert scalars(folder)["variation/high/val/accuracy"] == [(10, pytest.approx(0.3 + 0.08**0.5))]
 
@@ -220,3 +223,13 @@ def test_import_is_light():
     """Neither torch nor tensorflow nor matplotlib is loaded."""
     code = "import sys, runner.tracking.aggregate; assert not {'torch', 'tensorflow', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_bands_of_accuracies_stay_between_zero_and_one(tmp_path):
+    """A mean near one with a wide spread: the upper end of the band is one; a loss has no such bound."""
+    for seed, value in enumerate((0.9, 1.0, 1.0)):
+        write_run(tmp_path, {"lr": 0.1, "seed": seed}, [value, value])
+    (folder,) = write_aggregates(tmp_path, runs_of(tmp_path))
+    tags = scalars(folder)
+    assert [value for _, value in tags["variation/high/val/accuracy"]] == [1.0, 1.0]
+    assert max(value for _, value in tags["variation/high/val/loss"]) > 2.0

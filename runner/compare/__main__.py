@@ -12,7 +12,7 @@ from runner.compare.match import Sweep, differing, read, shared_names
 from runner.compare.paired import Difference, overall, paired
 from runner.console import console
 from runner.errors import ConfigError
-from runner.report.best import FEWEST
+from runner.report.tables import FEWEST
 from runner.report.wording import count, further, probability
 
 MOST_ROWS = 40  # of a table

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from runner.report.best import ALPHA, FEWEST, POWER
+from runner.report.best import ALPHA, POWER
 from runner.report.blocked import table
+from runner.report.tables import FEWEST
 from runner.report.unequal import holm
 from runner.report.wording import MOST_SEEDS
 
@@ -118,19 +119,22 @@ def further(
 
 
 def overall(pairs: Sequence[Mapping[str, float]]) -> Difference | None:
-    """The mean over all combinations, seed by seed: its error is the spread of the seeds. None without shared seeds.
+    """Return the mean over all combinations, tested over the seeds that all of them have; None without such seeds.
 
-    That holds whatever the combinations' spread; `p` is None with fewer than `FEWEST` seeds.
+    p is the larger one of two t tests', by the spread of the seeds' means and by the residual within the combinations:
+    few seeds' means may agree by chance. It is None with fewer than `FEWEST` seeds, or where all means agree.
     """
     seeds = [seed for seed in pairs[0] if all(seed in pair for pair in pairs)]
     if not seeds:
         return None
-    values = np.array([np.mean([pair[seed] for pair in pairs]) for seed in seeds])
-    mean, n = float(values.mean()), len(seeds)
-    deviation = float(values.std(ddof=1)) if n > 1 else 0.0
+    values = np.array([[pair[seed] for seed in seeds] for pair in pairs])
+    (k, n), mean = values.shape, float(values.mean())
+    deviation = float(values.mean(0).std(ddof=1)) if n > 1 else 0.0  # of the seeds' means
     if n < FEWEST or deviation <= _ZERO:
         return Difference(n, mean)
-    error = deviation / math.sqrt(n)
-    p, half = float(2 * stats.t.sf(abs(mean) / error, n - 1)), float(stats.t.isf(ALPHA / 2, n - 1)) * error
-    more = 0.0 if p < ALPHA else float(further(mean, n, deviation, 1))
+    within = float(np.sqrt(values.var(1, ddof=1).mean() / k))  # the same, were there nothing in common to a seed's runs
+    spreads = (n - 1, deviation), (k * (n - 1), within)
+    p = max(float(2 * stats.t.sf(abs(mean) * math.sqrt(n) / spread, df)) for df, spread in spreads)
+    half = max(float(stats.t.isf(ALPHA / 2, df)) * spread / math.sqrt(n) for df, spread in spreads)
+    more = 0.0 if p < ALPHA else float(further(mean, n, max(deviation, within), 1))
     return Difference(n, mean, max(-1.0, mean - half), min(1.0, mean + half), p, more)

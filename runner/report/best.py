@@ -18,7 +18,6 @@ from runner.report.wording import MOST_SEEDS
 
 ALPHA = 0.05
 POWER = 0.8
-FEWEST = 3  # seeds of a combination: two settle nothing
 ALL_PAIRS = 8  # combinations, up to which every pair is listed; of more, the leader against each
 METHOD = "Tukey's comparison of all pairs, with the pooled residual and with each combination's own (Games and Howell)"
 

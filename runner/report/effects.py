@@ -15,10 +15,10 @@ import numpy as np
 
 from runner.report.blocked import Fit, Layout, layout, solve, table
 from runner.report.factors import Factor
+from runner.report.tables import FEWEST
 from runner.report.unequal import half_interval, holm, term_p
 
 ALPHA = 0.05
-FEWEST = 3  # seeds: with two, a residual says too little for a p value
 MOST_COLUMNS = 300  # of the design with interactions: a least-squares fit of 1,000 runs then takes 0.1 s
 
 

@@ -18,6 +18,7 @@ from runner.schema import PRECISIONS
 # Typed keys that cannot make two runs differ in kind: where they lie, what they run on.
 WITHOUT_EFFECT = ("name", "device", "threads", "rerun", "hydra", "sweep", "dry_run")
 
+FEWEST = 3  # seeds of a combination that is judged: two settle nothing
 LOST = {  # statuses of runs that give no result -> in words
     "diverged": "diverged",
     "failed": "failed",

@@ -4,24 +4,21 @@ A combination with runs that did not finish takes no part: what is left of it ma
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from runner.core.text import number
 from runner.report.blocked import Fit, fit
-from runner.report.distributions import t_quantile, wilson
-from runner.report.tables import LOST, Keys, Row, Statistic, by_seed
+from runner.report.distributions import t_quantile
+from runner.report.notes import doubts, images, left_out, limits
+from runner.report.tables import FEWEST, Keys, Row, Statistic, by_seed
 from runner.report.wording import count, further, probability
 
 if TYPE_CHECKING:
     from runner.report.best import Comparison, Pair
 
-SETTLED = 5  # seeds a combination, under which even a distinguishable leader is a first answer
 _METRIC = "val_accuracy"
-_MOST_NAMED = 3  # combinations in a note
-FEWEST = 3  # seeds of a combination that is judged, as `runner.report.best` has it
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ def verdict(rows: Sequence[Row], keys: Keys) -> Verdict:
         refusal = _no_residual(pooled)
     if refusal is not None:
         headline, lines = refusal
-        return Verdict(rows, headline, lines, [*_images(rows), *_left_out(rows)], adjusted=adjusted)
+        return Verdict(rows, headline, lines, [*images(rows), *left_out(rows)], adjusted=adjusted)
     from runner.report.best import METHOD, compare  # scipy.stats takes half a second: one seed has no need of it
 
     comparison = compare(pooled)
@@ -67,9 +64,9 @@ def verdict(rows: Sequence[Row], keys: Keys) -> Verdict:
         headline=_headline(comparison, pooled, len(judgable) - 1),
         lines=_lines([rows[i] for i in judgable], comparison),
         notes=[
-            *_limits([rows[i] for i in judgable], comparison, pooled),
-            *_doubts([cells[i] for i in judgable], pooled),
-            *_left_out(rows),
+            *limits([rows[i] for i in judgable], comparison, pooled),
+            *doubts([cells[i] for i in judgable], pooled),
+            *left_out(rows),
         ],
         settled=not comparison.rivals,
         adjusted=adjusted,
@@ -190,68 +187,3 @@ def _lines(rows: Sequence[Row], comparison: "Comparison") -> list[str]:
             f"For these two {further(near.more)} would tell (with 80 % power, if the difference seen is the true one)."
         )
     return lines
-
-
-def _limits(rows: Sequence[Row], comparison: "Comparison", pooled: Fit) -> list[str]:
-    leader, notes = rows[comparison.leader], []
-    if not comparison.rivals:
-        first = "Fewer than 5 seeds: take it as a first answer. " if pooled.counts.max() < SETTLED else ""
-        notes.append(
-            f"{first}This is about these combinations; a statement about methods wants learning rates chosen for each."
-        )
-    notes += _images([leader])
-    seeds = "seeds as blocks" if pooled.layout.blocked else "without blocks, for the combinations ran different seeds"
-    notes.append(
-        "How: a pair differs only where Tukey's test by the pooled residual and Games and Howell's by the two "
-        f"combinations' own spread both say so at 5 %, corrected for all pairs of {len(rows)} combinations; {seeds}; "
-        f"pooled residual {pooled.deviation:.2g} with {count(pooled.layout.df, 'degree')} of freedom. Chosen on "
-        "validation accuracy; the test split took no part."
-    )
-    return notes
-
-
-def _images(rows: Sequence[Row]) -> list[str]:
-    """Return what the validation images leave open, by the first combination whose result tells their number."""
-    first = next((row for row in rows if row.metrics[_METRIC]), None)
-    data = first.done[0].facts.get("data") if first else None
-    images = data.get("val") if isinstance(data, dict) else None
-    if not isinstance(images, int) or images < 1:
-        return []
-    mean = min(1.0, first.metrics[_METRIC].mean)
-    low, high = (number(end, _METRIC) for end in wilson(mean, images))
-    return [
-        f"Every seed is measured on the same {count(images, 'validation image')}: what other images would change is in "
-        f"none of these numbers. An accuracy of {number(mean, _METRIC)} on that many leaves {low} to {high} open "
-        "(Wilson's 95 % interval)."
-    ]
-
-
-def _doubts(cells: Sequence[Mapping[str, float]], pooled: Fit) -> list[str]:
-    doubts = []
-    if not pooled.layout.balanced and pooled.layout.blocked:
-        doubts.append(
-            "Seeds are missing: the order and the comparison use means adjusted for the seeds that each combination "
-            "has (least-squares means)."
-        )
-    constant = sum(len(set(cell.values())) == 1 for cell in cells)
-    if constant:
-        doubts.append(
-            f"{constant} of {count(len(cells), 'combination')} gave the same accuracy in every seed: they make the "
-            "pooled residual smaller than what the others show."
-        )
-    return doubts
-
-
-def _left_out(rows: Sequence[Row]) -> list[str]:
-    statuses = sum((row.statuses for row in rows), Counter())
-    counts = [f"{statuses[status]} {status.replace('_', ' ')}" for status in LOST if statuses[status]]
-    notes = [f"Left out of all means: {', '.join(counts)}."] if counts else []
-    gaps = [row for row in rows if row.done and not row.is_complete]
-    if len(rows) > 1 and gaps:
-        named = "; ".join(f"{row.name} ({row.gaps})" for row in gaps[:_MOST_NAMED])
-        more = f"; and {len(gaps) - _MOST_NAMED} more" if len(gaps) > _MOST_NAMED else ""
-        notes.append(
-            f"Not compared, and after all others in the table: {named}{more}. The seeds that are left may be the "
-            "luckiest, so such a combination cannot lead."
-        )
-    return notes
