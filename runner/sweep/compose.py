@@ -177,13 +177,16 @@ class Composer:
         """By Hydra. With `whole` nothing may be missing, and what is interpolated is resolved."""
         question = tuple(words), whole
         found = None if self._ahead is None else self._ahead.take(question)
-        composed, config = found or self._asked(question, number)
+        composed, config = found or self._asked((*question, number))
         HydraConfig.instance().set_config(config)
         return composed
 
-    def _asked(self, question: tuple[tuple[str, ...], bool], number: int | None = None) -> tuple[Composed, DictConfig]:
-        """A composition, and the config as it is for Hydra."""
-        words, whole = list(question[0]), question[1]
+    def _asked(self, question: tuple[Any, ...]) -> tuple[Composed, DictConfig]:
+        """A composition, and the config as it is for Hydra.
+
+        question: the words, whether nothing may be missing, and the number of the run where it is known.
+        """
+        words, whole, number = [*question[0]], question[1], next(iter(question[2:]), None)
         try:
             config = self.loader.load_sweep_config(self.master, words)
             HydraConfig.instance().set_config(config)  # for what a user's config asks of ${hydra:...}
