@@ -1,6 +1,6 @@
 """Files of which too little fits a network to be meant for it."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -10,16 +10,14 @@ SMALL_PART = 0.25  # of the kernels: fewer fit by chance, as those of ResNet-50 
 WHOLE = 0.9  # but for a stem for small images
 
 
-def refuse_small_part(
-    origin: str, model: Iterable[tuple[str, Tensor]], file: Iterable[tuple[str, Tensor]], loaded: set[str]
-) -> None:
+def refuse_small_part(origin: str, model: Mapping[str, Tensor], file: Mapping[str, Tensor], loaded: set[str]) -> None:
     """Raise `ConfigError` where few kernels of a network, or of the file, are in the other one.
 
     All that one of them has may be a small part of the other: of a deeper network, or in a file of chosen tensors.
 
     model, file: tensors by name, but for the head's. loaded: names of those that fit.
     """
-    mine, theirs = ({name for name, tensor in tensors if tensor.ndim > 1} for tensors in (model, file))
+    mine, theirs = ({name for name, tensor in tensors.items() if tensor.ndim > 1} for tensors in (model, file))
     count = len(mine & loaded)
     shares = [count / len(names) for names in (mine, theirs) if names]
     if len(shares) == 2 and min(shares) < SMALL_PART and max(shares) < WHOLE:

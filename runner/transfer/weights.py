@@ -200,7 +200,6 @@ def fit(model: nn.Module, weights: Weights, classes: tuple[str, ...], head: set[
     audit = Audit(weights.origin)
     target = model.state_dict(keep_vars=True)
     other_head = weights.classes is not None and weights.classes != classes
-    first = stem(model)
     for name, tensor in target.items():
         value = weights.state.get(name)
         if value is None:
@@ -210,7 +209,7 @@ def fit(model: nn.Module, weights: Weights, classes: tuple[str, ...], head: set[
         elif value.shape == tensor.shape:
             tensor.copy_(value)
             audit.loaded.add(name)
-        elif name == first and value.ndim == 4 and value[:, :1].shape == tensor[:, :1].shape:
+        elif name == stem(model) and value.ndim == 4 and value[:, :1].shape == tensor[:, :1].shape:
             tensor.copy_(channels(value, tensor.shape[1]))
             audit.loaded.add(name)
             audit.adapted[name] = f"adapted from {value.shape[1]} channels to {tensor.shape[1]}"
@@ -224,8 +223,8 @@ def fit(model: nn.Module, weights: Weights, classes: tuple[str, ...], head: set[
             f"transfer.weights: nothing of {weights.origin} fits this model (it has {theirs}; the model has "
             f"{few(target)}): choose the model that the weights are of"
         )
-    tensors = model.named_parameters(), weights.state.items()
-    body, theirs = ([(name, tensor) for name, tensor in some if name not in head] for some in tensors)
+    body = {name: tensor for name, tensor in model.named_parameters() if name not in head}
+    theirs = {name: tensor for name, tensor in weights.state.items() if name not in head}
     refuse_small_part(weights.origin, body, theirs, audit.loaded)
     return audit
 
