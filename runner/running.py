@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from runner import memory
 from runner.batch import Batch
 from runner.build import Parts
 from runner.compiled import compiled
@@ -100,6 +101,7 @@ class Run:
         self._sharing = 1  # runs that this process trains side by side
         self._started = time.perf_counter()
         self.ensemble.begin(self)
+        memory.watch(self, self.optimizer, *self.model.parameters())
 
     def use(self, features: "Features") -> None:
         """Trains on what enters the first stage that trains, kept by the cache, in place of images."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from runner import checkpoint, distributed, interruption, memory
+from runner import checkpoint, distributed, interruption
 from runner.alone import train_alone
 from runner.build import Builder
 from runner.files import PLAN
@@ -30,8 +30,6 @@ class Training:
         self.splits = builder.splits(self.config, device)
         self.run = self._build(builder, device, 0)  # the only one, but for ensembles of several
         self.runs = [self.run, *(self._build(builder, device, i) for i in range(1, self.run.ensemble.count))]
-        for run in self.runs:
-            memory.watch(run, run.optimizer, *run.model.parameters())
         self.sealed = [run.transfer.seal(run.model, self.config["epochs"]) for run in self.runs]
         if (group := builder.group) is not None:  # a checkpoint has its own
             place, members = group.seat, len(self.runs)

@@ -4,13 +4,16 @@ import csv
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from runner import distributed
 from runner.distributed import Over, Team
+from runner.sweep import lock
 from tests.conftest import result_of
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "runner")
@@ -87,6 +90,31 @@ def test_where_one_process_fails_the_run_fails_and_goes_on_from_its_checkpoint(c
     assert "goes on after step 9 of 18" in log.read_text()
     assert "batch norm: each process normalises its own 15 images" in log.read_text()
     assert result_of(Path("outputs/two"))["status"] == "done" and len(history("two")) == 2
+
+
+def test_a_signal_to_any_process_saves_the_run(cli):
+    """The second one tells the first, which saves at its next line of metrics; the same command goes on there, to the
+    same numbers as undisturbed."""
+    words = (*SMALL[:2], "epochs=40", *SMALL[3:], "model=mlp", "log.every=5", "checkpoint.seconds=1000")
+    assert torchrun(*words, "name=whole").returncode == 0
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*TORCHRUN, *words, "name=cut"], env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not _steps(Path("outputs/cut")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    ranks = {child.environ().get("RANK"): child for child in psutil.Process(process.pid).children()}
+    ranks["1"].terminate()
+    _, err = process.communicate(timeout=60)
+    stopped = result_of(Path("outputs/cut"))["stopped"]
+    assert process.returncode != 0 and f"interrupted; resumes at step {stopped['step']} of 360" in err
+    assert stopped["step"] % 9 == 0 or stopped["step"] % 9 == 5
+    assert torchrun(*words, "name=cut").returncode == 0
+    assert history("cut") == history("whole")
+
+
+def _steps(folder: Path) -> int:
+    """Steps of the run in a folder, as its lock has them."""
+    return max([(lock.read(path.parent) or {}).get("step", 0) for path in folder.glob("*/lock.json")], default=0)
 
 
 @pytest.mark.parametrize(

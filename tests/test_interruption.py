@@ -98,7 +98,8 @@ def interrupted(cli, monkeypatch):
 RICH = ("regularization=[dropout,l2,mixup]", "augmentation=[flip,crop]", "optimizer=momentum", "schedule=cosine")
 
 
-@pytest.mark.parametrize("count", [1, 4, 8, 11, 24])  # eight steps an epoch: at its end, at a line of metrics, between
+# Of eight steps an epoch, every fourth has a line of metrics: at an epoch's end, at such a line, between them.
+@pytest.mark.parametrize("count", [1, 4, 8, 11, 24])
 def test_a_run_resumes_at_the_step_at_which_it_was_interrupted(interrupted, count):
     """Numbers, rows, events and weights are those of a run that was left alone, bit for bit."""
     out, err = interrupted((*SMALL, *RICH, "clip_grad_norm=1", "probe.every=3"), count)
