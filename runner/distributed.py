@@ -223,7 +223,7 @@ class Shared(Program):
         return [self.team.total(total)]
 
     def can_stop(self, runs: list[Run]) -> bool:
-        """The first process stops where the measurements of all were added up; the others go on as long as it does, and
+        """Stop the first process where the measurements of all were added up; the others go on as long as it does, and
         tell it where a signal asked them to end."""
         if self.team.leads:
             return all(run.meter.since == run.progress.step for run in runs)

@@ -130,7 +130,7 @@ def _children() -> list[Any]:
 
 
 def _install(everything: bool) -> dict[int, Callable | int]:
-    """The handlers that were there before."""
+    """Take over the signals; return the handlers that were there before."""
     before: dict[int, Callable | int] = {}
     for number in SIGNALS:
         handler = signal.getsignal(number)

@@ -20,12 +20,12 @@ from runner.listener import Listener
 from runner.report.wording import count as counted
 from runner.sweep import lock
 from runner.sweep.plan import Entry, Plan
+from runner.sweep.tally import tally
 from runner.sweep.together import told
 
 MOST_ROWS = 40  # of the table at the end; results.csv has them all
 COLOURS = {"done": "green", "pruned": "blue", "diverged": "yellow", "running": "cyan"}
 NOT_STARTED = {"status": "not started", "reason": None, "resumes": "", "val_accuracy": None}
-MOST_NAMED = 3  # steps at which interrupted runs resume, in the last line
 COLOURS |= dict.fromkeys(("failed", "out_of_memory"), "red")
 
 
@@ -241,30 +241,8 @@ class Display(Listener):
 
 
 def _status(result: dict[str, Any]) -> str:
-    """A run's status; of an interrupted one also where it stands."""
+    """Return a run's status in words; of an interrupted one also where it stands."""
     return f"{result['status']} {result.get('resumes', '').removeprefix('resumes ')}".rstrip()
-
-
-def left(results: Iterable[dict[str, Any] | None], lone: bool) -> str:
-    """What an interrupted command leaves to do, in words. `results`: as `Plan.shown` has them."""
-    shown = list(results)
-    resumes = [result["resumes"] for result in shown if result is not None and result["resumes"]]
-    if lone:
-        where = resumes[0] if resumes else "no step was made" if shown[0] is None else "it resumes from its checkpoint"
-        return f"{where}; type the same command again"
-    counts = Counter("not started" if result is None else result["status"] for result in shown)
-    return f"{tally(counts, resumes)}; the same command goes on where it stopped"
-
-
-def tally(counts: Mapping[str, int], resumes: Iterable[str] = ()) -> str:
-    """How many runs have which status, in words. `resumes`: where interrupted ones go on, of which a few are named."""
-    places = list(dict.fromkeys(place.removeprefix("resumes ") for place in resumes if place))
-    named = "resumes " + ", ".join(places[:MOST_NAMED]) + (", ..." if len(places) > MOST_NAMED else "")
-    ordered = sorted(counts, key=lambda status: status == "not started")  # which comes last
-    words = {status: f"{counts[status]} {status}" for status in ordered if counts[status]}
-    if places and "interrupted" in words:
-        words["interrupted"] += f" ({named})"
-    return ", ".join(words.values())
 
 
 def _words(numbers: dict[str, float]) -> str:

@@ -169,7 +169,7 @@ class Drive:
                 self._again(entry, work)
 
     def _settle_interrupted(self, work: Work) -> None:
-        """A run whose process was asked to end: it is left for the next command, unless it had ended before."""
+        """Leave a run whose process was asked to end for the next command, unless it had ended before."""
         if done_meanwhile(work):
             self._settle_one(Ended(work))
         else:

@@ -12,10 +12,11 @@ from runner.report import write_report
 from runner.report.wording import count
 from runner.sweep import frozen, fuse
 from runner.sweep.crew import Crew
-from runner.sweep.display import Display, left
+from runner.sweep.display import Display
 from runner.sweep.drive import Drive
 from runner.sweep.folder import planned
 from runner.sweep.plan import Plan
+from runner.sweep.tally import left
 
 
 class Launcher(Protocol):
@@ -72,7 +73,7 @@ def launch(plan: Plan, launcher: Launcher) -> None:
 
 
 def interrupted(end: KeyboardInterrupt, words: str) -> Interrupted:
-    """The same end, with what is left to do."""
+    """Return the same end, with what is left to do."""
     return Interrupted(getattr(end, "number", signal.SIGINT), words)
 
 

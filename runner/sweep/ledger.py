@@ -30,15 +30,15 @@ class Record:
 
     @property
     def standing(self) -> str:
-        """The status as a person is told: `interrupted` for a run that has made a step and that nobody does now, `not
-        started` for one that has made none."""
+        """Return the status as a person is told: of a run that was begun and that nobody does now, `interrupted`, or
+        `not started` where it has made no step."""
         if self.status != "running" or lock.holder(self.folder) is not None:
             return self.status
         return "interrupted" if self._has_steps() else "not started"
 
     @property
     def resumes(self) -> str:
-        """Where an interrupted run goes on, in words."""
+        """Return in words where an interrupted run goes on."""
         stopped = self.result.get("stopped")
         return f"resumes at step {stopped['step']} of {stopped['steps']}" if _step(stopped) else ""
 

@@ -93,8 +93,8 @@ class Errand:
         return done, Said.of(self.work.job.folder)
 
     def checkpoint(self) -> Any:
-        """How submitit goes on where the job's time was up, or another one took its place: with the run's own
-        checkpoint. None where all its time was too little for a step."""
+        """Return what submitit queues where the job's time was up, or another one took its place: the same, which goes
+        on from the run's checkpoint. None where all its time was too little for a step."""
         from submitit.helpers import DelayedSubmission
 
         if not self.advanced and time.monotonic() - BEGAN > USED * self.limit:
@@ -110,7 +110,7 @@ class Errand:
 
 
 def _steps(work: Work) -> int:
-    """Steps after which a run was interrupted, as its folder has it."""
+    """Return after how many steps a run was interrupted, as its folder has it."""
     record = read(work.job.folder)
     stopped = None if record is None else record.result.get("stopped")
     return stopped["step"] if stopped else 0

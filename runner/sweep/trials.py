@@ -13,12 +13,13 @@ from rich.text import Text
 from runner.console import console
 from runner.core.text import number
 from runner.report.wording import count as counted
-from runner.sweep.display import COLOURS, MOST_ROWS, Display, tally
+from runner.sweep.display import COLOURS, MOST_ROWS, Display
 from runner.sweep.ledger import Record, by_fingerprint, records
 from runner.sweep.plan import Entry
 from runner.sweep.scope import Scope
 from runner.sweep.space import Params
 from runner.sweep.study import ENDED, RUN, Memory, complete, front
+from runner.sweep.tally import tally
 
 
 class Trials(Display):
@@ -73,11 +74,11 @@ class Trials(Display):
             self.out.print(f"curves:  tensorboard --logdir {self.plan.folder}", soft_wrap=True)
 
     def left(self) -> str:
-        """What an interrupted search leaves to do, in words."""
+        """Return in words what an interrupted search leaves to do."""
         return f"{self._counts(self.memory.trials())}; the same command goes on where it stopped"
 
     def _counts(self, trials: list[FrozenTrial]) -> str:
-        """How many trials have which status, those to come included, and where interrupted ones resume."""
+        """Count the trials of each status in words, those to come included; name where interrupted ones resume."""
         known = by_fingerprint(self.plan.folder)
         records = [known.get(trial.user_attrs[RUN]["fingerprint"]) for trial in trials if RUN in trial.user_attrs]
         counts = Counter(standing(trial, known) for trial in trials)
@@ -137,7 +138,7 @@ def told(scope: Scope, known: int) -> str:
 
 
 def standing(trial: FrozenTrial, known: Mapping[str, Record]) -> str:
-    """As `status`; of a trial that has not ended as its run's record has it. `known`: by fingerprint."""
+    """Return `status`, or for a trial that has not ended what its run's record says. `known`: by fingerprint."""
     if ENDED in trial.user_attrs:
         return status(trial)
     record = known.get(trial.user_attrs[RUN]["fingerprint"]) if RUN in trial.user_attrs else None

@@ -113,7 +113,7 @@ class Task:
         return result
 
     def _worked(self, job: Job, builder: Builder, listener: Listener, device: torch.device) -> dict[str, Any]:
-        """The result, but for what it took."""
+        """Do the job; return its result, but for the memory that it took."""
         result = started(job, device)
         write_json(job.folder / RESULT, result)
         write_atomic(job.folder / "config.yaml", yaml_text(job.config), durable=False)
