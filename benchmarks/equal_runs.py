@@ -1,4 +1,4 @@
-"""Folders of equal combinations, and what the report and `runner.compare` claim of them: for `benchmarks.false_alarms`."""
+"""Folders of equal combinations, and what the report and `runner.compare` claim of them."""
 
 import functools
 from collections.abc import Callable
