@@ -165,6 +165,12 @@ def test_many_combinations_are_compared_as_few_are():
     assert everything.told.sum() > 0 and probabilities(everything, fitted).shape == (66,)
 
 
+def test_of_equal_means_the_first_in_the_table_leads():
+    """Means that are equal but for rounding: page and verdict name the same combination."""
+    values = [[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1], [0.3, 0.1, 0.4, 0.2]]
+    assert compare(fit([dict(zip("abcd", row)) for row in values])).leader == 0
+
+
 def test_hundreds_of_combinations_are_compared_in_a_second():
     """336 combinations with seeds missing: fit and comparison."""
     rng = np.random.default_rng(6)

@@ -88,7 +88,7 @@ def compare(fit: Fit) -> Comparison | None:
     k = len(fit.means)
     if k < 2 or not fit.deviation:
         return None
-    order = np.argsort(-fit.means, kind="stable")
+    order = np.argsort(-fit.means.round(12), kind="stable")  # of equal means the first in the table leads
     first, second = np.triu_indices(k, 1)
     if k > ALL_PAIRS:
         first, second = first[: k - 1], second[: k - 1]
