@@ -119,8 +119,8 @@ def _perform(work: Work, builder: Builder, context: HydraContext, listener: List
 def done_meanwhile(work: Work) -> bool:
     """Whether a run has ended, by whomever, since the plan saw it: another attempt, or the one that went on then."""
     record = read(work.job.folder)
-    if record is None or standing(record) == work.seen:
-        return False
+    if record is None or record.result["fingerprint"] != work.job.fingerprint or standing(record) == work.seen:
+        return False  # the record of another run is to be replaced
     return record.status in FINISHED | {"failed", "out_of_memory"}
 
 

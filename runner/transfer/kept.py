@@ -21,6 +21,7 @@ from runner.transfer.cut import Cut
 
 log = logging.getLogger(__name__)
 
+OURS = f"features-{'[0-9a-f]' * 32}.bin"  # files in the cache's folder, which may be the user's; a pattern
 FOLDER_BYTES = 20e9  # of all files; those unused for longest go first
 DIGEST = 64  # bytes: a file begins with the sha256 of its rows, in hexadecimal digits
 
@@ -134,7 +135,7 @@ def _mapped(path: Path, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
 
 def _make_room(folder: Path, size: int) -> None:
     """Removes the files that were unused for longest."""
-    files = sorted(folder.glob("features-*.bin"), key=lambda path: path.stat().st_mtime)
+    files = sorted(folder.glob(OURS), key=lambda path: path.stat().st_mtime)
     total = size + sum(path.stat().st_size for path in files)
     for path in files:
         if total <= FOLDER_BYTES:
