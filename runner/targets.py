@@ -142,14 +142,14 @@ def downloads(path: str, value: Any) -> Iterator[str]:
             yield from downloads(f"{path}.{number}", inner)
 
 
-def construct(path: str, node: Mapping[str, Any], trust: list[str], **given: Any) -> Any:
-    """Return what a node's target returns for the node's other keys and for what is given.
+def construct(path: str, node: Mapping[str, Any], trust: list[str], **arguments: Any) -> Any:
+    """Return what a node's target returns for the node's other keys and for further arguments.
 
     Raises `ConfigError` where its target, or one nested below it, may not be called.
     """
     target = locate(path, node["_target_"], trust)
     keys = {key: _constructed(f"{path}.{key}", value, trust) for key, value in node.items() if key != "_target_"}
-    return target(**keys | given)
+    return target(**keys | arguments)
 
 
 def _constructed(path: str, value: Any, trust: list[str]) -> Any:

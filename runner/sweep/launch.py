@@ -15,6 +15,7 @@ from runner.sweep.crew import Crew
 from runner.sweep.display import Display
 from runner.sweep.drive import Drive
 from runner.sweep.folder import planned
+from runner.sweep.owned import present
 from runner.sweep.plan import Plan
 from runner.sweep.tally import left
 
@@ -87,7 +88,7 @@ def _prepare_report(several: bool) -> None:
 def missing(plan: Plan) -> str:
     """How much room the rest of a plan needs, by what its finished runs took."""
     sizes = [
-        sum(file.stat().st_size for file in entry.job.folder.rglob("*") if file.is_file())
+        sum((entry.job.folder / name).stat().st_size for name in present(entry.job.folder, entry.job.files))
         for entry, result in zip(plan.entries, plan.results())
         if result is not None and result["status"] == "done"
     ]

@@ -123,7 +123,7 @@ def done_meanwhile(work: Work) -> bool:
     """Whether a run has ended, by whomever, since the plan saw it: another attempt, or the one that went on then."""
     record = read(work.job.folder)
     if record is None or record.result["fingerprint"] != work.job.fingerprint or standing(record) == work.seen:
-        return False
+        return False  # the record of another run is to be replaced
     return record.status in FINISHED | {"failed", "out_of_memory"}
 
 

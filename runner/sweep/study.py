@@ -50,6 +50,7 @@ class Memory:
         self.url = URL.create("sqlite", database=str(self.path.resolve())).render_as_string()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         told = {"space": space.described(), "metric": search.metric, "anchor": anchor}
+        self._look()
         with self._alone():
             self.storage = self._open()
             directions = ["maximize" if higher else "minimize" for higher in search.higher]
@@ -184,8 +185,6 @@ class Memory:
         return points[generator(self.search.seed, f"point {len(trials)}").initial_seed() % len(points)]
 
     def _open(self) -> RDBStorage:
-        if self.path.exists() and self.path.stat().st_size:
-            self._look()
         try:
             return storage(self.url)
         except DatabaseError as error:
@@ -193,6 +192,8 @@ class Memory:
 
     def _look(self) -> None:
         """Raises `ConfigError` for a database of another program, before Optuna makes its tables in it."""
+        if not self.path.exists():
+            return
         query = "SELECT name FROM sqlite_master WHERE type = 'table'"
         try:
             address = f"{self.path.resolve().as_uri()}?mode=ro"
