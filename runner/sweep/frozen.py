@@ -19,7 +19,7 @@ from runner.files import write_json
 from runner.fuse.seat import Seat
 from runner.sweep import lock
 from runner.sweep.layout import number
-from runner.sweep.ledger import run_folders
+from runner.sweep.ledger import records
 
 if TYPE_CHECKING:
     from runner.sweep.fuse import Place
@@ -38,7 +38,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, ValueError) as error:
-        if not any(run_folders(folder)):  # nothing of ours is there: hardly our file
+        if not any(records(folder)):  # nothing of ours is there: hardly our file
             raise ConfigError(f"{path}: no plan of the runner{ELSEWHERE}") from error
         log.warning("%s is damaged (%s): it is written anew", path, error)
         return []
