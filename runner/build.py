@@ -131,31 +131,33 @@ class Builder:
 
     def transfer(self, config: dict[str, Any]) -> Any:
         """From which weights training starts, and which of them it moves."""
-        return construct("transfer", config["transfer"], config["trust"])
+        return _option(config, "transfer")
 
     def stack(self, config: dict[str, Any], group: str) -> dict[str, Any]:
         """The items of a stack or pipeline, in order."""
-        return {name: construct(f"{group}.{name}", node, config["trust"]) for name, node in config[group].items()}
+        return {
+            name: construct(f"{group}.{name}", node, config.get("trust", [])) for name, node in config[group].items()
+        }
 
     def ensemble(self, config: dict[str, Any]) -> Any:
         """What is averaged: weights of a run, or answers of several networks."""
-        return construct("ensemble", config["ensemble"], config["trust"])
+        return _option(config, "ensemble")
 
     def evaluation(self, config: dict[str, Any]) -> Any:
         """How a trained network is asked."""
-        return construct("evaluation", config["evaluation"], config["trust"])
+        return _option(config, "evaluation")
 
     def task(self, config: dict[str, Any]) -> Any:
         """What a run does: rehearses a config, executes a job."""
-        return construct("task", config["task"], config["trust"])
+        return _option(config, "task")
 
     def schedule(self, config: dict[str, Any], length: Timeline) -> Any:
         """The multiplier of the rates over a run of this length."""
-        return construct("schedule", config["schedule"], config["trust"], timeline=length)
+        return _option(config, "schedule", timeline=length)
 
     def surface(self, config: dict[str, Any]) -> Any:
         """The function of the plane that `task=surface` walks on."""
-        return construct("surface", config["surface"], config["trust"])
+        return _option(config, "surface")
 
     def optimizer(self, config: dict[str, Any], groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """The optimizer over parameter groups, whose rates are its own times `lr_scale` times the group's."""
@@ -242,3 +244,8 @@ class Builder:
 def _short(target: str) -> str:
     """The file that a target lies in: the option's name, as a rule."""
     return target.split(".")[-2]
+
+
+def _option(config: dict[str, Any], group: str, **arguments: Any) -> Any:
+    """Return the object of a group's option."""
+    return construct(group, config[group], config.get("trust", []), **arguments)

@@ -1,12 +1,15 @@
 """A sweep's folder: made before the first step, and taken back by a refusal before any run has begun."""
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from runner.errors import ConfigError
 from runner.sweep import frozen, lock
 from runner.sweep.plan import Plan
+
+HIDDEN = (".submitit", ".fuse", ".compile")  # folders of ours in a sweep's; removed where the sweep's was made in vain
 
 
 @contextlib.contextmanager
@@ -22,6 +25,8 @@ def sweep_folder(folder: Path, own: str = "") -> Iterator[None]:
         if made and not {path.name for path in folder.glob("[!.]*")} - {own}:
             for name in filter(None, (own, lock.GUARD)):
                 (folder / name).unlink(missing_ok=True)
+            for name in HIDDEN:
+                shutil.rmtree(folder / name, ignore_errors=True)
             with contextlib.suppress(OSError):  # another sweep has begun beside this one, or in it
                 for path in made:
                     path.rmdir()
