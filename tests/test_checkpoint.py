@@ -155,7 +155,7 @@ RICH = (
 @pytest.mark.parametrize("at", [2, 3, 5, 9])
 def test_goes_on_bit_for_bit(tmp_path, optimizer, at):
     """A run saved after step 2, 3, 5 or 9 (of 3 an epoch) and loaded by a new one ends with the same bits."""
-    words = (*RICH, f"optimizer={optimizer}", "optimizer.lr=0.01")
+    words = (*RICH, f"optimizer={optimizer}", "optimizer.lr=0.01", "checkpoint.select=best")
     path = tmp_path / checkpoint.FILE
 
     def save(run):
