@@ -95,7 +95,7 @@ def test_the_users_other_files_stay(cli):
 def test_notes_in_a_runs_own_folder_stay(cli):
     """In the folder that the run has by default, also under names that a run of another task would write."""
     assert cli(*QUICK)[0] == 0
-    (folder,) = Path("outputs/runs").glob("*/")
+    (folder,) = Path("outputs/runs").glob("[!.]*/")
     notes = ("notes.md", "plots/loss.png", ".hydra/mine.yaml", "events.out.tfevents.1700000000.host.77.0")
     put(folder, *notes)
     stale = folder / "events.out.tfevents.1700000000.77"  # as an attempt of ours leaves one
@@ -122,7 +122,7 @@ def test_another_run_is_replaced_file_by_file(cli):
 def test_what_a_run_lists_is_what_it_left(cli):
     """`files` of the result: everything in the folder but event files and the guard."""
     assert cli(*QUICK, "hydra.job.name=mine", "hydra.output_subdir=composed")[0] == 0
-    (folder,) = Path("outputs/runs").glob("*/")
+    (folder,) = Path("outputs/runs").glob("[!.]*/")
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert {"mine.log", "composed/config.yaml", "checkpoint.pt"} < files
     assert set(result_of(Path("outputs/runs"))["files"]) == {f for f in files if "tfevents" not in f} - {".guard"}
@@ -256,7 +256,7 @@ def test_a_run_that_was_killed_before_its_result_goes_on(cli):
 def test_means_beside_the_users(cli):
     """`mean/` of a sweep: event files of others in it stay."""
     words = ("-m", *QUICK, "seed=0,1", "optimizer=sgd,adam", "name=mine")
-    assert cli(*words)[0] == 0 and len(list(Path("outputs/mine/mean").glob("*/"))) == 2
+    assert cli(*words)[0] == 0 and len(list(Path("outputs/mine/mean").glob("[!.]*/"))) == 2
     theirs = [f"outputs/mine/mean/{name}/events.out.tfevents.1.host.7.0" for name in ("theirs", "optimizer=sgd")]
     put(".", *theirs)
     write_report(Path("outputs/mine"))
