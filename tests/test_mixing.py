@@ -290,7 +290,7 @@ def test_the_first_batch_is_shown_with_its_shares(cli):
     for count in (1, 8):
         code, _, err = cli(*words, f"log.images={count}", f"name=shown{count}")
         assert code == 0, err
-        (folder,) = Path(f"outputs/shown{count}").glob("*/")
+        (folder,) = Path(f"outputs/shown{count}").glob("[!.]*/")
         assert len(accumulate(folder).Images("train/first_batch")) == 1
     _, targets = blend(torch.zeros(2, 1, 1, 1), soft(torch.tensor([0, 2]), 3), torch.full((1, 1, 1, 1), 0.7))
     assert [describe(target, ("cat", "cow", "dog")) for target in targets] == ["cat .70 / dog .30", "dog .70 / cat .30"]
