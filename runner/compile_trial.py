@@ -36,10 +36,10 @@ def settle(run: Run, folder: Path | None) -> None:
     if asked != "auto":
         run.chosen |= {"compile": "on (compile=true)"} if asked else {}
         return
-    reason = "as when the run began"
     if run.compiled is None:
         found = _verdict(run, folder)
-        run.compiled, reason = found.compiled, found.reason
+        run.compiled, run.compile_reason = found.compiled, found.reason
+    reason = run.compile_reason
     if run.compiled and (missing := lacking(run.device)):
         log.warning("goes on uncompiled, with other last digits: %s", missing)
         reason = missing
