@@ -34,9 +34,8 @@ def choose_compile(run: Run, folder: Path | None) -> None:
         return
     if run.compiled is None:
         decision = _decide(run, folder)
-        run.compiled = decision.on
-    else:
-        decision = Decision(run.compiled, "as when the run began")
+        run.compiled, run.compile_reason = decision.on, decision.reason
+    decision = Decision(run.compiled, run.compile_reason)
     if decision.on and (missing := lacking(run.device)):
         log.warning("goes on uncompiled, with other last digits: %s", missing)
         decision = Decision(False, missing)

@@ -94,6 +94,7 @@ class Run:
         self.team: Team | None = None  # processes that train this run together
         self.replays: Replays | None = None  # what a lone run's gradients come from, where they are a CUDA graph
         self.compiled: bool | None = None  # as a trial found; None before it
+        self.compile_reason = "as when the run began"  # where nothing says more
         self.chosen: dict[str, str] = {}  # for the result: by key, how its steps are done, and why
         self.left = False  # by an error, or a judge
         self.fused: int | None = None  # runs of the program that it began in, where several share one

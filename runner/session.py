@@ -140,6 +140,7 @@ class Session(Training):
             "fingerprint": self.job.fingerprint,
             "about": json.dumps(self._about()),
             "runs": [run.state_dict() for run in self.runs],
+            "compile_reasons": [run.compile_reason for run in self.runs],  # words for the result
             "members": None if members is None else [member.state_dict() for member in members],
         }
         checkpoint.save(self.path, state)

@@ -80,3 +80,5 @@ class Training:
     def _load(self, state: dict[str, Any]) -> None:
         for run, own in zip(self.runs, state["runs"], strict=True):
             run.load_state_dict(own)
+        for run, reason in zip(self.runs, state.get("compile_reasons", [])):  # older checkpoints have none
+            run.compile_reason = reason

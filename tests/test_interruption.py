@@ -29,7 +29,7 @@ from runner.sweep import lock
 from tests.conftest import results_of
 
 SMALL = ("model=mlp", "data.limit=300", "batch_size=32", "epochs=3", "threads=1", "log.images=0", "log.every=4")
-CHANGING = ("run", "command", "overrides", "started", "seconds", "peak_memory_mb", "compile")
+CHANGING = ("run", "command", "overrides", "started", "seconds", "peak_memory_mb")
 
 
 def at_call(count: int, number: int, function: Callable) -> Callable:
