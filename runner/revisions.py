@@ -37,10 +37,20 @@ ADDED: tuple[Added, ...] = ()
 ASKED = ("model", "regularization", "augmentation")  # groups that a checkpoint's config brings to a run that asks it
 
 
+def _part(config: Config, key: str) -> Mapping[str, Any]:
+    """Return a part of a config; empty where a file on disk lacks it."""
+    part = config.get(key)
+    return part if isinstance(part, Mapping) else {}
+
+
 def _trains(config: Config) -> bool:
     """Return whether the run's task is training, or one that is not ours, which may train."""
-    target = config["task"]["_target_"]
+    target = str(_part(config, "task").get("_target_", "runner.run.Train"))
     return target == "runner.run.Train" or not target.startswith("runner.")
+
+
+def _selects(config: Config, channels: int | None) -> bool:
+    return _trains(config) and _part(config, "checkpoint").get("select") == "auto"
 
 
 NAMED = ("runner.data.digits.load", "runner.data.vision.load", "runner.data.vision_photos.load")  # index or words
@@ -48,21 +58,21 @@ CYCLES = ("runner.schedule.warm_restarts.WarmRestarts", "runner.schedule.cyclic.
 
 
 def _has_cycles(config: Config, channels: int | None) -> bool:
-    return config.get("schedule", {}).get("_target_") in CYCLES
+    return _part(config, "schedule").get("_target_") in CYCLES
 
 
 def _loads(config: Config) -> bool:
-    transfer = config.get("transfer", {})
+    transfer = _part(config, "transfer")
     return transfer.get("weights") is not None and transfer.get("_target_") != "runner.transfer.finetune.Scratch"
 
 
 def _loads_otherwise(config: Config, channels: int | None) -> bool:
-    name = str(config.get("model", {}).get("name", ""))
+    name = str(_part(config, "model").get("name", ""))
     return _loads(config) and (channels == 1 or name.startswith(("densenet", "googlenet", "inception", "vit_")))
 
 
 def _may_name_by_number(config: Config, channels: int | None) -> bool:
-    data = config.get("data", {})
+    data = _part(config, "data")
     kept = data.get("classes") or []
     return data.get("_target_") not in NAMED and any(not isinstance(item, str) for item in kept)
 
@@ -71,7 +81,7 @@ REVISIONS: tuple[Revision, ...] = (
     Revision(
         "checkpoint.select",
         2,
-        lambda config, channels: _trains(config) and config["checkpoint"]["select"] == "auto",
+        _selects,
         "auto is the last epoch where the schedule comes to rest, else the epoch of the lowest validation loss; it was "
         "the epoch of the best validation accuracy",
     ),

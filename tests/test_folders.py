@@ -251,7 +251,7 @@ def test_an_interrupted_sweep_at_a_time_goes_on_in_its_folder(cli, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("runner.sweep.launch.Drive", stop)
         code, _, err = cli("-m", *HERE, "seed=0,1", f"hydra.sweep.dir=at/{TIME}")
-    assert code == 130 and "the same command with the folder's name typed in place of ${now:...} goes on" in err
+    assert code == 130 and "(with the folder's name typed in place of ${now:...}" in err
     (folder,) = Path("at").iterdir()
     assert cli("-m", *HERE, "seed=0,1", f"hydra.sweep.dir={folder}")[0] == 0
     assert len(rows(folder)) == 2 and list(Path("at").iterdir()) == [folder]

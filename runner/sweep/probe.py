@@ -173,9 +173,10 @@ def _mean_seconds(work: Callable[[], None], device: torch.device, most: int) -> 
 
 def _state(run: Run) -> int:
     """Bytes of what a checkpoint keeps; the best weights beside the last."""
-    kept = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _tensors(run.state_dict())
-    }
+    state = run.state_dict()
+    for key in ("meter", "probe"):  # between two lines of metrics alone, and small
+        state.pop(key, None)
+    kept = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _tensors(state)}
     weights = _tensors(run.ensemble.watched(run).state_dict()) if run.selection.keeps_best else ()
     return sum(kept.values()) + sum(tensor.nbytes for tensor in weights)
 
