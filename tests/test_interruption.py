@@ -256,16 +256,16 @@ def test_ctrl_c_goes_to_command_and_workers(cli):
 
 def test_a_worker_that_is_asked_to_end_saves_its_run(cli):
     """The others go on in other processes; the run is left for the next command, which goes on with it."""
-    words = (LONG[0], "epochs=40", *LONG[2:], "-m", "seed=0,1", "hydra.launcher.workers=1")
+    words = (LONG[0], "epochs=150", *LONG[2:], "-m", "seed=0,1", "hydra.launcher.workers=1")
     with under_way(Path.cwd(), "one", 1, *words) as process:
         os.kill(holders(Path("outputs/one"))[0], signal.SIGTERM)
         out, err = process.communicate(timeout=120)
     assert process.returncode == 1 and "Traceback" not in err and "2 runs: 1 interrupted, 1 done" in out
     (stopped,) = (r["stopped"] for r in results_of(Path("outputs/one")).values() if r["status"] == "running")
-    assert f"[1/2] seed=0  interrupted  resumes at step {stopped['step']} of 800" in out
+    assert f"[1/2] seed=0  interrupted  resumes at step {stopped['step']} of 3000" in out
     code, _, _ = cli(*words, "name=one")
     (log,) = Path("outputs/one").glob("seed=0*/run.log")
-    assert code == 0 and f"goes on after step {stopped['step']} of 800" in log.read_text()
+    assert code == 0 and f"goes on after step {stopped['step']} of 3000" in log.read_text()
 
 
 def test_a_killed_command_leaves_workers_that_save(cli):
