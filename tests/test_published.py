@@ -25,7 +25,11 @@ from tests.conftest import result_of, results_of
 from tests.test_train import make, splits
 from tests.test_transfer import network
 
-OPTIONS = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}  # which takes long
+OPTIONS = {
+    "googlenet": {"init_weights": False},  # which takes long
+    "inception_v3": {"init_weights": False},
+    "vit_h_14": {"image_size": 518},  # as `weights=` builds it
+}
 ALL = models.list_models(module=models)
 # The smallest member of each family, and the pixels that it can do with.
 SMALLEST = {
