@@ -13,7 +13,10 @@ def train_alone(runs: list[Run], folder: Path | None = None, leave: Leave | None
     """Trains runs to their ends, each by a program of its own. `folder`: of the sweep that they are of."""
     program = Alone()
     for run in runs:
-        if not run.ended and not interruption.pending():
+        if interruption.pending():
+            break
+        if not run.ended or run.compiled is not None:  # resumed after its last step, it reports what was chosen
             choose_compile(run, folder)
+        if not run.ended:
             choose_graph([run], program)
     train(runs, program, leave)
