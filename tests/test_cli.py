@@ -230,7 +230,7 @@ def test_another_evaluation_trains_once(cli, tmp_path, monkeypatch):
     assert results["hot"]["test_loss"] != results["standard"]["test_loss"]
 
 
-@pytest.mark.parametrize(("seconds", "fuse"), [(0, "true"), (1000, "false")])
+@pytest.mark.parametrize(("seconds", "fuse"), [(0, "true"), pytest.param(1000, "false", marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_to_the_same_numbers(cli, tmp_path, seconds, fuse):
     """kill -9 in the middle, then the same command: bit for bit the undisturbed result; no finished run repeated."""
     words = ["-m", "model=mlp", "seed=0,1", "epochs=40", "optimizer=adam", "regularization=[dropout,label_smoothing]"]

@@ -92,6 +92,7 @@ def test_where_one_process_fails_the_run_fails_and_goes_on_from_its_checkpoint(c
     assert result_of(Path("outputs/two"))["status"] == "done" and len(history("two")) == 2
 
 
+@pytest.mark.slow
 def test_a_signal_to_any_process_saves_the_run(cli):
     """The second one tells the first, which saves at its next line of metrics; the same command goes on there, to the
     same numbers as undisturbed."""
