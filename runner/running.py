@@ -344,7 +344,8 @@ class Run:
         """Return the smallest and the largest eigenvalue of the Hessian of the data loss on a sample of the training
         images, in full precision, noise and augmentation off."""
         rows = sample_by_class(self.train_split.labels, CURVATURE_IMAGES, generator(self.config["seed"], "curvature"))
-        parts = [(self.normalize(x), y) for x, y in self.train_split.batches(rows.split(CURVATURE_IMAGES // 4))]
+        piece = min(CURVATURE_IMAGES // 4, max(1, self.batch_size // self.accumulate))  # as many as a step has
+        parts = [(self.normalize(x), y) for x, y in self.train_split.batches(rows.split(piece))]
         self.model.eval()
 
         def pieces() -> Iterator[Tensor]:

@@ -1,5 +1,6 @@
 """Probes: what they measure is what a plain recomputation finds."""
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from runner.tracking import probes
 from runner.tracking.probes import Probe, hessian_ends
 
 
@@ -49,9 +51,10 @@ def test_only_two_steps_in_a_cadence_are_looked_at():
     assert not any(Probe([], 0).due(step) for step in range(20))
 
 
-@pytest.mark.parametrize("hidden", [2, 6])
-def test_the_hessians_ends_equal_those_of_the_whole_matrix(hidden):
-    """Lanczos on Hessian-vector products, added up over pieces, against exact eigenvalues."""
+@pytest.mark.parametrize(("hidden", "large"), [(2, 10**7), (6, 10**7), (6, 20)])
+def test_the_hessians_ends_equal_those_of_the_whole_matrix(hidden, large, monkeypatch):
+    """Lanczos on Hessian-vector products, added up over pieces, against exact eigenvalues; also with few vectors."""
+    monkeypatch.setattr(probes, "LARGE", large)
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(3, hidden), nn.Tanh(), nn.Linear(hidden, 2)).double()
     images, labels = torch.randn(12, 3).double(), torch.randint(0, 2, (12,))
@@ -74,6 +77,17 @@ def test_the_hessians_ends_equal_those_of_the_whole_matrix(hidden):
     smallest, largest = hessian_ends(parameters, pieces)
     assert smallest == pytest.approx(exact[0].item(), rel=1e-3, abs=1e-6)
     assert largest == pytest.approx(exact[-1].item(), rel=1e-3)
+
+
+def test_the_curvature_of_a_large_network_takes_the_memory_of_few_copies_of_it():
+    """Twelve million parameters are 48 MB; SciPy's own choice of twenty vectors of doubles takes 4 GB at its peak."""
+    weight = nn.Parameter(torch.linspace(0.5, 1, 12_000_000))
+    tracemalloc.start()
+    ends = hessian_ends([weight], lambda: iter([weight[0] ** 2 - weight[1] ** 2 / 2]))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert ends == pytest.approx((-1, 2), rel=1e-3)
+    assert peak < 25 * 48e6
 
 
 def test_probes_are_in_tensorboard_and_change_no_number(cli):

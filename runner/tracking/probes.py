@@ -18,6 +18,7 @@ from runner.model.formulas import twice_differentiable
 Stages = list[tuple[str, list[Tensor]]]
 
 TINY = 1e-30  # under a norm that may be zero
+LARGE = 10_000_000  # parameters from which Lanczos keeps few vectors: twenty of 86 million doubles are 14 GB
 
 
 class Probe:
@@ -108,6 +109,7 @@ def hessian_ends(
     """
     sizes = [p.numel() for p in parameters]
     count, like = sum(sizes), parameters[0]
+    dtype, vectors = (np.float32, 8) if count > LARGE else (np.float64, None)  # None: SciPy's own choice, twenty
 
     def product(vector: np.ndarray) -> np.ndarray:
         direction = torch.as_tensor(vector.reshape(-1), dtype=like.dtype, device=like.device).split(sizes)
@@ -120,14 +122,14 @@ def hessian_ends(
                 along = sum((g * d.view_as(g)).sum() for g, d in zip(gradients, direction, strict=True))
                 second = torch.autograd.grad(along, parameters, allow_unused=True, materialize_grads=True)
                 total += torch.cat([s.reshape(-1) for s in second])
-        return total.double().cpu().numpy()
+        return total.cpu().numpy().astype(dtype)
 
     if count <= 16:
         values = np.linalg.eigvalsh(np.stack([product(row) for row in np.eye(count)]))
         return float(values[0]), float(values[-1])
     from scipy.sparse.linalg import LinearOperator, eigsh  # 0.3 s that few runs need pay
 
-    start = np.random.default_rng(seed).standard_normal(count)
-    operator = LinearOperator((count, count), matvec=product, dtype=np.float64)
-    values = eigsh(operator, k=2, which="BE", v0=start, tol=1e-3, return_eigenvectors=False)
+    start = np.random.default_rng(seed).standard_normal(count, dtype=dtype)
+    operator = LinearOperator((count, count), matvec=product, dtype=dtype)
+    values = eigsh(operator, k=2, which="BE", v0=start, ncv=vectors, tol=1e-3, return_eigenvectors=False)
     return float(min(values)), float(max(values))
