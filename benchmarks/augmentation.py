@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import to_pil_image
 
-from runner.build import Builder
-from runner.check import check
+from runner.build.builder import Builder
+from runner.build.check import check
+from runner.data.normalize import Normalize
 from runner.data.splits import ResidentSplit, Splits
-from runner.explain import CONF
-from runner.inputs import Normalize
+from runner.sweep.compose.explain import CONF
 
 CASES = [  # channels, side, pipeline
     (1, 28, ["flip", "crop"]),

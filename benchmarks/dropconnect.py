@@ -13,13 +13,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch.nn.functional import nll_loss
 
-from runner.build import Builder
-from runner.check import check
-from runner.explain import CONF
-from runner.noise import sampled
-from runner.running import Run
-from runner.seeds import generator
-from runner.train import train
+from runner.build.builder import Builder
+from runner.build.check import check
+from runner.core.seeds import generator
+from runner.model.noise import sampled
+from runner.sweep.compose.explain import CONF
+from runner.train.loop import train
+from runner.train.state import Run
 
 PASSES, IMAGES, CPU = 10_000, 256, torch.device("cpu")
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from runner.compare.paired import judge, overall
-from runner.report.best import ALPHA, differences
-from runner.report.blocked import Layout, layout, solve
-from runner.report.effects import Model, adjusted, mean_weights
-from runner.report.factors import Factor
-from runner.report.tables import FEWEST
-from runner.report.unequal import half_interval
+from runner.report.results.tables import FEWEST
+from runner.report.statistics.block_design import Layout, layout, solve
+from runner.report.statistics.effects import Model, adjusted, mean_weights
+from runner.report.statistics.factors import Factor
+from runner.report.statistics.multiple_comparisons import ALPHA, differences
+from runner.report.statistics.unequal_spread import half_interval
 
 SPREADS = ("equal", "quarter at 4", "one at 5")
 LAYOUTS = {4: (2, 2), 8: (2, 4), 9: (3, 3), 12: (3, 4), 24: (4, 6), 48: (4, 12)}  # two factors

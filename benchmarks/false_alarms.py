@@ -28,7 +28,7 @@ from benchmarks.equal_runs import (
     found_pairs,
     missed_mean,
 )
-from runner.report.best import ALPHA
+from runner.report.statistics.multiple_comparisons import ALPHA
 
 COUNTS = (4, 8, 9, 12, 24, 48)
 SEEDS = (3, 5)

@@ -26,15 +26,15 @@ from descendants import cpu_seconds
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from runner.build import Builder
-from runner.check import check
-from runner.explain import CONF
-from runner.fuse.seat import NOISE, Seat
-from runner.fuse.trial import choose_fused
-from runner.listener import Listener
-from runner.session import Session
+from runner.build.builder import Builder
+from runner.build.check import check
+from runner.core.listener import Listener
+from runner.execution.choose.fused import choose_fused
+from runner.execution.fused.slot import NOISE, Seat
+from runner.sweep.compose.explain import CONF
 from runner.task.base import Job
-from runner.train import train
+from runner.task.session import Session
+from runner.train.loop import train
 
 OPTIMIZERS, RATES = ("sgd", "adam", "rmsprop", "adagrad"), ("0.3", "1")
 HEADS = [(f"optimizer={name}", f"lr_scale={rate}") for name in OPTIMIZERS for rate in RATES]

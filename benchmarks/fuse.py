@@ -3,8 +3,9 @@
     python benchmarks/fuse.py [--device cuda] [--models mlp convnet resnet20] [--largest 64] [--rounds 3] [--fast]
 
 N runs of one network, with four optimizers as in a sweep (sgd, momentum, rmsprop, adam), each with its own seed. A step
-is the loop's own (`runner.train.step`): batch, forward, backward, update, counting, logs every 50 steps; validation is
-left out. Fused and alone take turns in one warm process; medians over the rounds. On the CPU with one thread it is CPU
+is the loop's own (`runner.train.loop.step`): batch, forward, backward, update, counting, logs every 50 steps;
+validation is left
+out. Fused and alone take turns in one warm process; medians over the rounds. On the CPU with one thread it is CPU
 time, so that a busy machine disturbs little; on a GPU the wall clock, synchronised. Of many runs four are measured
 alone, one an optimizer, which are the same for each. Memory is what PyTorch's allocator held at its peak from the
 building of the runs to their second step; their data, which they share, is not counted.
@@ -30,16 +31,16 @@ from matplotlib.figure import Figure
 from newton_cost import peak_bytes
 from sweep import Case, runner
 
-from runner.build import Builder
+from runner.build.builder import Builder
+from runner.core.listener import Listener
+from runner.core.seeds import generator
+from runner.core.timing import timed
 from runner.data.splits import ResidentSplit, Splits
-from runner.fuse.program import Fused
-from runner.listener import Listener
-from runner.running import Run
-from runner.seeds import generator
-from runner.session import Session
+from runner.execution.fused.program import Fused
 from runner.task.base import Job
-from runner.timing import timed
-from runner.train import Alone, Program, step, train
+from runner.task.session import Session
+from runner.train.loop import Alone, Program, step, train
+from runner.train.state import Run
 
 OPTIMIZERS = ("sgd", "momentum", "rmsprop", "adam")
 COLOURS = {"mlp": "#0072b2", "convnet": "#d55e00", "resnet20": "#009e73"}

@@ -33,13 +33,13 @@ from loop_overhead import measured
 from sweep import Case, runner
 from torch.nn.functional import cross_entropy
 
-from runner.build import Builder
-from runner.fuse.program import Fused
-from runner.graph.capture import CudaGraphs
-from runner.graph.replays import WARM
-from runner.running import Run
-from runner.timing import timed
-from runner.train import Alone, Program
+from runner.build.builder import Builder
+from runner.core.timing import timed
+from runner.execution.cuda_graph.capture import CudaGraphs
+from runner.execution.cuda_graph.replay import WARM
+from runner.execution.fused.program import Fused
+from runner.train.loop import Alone, Program
+from runner.train.state import Run
 
 STEPS = {"mlp": 200, "convnet": 100, "resnet20": 20}  # of one measurement
 PIPELINES = ("flip,crop", "flip,crop,color_jitter", "randaugment", "trivialaugment", "affine,cutout")

@@ -22,13 +22,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch.nn.functional import cross_entropy, pad
 
-from runner.build import Builder
-from runner.check import check
-from runner.explain import CONF
-from runner.listener import Listener
-from runner.session import Session
+from runner.build.builder import Builder
+from runner.build.check import check
+from runner.core.listener import Listener
+from runner.sweep.compose.explain import CONF
 from runner.task.base import Job
-from runner.train import train
+from runner.task.session import Session
+from runner.train.loop import train
 
 CASES = {  # name -> overrides, epochs in one measurement
     "mlp on digits": (["model=mlp", "data=digits"], 40),

@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 
 from runner.data.digits import load
 from runner.model.mlp import MLP
-from runner.optimizer.flat import Flat
+from runner.optimizer.flat_params import Flat
 from runner.optimizer.newton import hessian, newton_direction
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)

@@ -19,8 +19,8 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from runner.__main__ import main as runner
-from runner.explain import CONF
-from runner.files import write_atomic
+from runner.store.files import write_atomic
+from runner.sweep.compose.explain import CONF
 
 PAGE = Path(__file__).parent.parent / "docs" / "optimizers.md"
 BEGIN, END = "<!-- table: python benchmarks/optimizer_table.py -->", "<!-- end of table -->"

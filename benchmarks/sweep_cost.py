@@ -24,12 +24,12 @@ from descendants import cpu_seconds
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from runner.build import Builder
-from runner.check import check
-from runner.explain import CONF
-from runner.listener import Listener
-from runner.session import Session
+from runner.build.builder import Builder
+from runner.build.check import check
+from runner.core.listener import Listener
+from runner.sweep.compose.explain import CONF
 from runner.task.base import Job
+from runner.task.session import Session
 
 WORDS = ["model=mlp", "epochs=1", "threads=1", "device=cpu"]
 FEW, MANY = 8, 72

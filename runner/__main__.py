@@ -15,11 +15,12 @@ import re
 import sys
 from pathlib import Path
 
-from runner import __version__, interruption
+from runner import __version__
+from runner.core import interruption
+from runner.core.errors import ConfigError, DiskFull
 from runner.core.startup import malloc
-from runner.errors import ConfigError, DiskFull
-from runner.frames import roomy
-from runner.words import TYPED, looks, planned
+from runner.core.startup.frames import roomy
+from runner.sweep.compose.argv import TYPED, looks, planned
 
 WAIT = "runner: interrupted: what was trained is saved first; Ctrl-C again ends at once"
 
@@ -54,8 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import InterpolationResolutionError
 
-    from runner.explain import CONF, explain, refuse_typed
     from runner.store.cache import limit
+    from runner.sweep.compose.explain import CONF, explain, refuse_typed
 
     if argv == ["--version"]:
         sys.stdout.write(f"runner {__version__}, hydra {hydra.__version__}\n")

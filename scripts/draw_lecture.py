@@ -18,8 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from runner.surface import pictures
-from runner.surface.overlay import columns
+from runner.report import surface_pictures as pictures
+from runner.report.surfaces import columns
 from runner.tracking.figure import pixels
 
 WIDTH = 960  # pixels

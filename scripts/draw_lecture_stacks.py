@@ -13,9 +13,9 @@ import torch
 from draw_lecture import Runs, dots, figure, finish, runs_of, save
 from matplotlib.figure import Figure
 
-from runner.build import Builder
-from runner.load import load
-from runner.surface.pictures import style
+from runner.build.builder import Builder
+from runner.build.load import load
+from runner.report.surface_pictures import style
 
 IMAGES = 2000  # of the test split, for correlations
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from runner.check import locate
-from runner.explain import CONF
+from runner.build.check import locate
 from runner.schedule.base import Timeline
+from runner.sweep.compose.explain import CONF
 
 COLUMNS = 4
 EPOCHS, STEPS = 100, 10

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from runner.__main__ import main as runner
-from runner.explain import options
+from runner.sweep.compose.explain import options
 
 OPTIMIZERS = "sgd,momentum,nesterov,adagrad,rmsprop,adam,newton,bfgs,lbfgs"
 WIDTH = 1000  # pixels

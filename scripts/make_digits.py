@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runner.files import write_atomic
+from runner.store.files import write_atomic
 
 TARGET = Path(__file__).resolve().parents[1] / "runner" / "data" / "digits.npz"
 TEST_FRACTION = 0.2

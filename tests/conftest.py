@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 def _one_thread() -> None:
     """The suite runs in as many processes as there are cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c() -> None:
+    """A shell that puts the suite into the background has it ignore Ctrl-C; commands under test must not."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from runner.build import Builder
-from runner.check import check
+from runner.build.builder import Builder
+from runner.build.check import check
 from runner.model.convnet import ConvNet
 from runner.model.mlp import MLP
 from runner.model.stages import stages
-from runner.optimizer.groups import parameter_groups
+from runner.optimizer.param_groups import parameter_groups
 from tests.test_config import composed
 
 DRAW = np.random.default_rng(7)

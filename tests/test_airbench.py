@@ -8,11 +8,11 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torch.func import functional_call, stack_module_state, vmap
 
-from runner.build import Builder
-from runner.check import check
-from runner.errors import ConfigError
-from runner.inputs import sample
-from runner.load import load
+from runner.build.builder import Builder
+from runner.build.check import check
+from runner.build.load import load
+from runner.core.errors import ConfigError
+from runner.data.normalize import sample
 from runner.model.airbench import Airbench, whitening
 from tests.conftest import result_of
 from tests.test_config import composed

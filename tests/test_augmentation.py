@@ -10,10 +10,10 @@ from torchvision.transforms import functional
 from runner.augmentation.base import Transform
 from runner.augmentation.crop import Crop, crop
 from runner.augmentation.flip import Flip, flip
-from runner.build import Builder
-from runner.check import Refused, check
+from runner.build.builder import Builder
+from runner.build.check import Refused, check
+from runner.core.errors import ConfigError
 from runner.data.splits import ResidentSplit
-from runner.errors import ConfigError
 from tests.test_config import GROUP_OPTIONS, composed, split
 
 ITEMS = [split(option)[1] for option in GROUP_OPTIONS if option.startswith("augmentation/")]

@@ -18,10 +18,10 @@ from runner.augmentation.grayscale import Grayscale
 from runner.augmentation.invert import Invert
 from runner.augmentation.posterize import Posterize
 from runner.augmentation.solarize import Solarize
-from runner.build import Builder
-from runner.check import Refused, check
+from runner.build.builder import Builder
+from runner.build.check import Refused, check
+from runner.core.errors import ConfigError
 from runner.data.splits import ResidentSplit
-from runner.errors import ConfigError
 from tests.test_config import composed
 
 SOME = {"grayscale": Grayscale, "blur": Blur, "solarize": Solarize, "posterize": Posterize, "invert": Invert}

@@ -18,11 +18,11 @@ from runner.augmentation.rotate import Rotate, rotate
 from runner.augmentation.scale import Scale, rescale
 from runner.augmentation.translate import Translate, translate
 from runner.augmentation.vertical_flip import VerticalFlip
-from runner.build import Builder
-from runner.check import Refused, check
+from runner.build.builder import Builder
+from runner.build.check import Refused, check
+from runner.core.errors import ConfigError
 from runner.data.splits import ResidentSplit
-from runner.errors import ConfigError
-from runner.running import Run
+from runner.train.state import Run
 from tests.test_config import composed
 
 ITEMS = {

@@ -12,11 +12,11 @@ from runner.augmentation.flip import Flip
 from runner.augmentation.randaugment import RandAugment
 from runner.augmentation.torchvision_transform import TRIED, TorchvisionTransform
 from runner.augmentation.trivialaugment import TrivialAugment
-from runner.build import Builder
-from runner.check import Refused, check
-from runner.context import Context
-from runner.errors import ConfigError
-from runner.sweep.identity import fingerprints
+from runner.build.builder import Builder
+from runner.build.check import Refused, check
+from runner.core.context import Context
+from runner.core.errors import ConfigError
+from runner.store.fingerprint import fingerprints
 from tests.test_config import composed
 
 BILINEAR, NEAREST = v2.InterpolationMode.BILINEAR, v2.InterpolationMode.NEAREST

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from runner.build import Builder
-from runner.check import Refused, check, shown
-from runner.devices import cores, threads
-from runner.errors import ConfigError
-from runner.schema import STACKS
-from runner.targets import locate
+from runner.build.builder import Builder
+from runner.build.check import Refused, check, shown
+from runner.core.devices import cores, threads
+from runner.core.errors import ConfigError
+from runner.core.schema import STACKS
+from runner.core.targets import locate
 from tests.test_config import composed
 
 FEW = ("data.limit=200",)
@@ -176,10 +176,10 @@ def test_packages_that_are_not_trusted(target):
 @pytest.mark.parametrize(
     ("target", "home"),
     [
-        ("runner.build.json.loads", "json"),
-        ("runner.files.os.system", "posix"),
-        ("runner.targets.pkgutil.resolve_name", "pkgutil"),
-        ("runner.checkpoint.torch.load", "torch.serialization"),
+        ("runner.build.builder.json.loads", "json"),
+        ("runner.store.files.os.system", "posix"),
+        ("runner.core.targets.pkgutil.resolve_name", "pkgutil"),
+        ("runner.store.checkpoint.torch.load", "torch.serialization"),
         ("torch.nn.functional.torch.hub.load", "torch.hub"),
         ("runner.model.mlp", "builtins"),
     ],
@@ -194,9 +194,9 @@ def test_ways_out_of_trusted_packages(target, home):
 @pytest.mark.parametrize(
     ("group", "target", "keys"),
     [
-        ("transfer", "runner.files.write_atomic", {"path": "PATH", "write": "x"}),
-        ("evaluation", "runner.files.write_json", {"path": "PATH", "value": "x"}),
-        ("ensemble", "runner.checkpoint.save", {"path": "PATH", "state": {"a": 1}}),
+        ("transfer", "runner.store.files.write_atomic", {"path": "PATH", "write": "x"}),
+        ("evaluation", "runner.store.files.write_json", {"path": "PATH", "value": "x"}),
+        ("ensemble", "runner.store.checkpoint.save", {"path": "PATH", "state": {"a": 1}}),
         ("task", "runner.__main__.main", {"argv": ["hydra.run.dir=PATH"]}),
     ],
 )
@@ -464,6 +464,6 @@ def test_small_networks_count_alike_on_real_numbers(words, monkeypatch):
     """The rehearsal counts the operations of a network that is too large for numbers, by shapes alone."""
     config = check(composed(*words, *FEW))
     real = Builder().rehearse(config)
-    monkeypatch.setattr("runner.rehearsal.SMALL", 0)
+    monkeypatch.setattr("runner.task.preflight.SMALL", 0)
     shapes = Builder().rehearse(config)
     assert real == shapes and real.flops > 0

@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from runner import compile_trial, compiled, trying
-from runner.alone import train_alone
-from runner.compile_trial import choose_compile
-from runner.devices import check_device
-from runner.fuse import verdict
-from runner.fuse.alike import apart
-from runner.train import Alone, step
-from runner.trying import Answer
+from runner.core.devices import check_device
+from runner.execution import compile as compiled
+from runner.execution import decision as verdict
+from runner.execution import trial as trying
+from runner.execution.choose import compile as compile_trial
+from runner.execution.choose.compile import choose_compile
+from runner.execution.choose.lone import train_alone
+from runner.execution.fused.compatible import apart
+from runner.execution.trial import Answer
+from runner.train.loop import Alone, step
 from tests.conftest import results_of
 from tests.test_fuse import SMALL_CONV, splits, states
 from tests.test_train import make

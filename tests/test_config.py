@@ -10,8 +10,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from runner.check import GIVEN, Refused, check
-from runner.schema import GROUPS, OWN_KEYS, STACKS, Config
+from runner.build.check import GIVEN, Refused, check
+from runner.core.schema import GROUPS, OWN_KEYS, STACKS, Config
 
 CONF = Path(__file__).parent.parent / "conf"
 OPTIONS = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from runner.core.errors import ConfigError
 from runner.data import digits
 from runner.data.prepare import prepare
 from runner.data.splits import ResidentSplit, Source
-from runner.errors import ConfigError
 from tests.conftest import result_of
 
 ROOT = Path(__file__).parents[1]

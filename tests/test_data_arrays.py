@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from runner.core.errors import ConfigError
 from runner.data import arrays
-from runner.errors import ConfigError
 
 
 def npz(path, **changes):

@@ -9,11 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from runner.data import cache, decode, photos
+from runner.core.errors import ConfigError
+from runner.data import decode, photos
+from runner.data import photo_cache as cache
 from runner.data.image_folder import load
 from runner.data.prepare import prepare
 from runner.data.stream import worker_count
-from runner.errors import ConfigError
 from runner.store import cache as store_cache
 
 # Python 3.12 and later warn of a fork beside torch's threads; a loader's workers use none of them.

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from runner.data import cache, vision
+from runner.data import photo_cache as cache
+from runner.data import vision
 from tests.test_data_vision import idx, mnist, own_keys
 
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from runner.data import cache, decode
+from runner.core.errors import ConfigError
+from runner.data import decode
+from runner.data import photo_cache as cache
 from runner.data.image_folder import load
 from runner.data.prepare import prepare
-from runner.errors import ConfigError
 
 FLOWERS = Path(__file__).parents[2] / "shared" / "data" / "flowers"
 

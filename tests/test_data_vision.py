@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
 
 CONF = Path(__file__).parents[1] / "conf" / "data"
 YAMLS = sorted(CONF.glob("*.yaml"))

@@ -11,9 +11,9 @@ import psutil
 import pytest
 import torch
 
-from runner import distributed
-from runner.distributed import Over, Team
-from runner.sweep import lock
+from runner.execution import distributed
+from runner.execution.distributed import Over, Team
+from runner.store import lock
 from tests.conftest import result_of
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "runner")

@@ -9,22 +9,22 @@ import pytest
 import torch
 from torch import nn
 
-from runner import checkpoint
-from runner import run as module
-from runner.build import Builder
-from runner.check import Refused
+from runner.build.builder import Builder
+from runner.build.check import Refused
+from runner.core.errors import ConfigError
+from runner.core.seeds import generator
+from runner.data.normalize import Normalize
 from runner.data.splits import ResidentSplit
-from runner.ensemble.facts import compared, draw
-from runner.ensemble.norms import estimate
-from runner.errors import ConfigError
-from runner.evaluate import Member, ensembles, evaluate, examine
+from runner.ensemble.batch_norm import estimate
+from runner.evaluation.evaluate import Member, ensembles, evaluate, examine
 from runner.evaluation.standard import Standard
-from runner.inputs import Normalize
 from runner.schedule.base import Schedule, Timeline
 from runner.schedule.cyclic import Cyclic
 from runner.schedule.warm_restarts import WarmRestarts
-from runner.seeds import generator
-from runner.train import train
+from runner.store import checkpoint
+from runner.task import train as module
+from runner.task.ensemble_facts import compared, draw
+from runner.train.loop import train
 from tests.conftest import result_of, results_of
 from tests.test_train import CPU, checked, make, numbers, splits, weights
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from runner import evaluate as module
+from runner.data.normalize import Normalize
 from runner.data.splits import ResidentSplit, Splits
-from runner.evaluate import calibration_error, evaluate, examine, mean_log, spread
+from runner.evaluation import evaluate as module
 from runner.evaluation.base import Evaluation
+from runner.evaluation.evaluate import calibration_error, evaluate, examine, mean_log, spread
 from runner.evaluation.standard import Standard
-from runner.inputs import Normalize
 
 CLASSES = 4
 

@@ -14,20 +14,20 @@ from torchvision.transforms import functional
 
 from runner.augmentation.crop import Crop
 from runner.augmentation.flip import Flip
-from runner.build import Builder
-from runner.check import Refused, check
+from runner.build.builder import Builder
+from runner.build.check import Refused, check
+from runner.core.errors import ConfigError
+from runner.data.normalize import Normalize
 from runner.data.splits import ResidentSplit, Splits
-from runner.errors import ConfigError
-from runner.evaluate import evaluate, mean_log
+from runner.evaluation.evaluate import evaluate, mean_log
 from runner.evaluation.monte_carlo import MonteCarlo
 from runner.evaluation.standard import Standard
 from runner.evaluation.views import Views
-from runner.inputs import Normalize
 from runner.model.convnet import ConvNet
+from runner.model.library_noise import own
 from runner.model.mlp import MLP
-from runner.model.own_noise import own
+from runner.model.noise import Noise, noisy, sampled
 from runner.model.resnet import ResNet
-from runner.noise import Noise, noisy, sampled
 from runner.regularization.dropout import Dropout, DropoutLayer
 from tests.conftest import result_of, results_of
 from tests.test_config import composed

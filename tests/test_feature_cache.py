@@ -9,19 +9,20 @@ from torch import nn
 
 from runner.augmentation.flip import Flip
 from runner.augmentation.vertical_flip import VerticalFlip
-from runner.build import Builder
-from runner.check import Refused, check
+from runner.build.builder import Builder
+from runner.build.check import Refused, check
+from runner.core.errors import ConfigError
+from runner.core.seeds import generator
 from runner.data.splits import ResidentSplit
-from runner.errors import ConfigError
-from runner.evaluate import Member, examine
+from runner.evaluation.evaluate import Member, examine
 from runner.evaluation.standard import Standard
-from runner.fuse.faults import Unlike
-from runner.fuse.program import Fused
-from runner.running import Run
-from runner.seeds import generator
-from runner.train import train
-from runner.transfer import cache, kept
-from runner.transfer.cache import Store
+from runner.execution.features import activations as kept
+from runner.execution.features import cache
+from runner.execution.features.cache import Store
+from runner.execution.fused.errors import Unlike
+from runner.execution.fused.program import Fused
+from runner.train.loop import train
+from runner.train.state import Run
 from tests.conftest import result_of, results_of
 from tests.test_config import composed
 from tests.test_train import splits

@@ -8,10 +8,10 @@ import torch
 from runner.augmentation.base import Transform
 from runner.augmentation.flip import Flip
 from runner.augmentation.vertical_flip import VerticalFlip
-from runner.errors import ConfigError
-from runner.fuse.program import Fused
-from runner.train import step, train
-from runner.transfer.kept import pick
+from runner.core.errors import ConfigError
+from runner.execution.features.activations import pick
+from runner.execution.fused.program import Fused
+from runner.train.loop import step, train
 from tests.test_feature_cache import make as make_cached
 from tests.test_train import make, splits
 

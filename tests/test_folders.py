@@ -14,12 +14,12 @@ from omegaconf import OmegaConf
 
 from runner.__main__ import main
 from runner.compare.__main__ import main as compare
-from runner.explain import CONF
 from runner.report.__main__ import main as report
-from runner.sweep import frozen
 from runner.sweep.__main__ import main as status
-from runner.sweep.compose import Base, Composed, current, override_dirname
-from runner.sweep.layout import run_folder
+from runner.sweep.compose.compose import Base, Composed, current, override_dirname
+from runner.sweep.compose.explain import CONF
+from runner.sweep.plan import plan_file as frozen
+from runner.sweep.plan.layout import run_folder
 
 SMALL = ("model=mlp", "epochs=1", "data.limit=100", "log.tensorboard=false", "log.images=0")
 HERE = (*SMALL, "hydra.launcher.workers=0")
@@ -249,7 +249,7 @@ def stop(*_: object) -> None:
 def test_an_interrupted_sweep_at_a_time_goes_on_in_its_folder(cli, monkeypatch):
     """The message says how: the time names another folder now."""
     with monkeypatch.context() as patch:
-        patch.setattr("runner.sweep.launch.Drive", stop)
+        patch.setattr("runner.sweep.run.launch.Drive", stop)
         code, _, err = cli("-m", *HERE, "seed=0,1", f"hydra.sweep.dir=at/{TIME}")
     assert code == 130 and "(with the folder's name typed in place of ${now:...}" in err
     (folder,) = Path("at").iterdir()
@@ -261,7 +261,7 @@ def test_two_commands_at_once_give_no_number_twice(cli, monkeypatch):
     """What another command has planned since is seen before the first run begins."""
     words = ("-m", *HERE, NUMBER, "name=n")
     with monkeypatch.context() as patch:
-        patch.setattr("runner.sweep.launch.Drive", stop)
+        patch.setattr("runner.sweep.run.launch.Drive", stop)
         assert cli(*words, "seed=0,1")[0] == 130 and Path("outputs/n/plan.json").exists()
     numbers, asked = frozen.numbers, []
 
@@ -270,7 +270,7 @@ def test_two_commands_at_once_give_no_number_twice(cli, monkeypatch):
         return numbers(folder) if len(asked) > 1 else {}  # planned before the other one had written
 
     with monkeypatch.context() as patch:
-        patch.setattr("runner.sweep.frozen.numbers", late)
+        patch.setattr("runner.sweep.plan.plan_file.numbers", late)
         assert cli(*words, "seed=2,3")[0] == 0
     assert seeds("outputs/n") == {"2": 2, "3": 3}
     assert cli(*words, "seed=0,1")[0] == 0 and seeds("outputs/n") == {"0": 0, "1": 1, "2": 2, "3": 3}
@@ -281,7 +281,7 @@ def test_a_folder_that_another_command_took_meanwhile_is_refused(cli, monkeypatc
     words = ("-m", *HERE, "seed=0,1", "hydra.sweep.subdir=s${seed}", "name=both")
     assert cli(*words, "optimizer.lr=0.01")[0] == 0
     before = runs("outputs/both")
-    monkeypatch.setattr("runner.sweep.plan.read", lambda folder: None)
+    monkeypatch.setattr("runner.sweep.plan.planner.read", lambda folder: None)
     code, _, err = cli(*words, "optimizer.lr=0.02")
     assert code == 2 and "outputs/both/s0 holds another command's run" in err and runs("outputs/both") == before
 

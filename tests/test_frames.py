@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from runner.frames import roomy
+from runner.core.startup.frames import roomy
 
 
 def leaf(x):

@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from runner.fuse.bundle import Bundle
-from runner.fuse.faults import Unlike
-from runner.fuse.network import Network
-from runner.fuse.program import Fused
-from runner.fuse.seat import APART, MANY_WEIGHTS, Seat
-from runner.model.own_noise import Dropout
-from runner.train import Alone, step, train
+from runner.execution.fused.errors import Unlike
+from runner.execution.fused.network import Network
+from runner.execution.fused.program import Fused
+from runner.execution.fused.slot import APART, MANY_WEIGHTS, Seat
+from runner.execution.fused.stacked_runs import Bundle
+from runner.model.library_noise import Dropout
+from runner.train.loop import Alone, step, train
 from tests.test_train import make, splits
 
 ELEMENTWISE = ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"]

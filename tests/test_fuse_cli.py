@@ -8,13 +8,13 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import runner.sweep.launch
-import runner.sweep.search
+import runner.sweep.run.launch
+import runner.sweep.search.search
 from runner.__main__ import main
-from runner.fuse.network import Network
-from runner.running import Run
-from runner.session import Session
+from runner.execution.fused.network import Network
 from runner.sweep import __main__ as command
+from runner.task.session import Session
+from runner.train.state import Run
 from tests.conftest import results_of
 
 SMALL = ("-m", "model=mlp", "model.hidden=[8]", "threads=1", "log.images=0", "hydra.launcher.workers=0")
@@ -51,7 +51,7 @@ def numbers(told: list[dict[str, str]]) -> torch.Tensor:
 @pytest.fixture(autouse=True)
 def _no_report(monkeypatch):
     """Half a second a sweep, and no part of these tests."""
-    for module in (runner.sweep.launch, runner.sweep.search):
+    for module in (runner.sweep.run.launch, runner.sweep.search.search):
         monkeypatch.setattr(module, "write_report", lambda folder: folder)
 
 
@@ -61,7 +61,7 @@ def calm(tmp_path_factory) -> dict[int, tuple]:
     folder = tmp_path_factory.mktemp("calm")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(runner.sweep.launch, "write_report", lambda folder: folder)
+        patch.setattr(runner.sweep.run.launch, "write_report", lambda folder: folder)
         assert main([*CALM, ZIP, TRUE, "checkpoint.seconds=0"]) == 0
     return left(folder / "outputs/runs")
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from runner.fuse.network import Network
-from runner.fuse.once import Once
-from runner.fuse.program import Fused
-from runner.fuse.seat import BATCHES, NOISE, Seat
+from runner.execution.fused.broadcast import Once
+from runner.execution.fused.network import Network
+from runner.execution.fused.program import Fused
+from runner.execution.fused.slot import BATCHES, NOISE, Seat
 from runner.regularization.gaussian_noise import GaussianNoiseLayer as GaussianNoise
-from runner.train import step
+from runner.train.loop import step
 from tests.conftest import results_of
 from tests.test_feature_cache import SQUEEZENET
 from tests.test_feature_cache import make as on_features

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runner import git
 from runner.report import write_report
+from runner.store import git
 from tests.conftest import result_of, results_of
 
 QUICK = ("model=mlp", "epochs=1", "log.images=0", "log.tensorboard=false", "data.limit=200", "name=first")

@@ -6,14 +6,14 @@ import copy
 import pytest
 import torch
 
-from runner.build import Builder
-from runner.fuse.program import Fused
-from runner.graph.capture import CudaGraphs
-from runner.graph.replays import WARM
-from runner.graph.trial import choose_graph
-from runner.running import Run
-from runner.seeds import generator
-from runner.train import Alone, step
+from runner.build.builder import Builder
+from runner.core.seeds import generator
+from runner.execution.choose.cuda_graph import choose_graph
+from runner.execution.cuda_graph.capture import CudaGraphs
+from runner.execution.cuda_graph.replay import WARM
+from runner.execution.fused.program import Fused
+from runner.train.loop import Alone, step
+from runner.train.state import Run
 from tests.test_fuse import ELEMENTWISE, compare, states
 from tests.test_train import SMALL, checked, splits
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from runner import trying
-from runner.batch import Batch
-from runner.errors import ConfigError
-from runner.fuse.program import Fused
-from runner.graph.replays import MOST, WARM
-from runner.graph.trial import choose_graph
-from runner.train import Alone, step
+from runner.core.errors import ConfigError
+from runner.execution import trial as trying
+from runner.execution.choose.cuda_graph import choose_graph
+from runner.execution.cuda_graph.replay import MOST, WARM
+from runner.execution.fused.program import Fused
+from runner.train.batch import Batch
+from runner.train.loop import Alone, step
 from tests.conftest import result_of
 from tests.tape import Tape
 from tests.test_fuse import SMALL_CONV, splits, states

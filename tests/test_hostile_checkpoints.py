@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from runner import checkpoint
 from runner.__main__ import main
-from runner.build import Builder
-from runner.check import check
-from runner.errors import ConfigError
-from runner.load import load
-from runner.targets import construct, locate, nested_complaints
+from runner.build.builder import Builder
+from runner.build.check import check
+from runner.build.load import load
+from runner.core.errors import ConfigError
+from runner.core.targets import construct, locate, nested_complaints
+from runner.store import checkpoint
 from runner.transfer.weights import read as read_weights
 from tests.test_config import composed
 
@@ -95,11 +95,11 @@ HOSTILE = {
     "at the top": model(_target_="os.system"),
     "of hydra": model(evil={"_target_": "hydra.utils.instantiate", "config": NODE}),
     "a method by hydra": model(evil={"_target_": "hydra.utils.get_method", "path": "shutil.copyfile"}),
-    "by way of our imports": model(evil={"_target_": "runner.targets.construct", "path": "model", "node": NODE}),
-    "our writer": model(evil={"_target_": "runner.files.write_atomic", "path": "MARK", "write": "x"}),
-    "our checkpoint's writer": model(evil={"_target_": "runner.checkpoint.save", "path": "MARK", "state": {}}),
+    "by way of our imports": model(evil={"_target_": "runner.core.targets.construct", "path": "model", "node": NODE}),
+    "our writer": model(evil={"_target_": "runner.store.files.write_atomic", "path": "MARK", "write": "x"}),
+    "our checkpoint's writer": model(evil={"_target_": "runner.store.checkpoint.save", "path": "MARK", "state": {}}),
     "our command": model(evil={"_target_": "runner.__main__.main", "argv": ["hydra.run.dir=MARK"]}),
-    "our pictures": item("regularization", {"_target_": "runner.surface.overlay.write_overlays", "folder": "MARK"}),
+    "our pictures": item("regularization", {"_target_": "runner.report.surfaces.write_overlays", "folder": "MARK"}),
     "a pickle by its address": model(evil={"_target_": FETCH, "self": URL, "check_hash": False}),
     "torch.load": model(evil={"_target_": "torch.load", "f": "MARK.pickle", "weights_only": False}),
     "torch.hub": model(evil={"_target_": "torch.nn.modules.module.torch.hub.load", "source": "local"}),

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import runner.revisions
-from runner.check import check
-from runner.revisions import Added, Revision, revisions
-from runner.schema import EVALUATION
-from runner.sweep.identity import earlier, fingerprints, slug
+import runner.store.revisions
+from runner.build.check import check
+from runner.core.schema import EVALUATION
+from runner.store.fingerprint import earlier, fingerprints, slug
+from runner.store.revisions import Added, Revision, revisions
 from tests.conftest import result_of, results_of
 from tests.test_config import composed
 
@@ -226,7 +226,7 @@ def test_a_revision_makes_another_run(monkeypatch):
     """A revision that applies changes both fingerprints; one that does not leaves the recorded ones as they are."""
     base = config()
     other = Revision("schedule", 2, lambda values, channels: channels == 1, "steps are counted from 1")
-    monkeypatch.setattr(runner.revisions, "REVISIONS", (other,))
+    monkeypatch.setattr(runner.store.revisions, "REVISIONS", (other,))
     assert revisions(base, 1) == {"schedule": 2} and revisions(base, 3) == {}
     assert fingerprints(base, CONTENTS, frozenset(), revisions(base, 3)) == prints(base)
     revised = fingerprints(base, CONTENTS, frozenset(), revisions(base, 1))
@@ -236,7 +236,7 @@ def test_a_revision_makes_another_run(monkeypatch):
 # -- recorded fingerprints ------------------------------------------------------------------------------------------
 
 # Of configs whose numbers never changed, written down with the first release: they must stay, or every folder is lost.
-# A new key changes them, unless `ADDED` in runner/revisions.py has it with its default.
+# A new key changes them, unless `ADDED` in runner/store/revisions.py has it with its default.
 RECORDED = {
     (): ("ed0d9fadae", "020de2b111"),
     ("optimizer=sgd", "optimizer.lr=0.1", "schedule=cosine", "schedule.warmup=5%"): ("5eefc1bf34", "439ee3aac2"),
@@ -286,7 +286,7 @@ def test_a_new_key_at_its_default_leaves_recorded_fingerprints(monkeypatch, adde
         base["optimizer"]["base"] = {"_target_": "torch.optim.Adam"}
     before = prints(base)
     assert prints(other) != before
-    monkeypatch.setattr(runner.revisions, "ADDED", (added,))
+    monkeypatch.setattr(runner.store.revisions, "ADDED", (added,))
     assert prints(other) == prints(base) == before and prints(another) != before
 
 
@@ -295,7 +295,7 @@ def test_an_argument_of_another_target_is_not_left_out(monkeypatch):
     base = recorded()
     other = copy.deepcopy(base)
     other["optimizer"]["p"] = 0.5
-    monkeypatch.setattr(runner.revisions, "ADDED", (Added("p", 0.5, "runner.regularization.dropout.Dropout"),))
+    monkeypatch.setattr(runner.store.revisions, "ADDED", (Added("p", 0.5, "runner.regularization.dropout.Dropout"),))
     assert prints(other) != prints(base)
 
 
@@ -303,7 +303,7 @@ def test_true_is_not_one(monkeypatch):
     """A default that is true does not leave out a number."""
     base = recorded()
     other = copy.deepcopy(base) | {"new": 1}
-    monkeypatch.setattr(runner.revisions, "ADDED", (Added("new", True),))
+    monkeypatch.setattr(runner.store.revisions, "ADDED", (Added("new", True),))
     assert prints(other) != prints(base)
 
 
@@ -340,7 +340,7 @@ def test_auto_and_fp32_are_one_run_and_bf16_is_another(cli):
 
 def older_folder(words, monkeypatch, cli, **changes):
     """The run of a command, in a folder as the version before precision was resolved wrote it."""
-    from runner.sweep import plan
+    from runner.sweep.plan import planner as plan
 
     with monkeypatch.context() as patch:
         patch.setattr(plan, "fingerprints", lambda *identity: earlier(*identity))
@@ -375,7 +375,7 @@ def test_an_auto_that_was_bf16_does_not_answer_for_fp32(cli, monkeypatch):
 
 def test_auto_is_resolved_on_the_runs_device(cli, monkeypatch):
     """Where the device takes bf16, `auto` is the run of a typed bf16; config.yaml says so."""
-    from runner import running
+    from runner.train import state as running
 
     words = ("model=mlp", "epochs=1", "data.limit=200", "log.images=0", "log.tensorboard=false", "name=first")
     plain = running.precision

@@ -19,13 +19,13 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.util import tensor_util
 
-import runner.session
-import runner.sweep.launch
-from runner import checkpoint, interruption
+import runner.sweep.run.launch
+import runner.task.session
+from runner.core import interruption
 from runner.data.splits import ResidentSplit
-from runner.running import Run
+from runner.store import checkpoint, lock
 from runner.sweep import __main__ as command
-from runner.sweep import lock
+from runner.train.state import Run
 from tests.conftest import results_of
 
 SMALL = ("model=mlp", "data.limit=300", "batch_size=32", "epochs=3", "threads=1", "log.images=0", "log.every=4")
@@ -158,11 +158,11 @@ def test_before_the_first_step_nothing_is_called_interrupted(cli, monkeypatch, c
 @pytest.mark.parametrize(
     ("where", "name", "count", "steps"),
     [
-        (runner.session, "examine", 1, 21),  # the final validation
-        (runner.session, "examine", 2, 21),  # the test
-        (runner.session.checkpoint, "save", 2, 21),  # the last save, in whose middle the signal comes
+        (runner.task.session, "examine", 1, 21),  # the final validation
+        (runner.task.session, "examine", 2, 21),  # the test
+        (runner.task.session.checkpoint, "save", 2, 21),  # the last save, in whose middle the signal comes
         (ResidentSplit, "batches", 3, 7),  # a validation
-        (runner.sweep.launch, "write_report", 1, None),
+        (runner.sweep.run.launch, "write_report", 1, None),
     ],
 )
 def test_at_any_moment(cli, monkeypatch, where, name, count, steps):

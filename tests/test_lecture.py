@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from runner.errors import ConfigError
-from runner.explain import CONF
+from runner.core.errors import ConfigError
 from runner.model.convnet import ConvNet
-from runner.optimizer.flat import Flat
+from runner.optimizer.flat_params import Flat
+from runner.sweep.compose.explain import CONF
 from runner.task.random_functions import Field, critical_points, curvature
 from runner.task.saddles import Saddles, Whole, look
 from tests.conftest import result_of, results_of

@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from runner import checkpoint
 from runner.__main__ import main
-from runner.build import Builder
-from runner.check import check
+from runner.build.builder import Builder
+from runner.build.check import check
+from runner.build.load import Loaded, load
+from runner.core.errors import ConfigError
 from runner.data.decode import decode
-from runner.errors import ConfigError
-from runner.load import Loaded, load
+from runner.store import checkpoint
 from runner.task.predict import grey
 from tests.conftest import result_of, results_of
 from tests.test_config import composed

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from runner.build import Builder
-from runner.check import Refused, check
+from runner.build.builder import Builder
+from runner.build.check import Refused, check
+from runner.core.seeds import generator
 from runner.model.mlp import MLP
-from runner.seeds import generator
-from runner.train import train
+from runner.train.loop import train
 from tests.conftest import result_of
 from tests.test_config import composed
 from tests.test_fuse import compare, doubled

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from runner.files import png
-from runner.memo import by_content
+from runner.core.memo import by_content
+from runner.store.files import png
 from runner.tracking.pictures import batch_grid
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from runner import memory
-from runner.build import Builder
-from runner.memo import Recent
-from runner.running import Run
+from runner.build.builder import Builder
+from runner.core import memory
+from runner.core.memo import Recent
+from runner.train.state import Run
 from tests.conftest import result_of, results_of
 
 WORDS = ("model=custom", "model._target_=tests.test_memory.Narrow", "trust=[tests]", "threads=1", "epochs=2")

@@ -13,14 +13,14 @@ from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 from torchvision import models
 
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
 from runner.model import torchvision_model
 from runner.model.convnet import ConvNet
 from runner.model.mlp import MLP
-from runner.model.modes import set_mode
 from runner.model.presets import Preset, preset
 from runner.model.resnet import BasicBlock, PadShortcut, ResNet
 from runner.model.stages import Stage, stage_parameters, stages
+from runner.model.train_mode import set_mode
 from runner.model.wide_resnet import WideResNet
 
 CONF = Path(__file__).parent.parent / "conf" / "model"

@@ -10,10 +10,10 @@ import torchvision
 from scipy import stats
 from torch import nn
 
-from runner.build import Builder
-from runner.check import Refused, check
-from runner.model.own_noise import own
-from runner.noise import CHUNK, FEW, drop, mask, noisy
+from runner.build.builder import Builder
+from runner.build.check import Refused, check
+from runner.model.library_noise import own
+from runner.model.noise import CHUNK, FEW, drop, mask, noisy
 from runner.regularization.stochastic_depth import DropPath, StochasticDepth, blocks
 from tests.conftest import result_of
 from tests.test_config import composed

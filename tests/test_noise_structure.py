@@ -13,21 +13,21 @@ from torch.nn.functional import fractional_max_pool2d
 from torchvision import models, ops
 from torchvision.models import convnext, efficientnet, mobilenetv2, resnet, swin_transformer
 
-from runner import checkpoint
-from runner.build import Builder
-from runner.check import Refused, check
+from runner.build.builder import Builder
+from runner.build.check import Refused, check
+from runner.core.seeds import generator
 from runner.model.convnet import ConvNet
+from runner.model.noise import sampled
 from runner.model.resnet import BasicBlock, ResNet
 from runner.model.stages import stage_parameters, stages
 from runner.model.torchvision_model import build as torchvision_model
 from runner.model.wide_resnet import PreActivationBlock, WideResNet
-from runner.noise import sampled
 from runner.regularization import fractional_max_pool as fmp
 from runner.regularization.fractional_max_pool import FractionalMaxPool, FractionalPooling
 from runner.regularization.stochastic_depth import MODELS, DropPath, StochasticDepth, blocks
-from runner.running import Run
-from runner.seeds import generator
-from runner.train import train
+from runner.store import checkpoint
+from runner.train.loop import train
+from runner.train.state import Run
 from tests.test_config import GROUP_OPTIONS, REQUIRED, composed, yaml_of
 from tests.test_train import CPU, numbers, splits
 from tests.test_train import weights as values

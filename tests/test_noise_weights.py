@@ -10,23 +10,23 @@ from scipy import integrate, stats
 from torch import nn
 from torch.nn.functional import conv2d
 
-from runner import checkpoint
-from runner.build import Builder
-from runner.check import Refused, check
-from runner.errors import ConfigError
+from runner.build.builder import Builder
+from runner.build.check import Refused, check
+from runner.core.errors import ConfigError
+from runner.core.seeds import generator
 from runner.model.convnet import ConvNet
 from runner.model.mlp import MLP
+from runner.model.noise import sampled
 from runner.model.resnet import ResNet
 from runner.model.stages import stage_parameters
 from runner.model.torchvision_model import build as torchvision_model
-from runner.noise import sampled
 from runner.regularization.base import weights
 from runner.regularization.dropconnect import DropConnect, WeightMask, quadrature_mean, relu_mean, variance_of
 from runner.regularization.gaussian_noise import GaussianNoise, GaussianNoiseLayer
 from runner.regularization.l2 import L2
-from runner.running import Run
-from runner.seeds import generator
-from runner.train import train
+from runner.store import checkpoint
+from runner.train.loop import train
+from runner.train.state import Run
 from tests.test_config import composed
 from tests.test_train import CPU, numbers, splits
 from tests.test_train import weights as values

@@ -11,15 +11,14 @@ from torch import nn
 from torch.nn.functional import batch_norm, conv2d, group_norm, layer_norm, linear, max_pool2d
 from torch.nn.utils import parametrize
 
-from runner import checkpoint
-from runner.build import Builder
-from runner.check import Refused, check
-from runner.context import Context
+from runner.build.builder import Builder
+from runner.build.check import Refused, check
+from runner.core.context import Context
 from runner.model.convnet import ConvNet
 from runner.model.mlp import MLP
 from runner.model.resnet import ResNet
 from runner.model.stages import stage_parameters
-from runner.optimizer.groups import parameter_groups
+from runner.optimizer.param_groups import parameter_groups
 from runner.regularization.base import weights
 from runner.regularization.batchnorm import BatchNorm
 from runner.regularization.dropout import Dropout
@@ -29,7 +28,8 @@ from runner.regularization.layernorm import LayerNorm
 from runner.regularization.max_norm import MaxNorm
 from runner.regularization.norms import hidden_layers
 from runner.regularization.weight_standardization import Standardized, WeightStandardization
-from runner.train import train
+from runner.store import checkpoint
+from runner.train.loop import train
 from tests.test_config import composed
 from tests.test_train import make, numbers, trained
 

@@ -8,8 +8,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from runner.explain import CONF
-from runner.optimizer.groups import parameter_groups, scaled
+from runner.optimizer.param_groups import parameter_groups, scaled
+from runner.sweep.compose.explain import CONF
 from tests.optimizer_problems import build, problem
 
 NAMES = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))

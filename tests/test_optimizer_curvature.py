@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from runner.model.convnet import ConvNet
-from runner.optimizer.flat import Curvature, Flat, backtrack
+from runner.optimizer.flat_params import Curvature, Flat, backtrack
 from runner.optimizer.newton import hessian
 from runner.optimizer.newton_cg import hessian_product, truncated_cg
 from tests.optimizer_problems import BOWL, CENTRE, START, X, bowl, classifier, function, regression

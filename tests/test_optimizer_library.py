@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
 from runner.optimizer.library import build
 
 WEIGHT = [torch.nn.Parameter(torch.ones(2, 2))]

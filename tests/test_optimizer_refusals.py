@@ -6,12 +6,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from runner.build import Builder
-from runner.check import Refused, check
-from runner.context import Context
-from runner.explain import CONF
-from runner.optimizer.groups import parameter_groups
+from runner.build.builder import Builder
+from runner.build.check import Refused, check
+from runner.core.context import Context
+from runner.optimizer.param_groups import parameter_groups
 from runner.regularization.base import Item, soft
+from runner.sweep.compose.explain import CONF
 from tests.conftest import result_of
 from tests.optimizer_problems import build, problem
 from tests.test_config import composed

@@ -5,7 +5,7 @@ import pytest
 import scipy.optimize
 import torch
 
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
 from runner.optimizer.base import check_memory
 from runner.optimizer.bfgs import BFGS, update_inverse
 from runner.optimizer.lbfgs import LBFGS

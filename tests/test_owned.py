@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
 from runner.report import write_report
-from runner.sweep import owned
-from runner.sweep.owned import clear_run
+from runner.store import owned
+from runner.store.owned import clear_run
 from runner.tracking.events import Tracker
 from tests.conftest import result_of, results_of
 
@@ -303,7 +303,7 @@ def test_a_search_beside_a_database_of_the_users(cli):
 
 def test_a_refused_command_takes_back_what_it_made_alone(cli):
     """The folder of a search that is refused after it was made: what somebody put there meanwhile stays."""
-    from runner.sweep.folder import sweep_folder
+    from runner.sweep.plan.folder import sweep_folder
 
     def begin(*names):
         with sweep_folder(Path("a/b"), "study.db"):

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
-import runner.sweep.cost
-import runner.sweep.probe
-from runner.build import Builder
-from runner.check import check
-from runner.sweep.cost import Cost, Costs
-from runner.sweep.exclude import condition
-from runner.sweep.probe import probe
+import runner.sweep.plan.cost
+import runner.sweep.plan.probe
+from runner.build.builder import Builder
+from runner.build.check import check
+from runner.sweep.compose.exclude import condition
+from runner.sweep.plan.cost import Cost, Costs
+from runner.sweep.plan.probe import probe
 from tests.conftest import results_of
 from tests.test_config import composed
 
@@ -277,7 +277,7 @@ def test_a_long_table_is_cut_and_the_sums_are_of_all(cli):
 
 def test_without_a_probe_nothing_is_measured(cli, monkeypatch):
     """Operations by the rehearsal (three forward passes of a batch); dashes for the rest."""
-    monkeypatch.setattr(runner.sweep.cost, "probe", lambda *_: pytest.fail("probed"))
+    monkeypatch.setattr(runner.sweep.plan.cost, "probe", lambda *_: pytest.fail("probed"))
     _, out, _ = cli("-m", *DRY, "batch_size=32,64")
     forward = 2 * (64 * 128 + 128 * 10)
     assert [row[5] for row in rows(out)] == [f"~{3 * size * forward / 1e6:.3g} M" for size in (32, 64)]
@@ -322,7 +322,7 @@ def test_each_distinct_program_is_probed_once(cli, monkeypatch):
         asked.append(config)
         return probe(builder, config, facts, threads)
 
-    monkeypatch.setattr(runner.sweep.cost, "probe", count)
+    monkeypatch.setattr(runner.sweep.plan.cost, "probe", count)
     words = ("regularization=[dropout]", "regularization.dropout.p=0.1,0.2", "epochs=1,2", "seed=0,1", "dry_run=true")
     cli("-m", "model=mlp", *words)
     assert len(asked) == 1
@@ -341,13 +341,13 @@ def test_what_is_not_measured_goes_by_its_operations(cli, monkeypatch):
             raise RuntimeError("no such kernel")
         return probe(builder, config, facts, threads)
 
-    monkeypatch.setattr(runner.sweep.cost, "probe", half)
+    monkeypatch.setattr(runner.sweep.plan.cost, "probe", half)
     _, out, err = cli("-m", *QUICK, "batch_size=32,64", "dry_run=true")
     first, second = rows(out)
     assert first[6][0] != "~" and second[6][0] == "~" and second[7] == "-"
     assert "fails at once: batch_size=64: RuntimeError: no such kernel" in out
     assert "1 of 2 distinct programs (sweep.probe); the others (~)" in out
-    monkeypatch.setattr(runner.sweep.cost, "BUDGET", 0.0)
+    monkeypatch.setattr(runner.sweep.plan.cost, "BUDGET", 0.0)
     _, out, _ = cli("-m", *QUICK, "batch_size=16,32", "dry_run=true")
     assert [row[6] for row in rows(out)] == ["-", "-"]
 
@@ -362,7 +362,7 @@ def probed(*words):
 def test_a_step_too_large_is_measured_on_a_part_of_its_batch(monkeypatch):
     """Its operations are scaled to the whole."""
     whole, _ = probed("model=mlp")
-    monkeypatch.setitem(runner.sweep.probe.LARGEST, "cpu", 1e6)
+    monkeypatch.setitem(runner.sweep.plan.probe.LARGEST, "cpu", 1e6)
     part, _ = probed("model=mlp")
     assert whole.part == 1 and part.part == pytest.approx(17 / 64)
     assert part.flops == pytest.approx(whole.flops) and part.state == whole.state

@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 
 from runner.augmentation.flip import Flip
-from runner.build import Builder
-from runner.check import check
+from runner.build.builder import Builder
+from runner.build.check import check
+from runner.core.seeds import generator
+from runner.data.normalize import Normalize
 from runner.data.splits import ResidentSplit
-from runner.inputs import Normalize
 from runner.regularization.base import Item, soft
-from runner.seeds import generator
+from runner.task.augmentation_grid import Preview, varied, words
 from runner.task.preview import mixed
 from runner.tracking.pictures import draws_grid
-from runner.tracking.preview_picture import Preview, varied, words
 from tests.conftest import result_of
 from tests.test_config import composed
 

@@ -8,8 +8,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from runner.tracking import probes
-from runner.tracking.probes import Probe, hessian_ends
+from runner.train import probes
+from runner.train.probes import Probe, hessian_ends
 
 
 def test_norms_ratios_and_cosine_are_those_of_the_vectors():

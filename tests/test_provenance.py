@@ -11,9 +11,9 @@ import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import runner.revisions
+import runner.store.revisions
 from runner.report import write_report
-from runner.revisions import Revision, older, revision_list
+from runner.store.revisions import Revision, older, revision_list
 from runner.sweep.__main__ import main as sweep
 from tests.conftest import result_of, results_of
 
@@ -95,7 +95,7 @@ def test_rows_of_predictions_name_their_network(trained):
 def test_checkpoints_without_choices(trained, names):
     """A checkpoint from before choices were kept, or with nonsense in their place: the folder's result tells, and
     without one the classes do."""
-    from runner import checkpoint
+    from runner.store import checkpoint
 
     (folder,) = Path("outputs/trained").glob("*optimizer=sgd*")
     kept = checkpoint.load(folder / checkpoint.FILE)
@@ -205,7 +205,7 @@ def test_runs_of_an_older_revision_are_named(cli, monkeypatch, capfd):
     """After a change of our numbers the command trains again beside the old folders, which report and status name."""
     words = ("-m", *QUICK, "model=mlp", "schedule=cosine,constant", "name=first")
     assert cli(*words, "seed=0,1")[0] == 0
-    monkeypatch.setattr(runner.revisions, "REVISIONS", (*runner.revisions.REVISIONS, RATE))
+    monkeypatch.setattr(runner.store.revisions, "REVISIONS", (*runner.store.revisions.REVISIONS, RATE))
     old = {name for name, result in results_of(Path("outputs/first")).items() if "cosine" in name}
     assert sweep(["status", "outputs/first"]) == 0
     said = capfd.readouterr().out
@@ -235,7 +235,7 @@ def test_status_and_report_of_old_revisions_load_no_torch(cli, monkeypatch):
     del result["revisions"], result["revision_list"]
     path.write_text(json.dumps(result))
     lines = (
-        "import sys, runner.revisions as r\nfrom runner.sweep.__main__ import main\n"
+        "import sys, runner.store.revisions as r\nfrom runner.sweep.__main__ import main\n"
         "r.REVISIONS = (r.Revision('schedule', 2, lambda config, channels: channels == 1, 'new'),)\n"
         "assert main(['status', 'outputs/first']) == 0\nassert 'torch' not in sys.modules\n"
         "from runner.report.__main__ import main\nassert main(['outputs/first']) == 0\n"
@@ -250,7 +250,7 @@ def test_revisions_of_a_run_are_those_of_its_task(monkeypatch):
     """What a task ignores has no revision in it; what the networks that it asks are made of has."""
     select = Revision("checkpoint.select", 2, lambda config, channels: True, "chosen otherwise")
     model = Revision("model", 2, lambda config, channels: config["model"]["_target_"] == "a.Net", "other features")
-    monkeypatch.setattr(runner.revisions, "REVISIONS", (select, model))
+    monkeypatch.setattr(runner.store.revisions, "REVISIONS", (select, model))
     config = {"model": {"_target_": "runner.Default"}}
     assert older({"revisions": {}}, config) == {"checkpoint.select": 1}
     assert older({}, config) == {"checkpoint.select": 1}
@@ -268,8 +268,8 @@ def test_an_evaluation_of_a_revised_network_is_asked_again(cli, monkeypatch):
     assert cli(*ask)[0] == 0 and "done already" in cli(*ask)[1]
     other = Revision("model", 2, lambda config, channels: "mlp" in config["model"]["_target_"], "other features")
     select = Revision("checkpoint.select", 2, lambda config, channels: True, "chosen otherwise")
-    monkeypatch.setattr(runner.revisions, "REVISIONS", (select,))
+    monkeypatch.setattr(runner.store.revisions, "REVISIONS", (select,))
     assert "done already" in cli(*ask)[1]
-    monkeypatch.setattr(runner.revisions, "REVISIONS", (select, other))
+    monkeypatch.setattr(runner.store.revisions, "REVISIONS", (select, other))
     assert "done already" not in cli(*ask)[1]
     assert [r["revisions"] for r in results_of(Path("outputs/asked")).values()].count({"model": 2}) == 1

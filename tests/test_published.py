@@ -14,11 +14,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torchvision import models
 from torchvision.models import WeightsEnum
 
-from runner import checkpoint
-from runner.errors import ConfigError
-from runner.fuse.alike import same_batches
-from runner.load import load
+from runner.build.load import load
+from runner.core.errors import ConfigError
+from runner.execution.fused.compatible import same_batches
 from runner.model import torchvision_model
+from runner.store import checkpoint
 from runner.transfer import weights
 from runner.transfer.finetune import Finetune
 from tests.conftest import result_of, results_of

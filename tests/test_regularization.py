@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from runner.build import Builder
-from runner.check import Refused, check
-from runner.errors import ConfigError
+from runner.build.builder import Builder
+from runner.build.check import Refused, check
+from runner.core.errors import ConfigError
 from runner.model.convnet import ConvNet
 from runner.model.mlp import MLP
 from runner.model.resnet import ResNet
@@ -18,7 +18,7 @@ from runner.regularization.base import Item, soft, weights
 from runner.regularization.dropout import Dropout, DropoutLayer
 from runner.regularization.l2 import L2
 from runner.regularization.label_smoothing import LabelSmoothing, smooth_labels
-from runner.train import train
+from runner.train.loop import train
 from tests.test_config import GROUP_OPTIONS, composed, split
 from tests.test_train import make
 

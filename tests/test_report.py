@@ -13,12 +13,12 @@ from html.parser import HTMLParser
 
 import pytest
 
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
 from runner.report import write_report, write_results
 from runner.report.__main__ import main
-from runner.report.collect import METRICS, collect
-from runner.report.tables import Keys, results_csv, summarize
-from runner.sweep.lock import Lock
+from runner.report.results.collect import METRICS, collect
+from runner.report.results.tables import Keys, results_csv, summarize
+from runner.store.lock import Lock
 
 
 def write_run(folder, status="done", swept=None, epochs=3, **fields):

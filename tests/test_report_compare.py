@@ -12,7 +12,7 @@ from scipy import stats
 from runner.compare.__main__ import main
 from runner.compare.paired import further, overall, paired
 from runner.report import write_report
-from runner.sweep.owned import PARQUET_MARK
+from runner.store.owned import PARQUET_MARK
 from tests.test_report import Page, sweep, write_run
 
 

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from runner.ensemble import facts as ensemble_facts
-from runner.report import ensembles, write_report
-from runner.report.collect import collect
-from runner.report.design import design
-from runner.report.effects import effects, margins
-from runner.report.factors import factors
-from runner.report.tables import Keys, by_seed, summarize
-from runner.report.unequal import holm
+from runner.report import ensemble_section as ensembles
+from runner.report import write_report
+from runner.report.factor_section import design
+from runner.report.results.collect import collect
+from runner.report.results.tables import Keys, by_seed, summarize
+from runner.report.statistics.effects import effects, margins
+from runner.report.statistics.factors import factors
+from runner.report.statistics.unequal_spread import holm
+from runner.task import ensemble_facts
 from tests.test_report import Page, write_run
 
 OPTIMIZERS, RATES, DEPTHS = ("sgd", "adam"), (1e-3, 1e-2, 1e-1), (0, 1, "all")

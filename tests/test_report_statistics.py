@@ -12,13 +12,13 @@ from scipy import stats
 from benchmarks.equal_runs import SPREADS, Case, false_change, false_effect, false_pair, found_pairs, missed_mean
 from benchmarks.false_alarms import highest, rate
 from runner.report import write_report
-from runner.report.best import compare, differences, further, probabilities
-from runner.report.blocked import fit, layout, solve
-from runner.report.collect import METRICS, RunRecord, collect
-from runner.report.distributions import wilson
-from runner.report.studentized import quantile, tail
-from runner.report.tables import Keys, summarize
-from runner.report.verdict import interval, verdict
+from runner.report.results.collect import METRICS, RunRecord, collect
+from runner.report.results.tables import Keys, summarize
+from runner.report.statistics.block_design import fit, layout, solve
+from runner.report.statistics.conclusion import interval, verdict
+from runner.report.statistics.distributions import wilson
+from runner.report.statistics.multiple_comparisons import compare, differences, further, probabilities
+from runner.report.statistics.studentized import quantile, tail
 from tests.test_report import Page, sweep, write_run
 
 

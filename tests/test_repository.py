@@ -6,8 +6,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from runner.explain import CONF
-from runner.sweep.repository import Remembering, remember
+from runner.sweep.compose.config_cache import Remembering, remember
+from runner.sweep.compose.explain import CONF
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 from torch.optim import lr_scheduler
 
 from runner.__main__ import main
-from runner.check import _wrong_type
-from runner.context import Context
-from runner.errors import ConfigError
-from runner.explain import CONF
+from runner.build.check import _wrong_type
+from runner.core.context import Context
+from runner.core.errors import ConfigError
+from runner.core.targets import locate
 from runner.schedule.base import Timeline
 from runner.schedule.constant import Constant
 from runner.schedule.cosine import Cosine
@@ -26,13 +26,13 @@ from runner.schedule.inverse_time import InverseTime
 from runner.schedule.linear import Linear
 from runner.schedule.multistep import MultiStep
 from runner.schedule.one_cycle import OneCycle
-from runner.schedule.picture import draw, ticks
 from runner.schedule.plateau import Plateau
 from runner.schedule.polynomial import Polynomial
 from runner.schedule.step import Step
 from runner.schedule.warm_restarts import WarmRestarts
 from runner.schedule.wsd import WarmupStableDecay
-from runner.targets import locate
+from runner.sweep.compose.explain import CONF
+from runner.tracking.schedule_picture import draw, ticks
 
 FILES = sorted((CONF / "schedule").glob("*.yaml"))
 LINE = Timeline(60, 1)  # an epoch is a step: torch's schedulers count the same

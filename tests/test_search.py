@@ -15,16 +15,16 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-import runner.session
-import runner.sweep.launch
-import runner.sweep.search
+import runner.sweep.run.launch
+import runner.sweep.search.search
+import runner.task.session
 from hydra_plugins.runner.search import SearchConfig
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
 from runner.report import write_report
-from runner.sweep.prune import Pruner
-from runner.sweep.settings import settings
-from runner.sweep.space import Dimension, _distribution
-from runner.training import Training
+from runner.sweep.search.pruner import Pruner
+from runner.sweep.search.settings import settings
+from runner.sweep.search.space import Dimension, _distribution
+from runner.task.training import Training
 from tests.conftest import results_of
 
 FOLDER = Path("outputs/s")
@@ -44,12 +44,12 @@ SMALL = (
 @pytest.fixture
 def search(cli, monkeypatch):
     """`search(total, words...)`: a small search in this process; with `report` also the report's page."""
-    for module in (runner.sweep.search, runner.sweep.launch):
+    for module in (runner.sweep.search.search, runner.sweep.run.launch):
         monkeypatch.setattr(module, "write_report", lambda folder: folder)
 
     def run(total: int, *words: str, report: bool = False) -> tuple[int, str, str]:
         if report:
-            monkeypatch.setattr(runner.sweep.search, "write_report", write_report)
+            monkeypatch.setattr(runner.sweep.search.search, "write_report", write_report)
         small = [word for word in SMALL if not any(w.startswith(word.split("=")[0] + "=") for w in words)]
         return cli("-m", "hydra/sweeper=search", f"hydra.sweeper.n_trials={total}", *small, *words)
 
@@ -356,7 +356,7 @@ def test_a_run_that_goes_on_tells_each_epoch_once(search, monkeypatch):
     """Stopped after its second epoch and resumed from its first, a run reports the second once, and ends the same."""
     words = (LR, "epochs=3", "hydra.sweeper.pruner=median", "checkpoint.seconds=0")
     search(2, *words, "name=whole")
-    on_epoch, seen = runner.session.Session._epoch, []
+    on_epoch, seen = runner.task.session.Session._epoch, []
 
     def stop(self, row):
         on_epoch(self, row)
@@ -365,9 +365,9 @@ def test_a_run_that_goes_on_tells_each_epoch_once(search, monkeypatch):
             self.job.judge.look(row, False)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner.session.Session, "_epoch", stop)
+    monkeypatch.setattr(runner.task.session.Session, "_epoch", stop)
     assert search(2, *words)[0] == 130
-    monkeypatch.setattr(runner.session.Session, "_epoch", on_epoch)
+    monkeypatch.setattr(runner.task.session.Session, "_epoch", on_epoch)
     assert trials()[1].intermediate_values.keys() == {1, 2}
     assert search(2, *words)[0] == 0
     assert answers() == answers(Path("outputs/whole"))
@@ -467,8 +467,8 @@ def test_worker_processes_report_to_the_pruner_themselves(search):
 
 def test_a_search_of_an_earlier_version_goes_on(cli, monkeypatch):
     """A study whose fp32 runs were fingerprinted as typed is the same search."""
-    from runner.sweep import plan
-    from runner.sweep.identity import earlier
+    from runner.store.fingerprint import earlier
+    from runner.sweep.plan import planner as plan
 
     words = ("-m", "hydra/sweeper=search", *SMALL, LR, "precision=fp32", "hydra.launcher.workers=0")
     with monkeypatch.context() as patch:

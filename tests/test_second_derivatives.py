@@ -9,13 +9,13 @@ from PIL import Image
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from runner.inputs import sample_by_class
+from runner.core.seeds import generator
+from runner.data.normalize import sample_by_class
 from runner.model.formulas import twice_differentiable
-from runner.optimizer.flat import Flat
+from runner.optimizer.flat_params import Flat
 from runner.optimizer.newton import hessian
 from runner.optimizer.newton_cg import hessian_product
-from runner.seeds import generator
-from runner.tracking.probes import hessian_ends
+from runner.train.probes import hessian_ends
 from tests.conftest import result_of
 
 OWN = ("model=custom", "trust=[tests]", "log.tensorboard=false", "data.limit=100", "data.classes=[0,1]")
@@ -161,9 +161,10 @@ def test_the_curvature_of_a_folder_is_of_all_its_classes(cli, monkeypatch):
                 pixels = draws.integers(shade - 20, shade + 20, (8, 8, 3)).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{number}.png")
     seen = []
-    monkeypatch.setattr("runner.running.CURVATURE_IMAGES", 20)
+    monkeypatch.setattr("runner.train.state.CURVATURE_IMAGES", 20)
     monkeypatch.setattr(
-        "runner.running.sample_by_class", lambda *args: seen.append((args[0], sample_by_class(*args))) or seen[-1][1]
+        "runner.train.state.sample_by_class",
+        lambda *args: seen.append((args[0], sample_by_class(*args))) or seen[-1][1],
     )
     words = ("data=image_folder", "data.root=photos", "data.resize=8", "data.size=8", "model=mlp", "model.hidden=[4]")
     code, _, err = cli(*words, "epochs=2", "batch_size=30", "probe.curvature_every=1", "name=folder")

@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from runner.report import write_report
-from runner.revisions import revisions
 from runner.schedule.base import Schedule, Timeline
 from runner.schedule.constant import Constant
 from runner.schedule.cosine import Cosine
@@ -17,7 +16,8 @@ from runner.schedule.one_cycle import OneCycle
 from runner.schedule.plateau import Plateau
 from runner.schedule.warm_restarts import WarmRestarts
 from runner.schedule.wsd import WarmupStableDecay
-from runner.selection import final_share, select_weights
+from runner.store.revisions import revisions
+from runner.train.selection import final_share, select_weights
 from tests.conftest import result_of, results_of
 from tests.test_report import Page
 
@@ -119,9 +119,9 @@ def test_a_metric_that_nothing_reads_is_refused(cli, tmp_path):
 def test_auto_has_a_revision_and_typed_choices_have_none():
     """Folders of the former `auto` do not answer; those of `best` and `last`, and of tasks without training, do."""
     for select, task, expected in (
-        ("auto", "runner.run.Train", {"checkpoint.select": 2}),
-        ("best", "runner.run.Train", {}),
-        ("last", "runner.run.Train", {}),
+        ("auto", "runner.task.train.Train", {"checkpoint.select": 2}),
+        ("best", "runner.task.train.Train", {}),
+        ("last", "runner.task.train.Train", {}),
         ("auto", "mine.tasks.Own", {"checkpoint.select": 2}),
         ("auto", "runner.task.evaluate.EvaluateTask", {}),
         ("auto", "runner.task.lr_range.LrRange", {}),
@@ -143,7 +143,9 @@ def test_the_page_survives_results_that_do_not_tell(tmp_path):
 
 def test_the_decision_needs_no_torch():
     """`status` and the report may ask without loading torch."""
-    code = "import sys, runner.selection, runner.report, runner.compare.__main__; assert 'torch' not in sys.modules"
+    code = (
+        "import sys, runner.train.selection, runner.report, runner.compare.__main__; assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

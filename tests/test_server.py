@@ -27,7 +27,7 @@ def answer(pipe):
     pipe.send((os.environ.get("OMP_NUM_THREADS"), [name in sys.modules for name in ("torch", "matplotlib")]))
 
 if __name__ == "__main__":
-    from runner.sweep.server import prepare
+    from runner.sweep.workers.forkserver import prepare
     prepare()
     context = multiprocessing.get_context("forkserver")
     mine, its = context.Pipe()

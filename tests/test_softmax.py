@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from runner.softmax import log_softmax, padded
+from runner.evaluation.softmax import log_softmax, padded
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 15, 16, 17, 100])

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from runner import imports, sources
+from runner.core.targets import TRUSTED
 from runner.report import write_report
-from runner.shipped import SHIPPED
-from runner.sweep.identity import fingerprints
-from runner.targets import TRUSTED
+from runner.store import imports, sources
+from runner.store.fingerprint import fingerprints
+from runner.store.shipped import SHIPPED
 from tests.conftest import result_of, results_of
 from tests.test_identity import CONTENTS, config
 
@@ -133,7 +133,7 @@ def test_a_digest_is_of_the_contents_alone(folder, monkeypatch):
     found = []
     for place, first in (("one", "net"), ("two", "other")):
         lines = f"import sys\nsys.path.insert(0, {str(folder / place)!r})\nimport pack_c.{first}\n"
-        lines += "from runner import sources\nprint(sources.digest('pack_c.net.Net'))"
+        lines += "from runner.store import sources\nprint(sources.digest('pack_c.net.Net'))"
         words = [sys.executable, "-c", lines]
         found.append(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
     assert found[0] == found[1]
@@ -159,7 +159,7 @@ def test_an_option_in_the_checkout_counts_by_its_source(folder, monkeypatch):
         folder, {"half_n.py": "from runner.schedule.help_n import x\nclass Half:\n    pass\n", "help_n.py": "x = 1\n"}
     )
     monkeypatch.setattr(sources, "find", lambda name: found(name, folder))
-    monkeypatch.setattr("runner.imports.find", lambda name: found(name, folder))
+    monkeypatch.setattr("runner.store.imports.find", lambda name: found(name, folder))
     node = {"schedule": {"_target_": "runner.schedule.half_n.Half"}}
     seen = {json.dumps(sources.code(node, TRUSTED))}
     for name in ("half_n.py", "help_n.py"):
@@ -292,7 +292,7 @@ def test_every_group_counts(cli, folder, group, text, words):
     """A class of the user's own counts wherever it stands: a stack, a schedule, an evaluation, a task."""
     source = (
         "from runner.evaluation.standard import Standard\nfrom runner.regularization.base import Item\n"
-        "from runner.run import Train\nfrom runner.schedule.base import Schedule\n"
+        "from runner.task.train import Train\nfrom runner.schedule.base import Schedule\n"
         "class Hot(Standard):\n    pass\nclass Mine(Item):\n    pass\nclass Mine_Task(Train):\n    pass\n"
         "class Half(Schedule):\n    def decay(self, step):\n        return 0.5\n"
     )

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from runner.build import Builder
-from runner.check import Refused, check
-from runner.errors import ConfigError
-from runner.evaluate import examine
+from runner.build.builder import Builder
+from runner.build.check import Refused, check
+from runner.core.errors import ConfigError
+from runner.core.seeds import generator
+from runner.evaluation.evaluate import examine
 from runner.evaluation.standard import Standard
-from runner.running import Run
-from runner.seeds import generator
-from runner.train import train
+from runner.train.loop import train
+from runner.train.state import Run
 from tests.test_config import composed
 
 CONF = Path(__file__).parents[1] / "conf"

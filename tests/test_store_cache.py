@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
 from runner.store import cache as module
 from runner.store.cache import Cache, limit, name, open_cache
 from tests.conftest import result_of
@@ -315,7 +315,7 @@ Cache(folder).get(name("scans", 1), lambda: (100, write))
 
 def test_three_users_share_a_limit(cli, tmp_path, monkeypatch):
     """Photos, arrays of torchvision's sets and features of frozen stages: each evicts what was unused for longest."""
-    monkeypatch.setattr("runner.data.cache.SETTLED_NS", 0)  # else files made this very second are not kept
+    monkeypatch.setattr("runner.data.photo_cache.SETTLED_NS", 0)  # else files made this very second are not kept
     for number in range(40):
         part = "train" if number < 30 else "val"
         photo(tmp_path / "photos" / part / "ab"[number % 2] / f"{number}.png", number)

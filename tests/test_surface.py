@@ -10,9 +10,9 @@ import torch
 from omegaconf import OmegaConf
 
 from runner.__main__ import main
-from runner.build import Builder
-from runner.errors import ConfigError
-from runner.explain import CONF
+from runner.build.builder import Builder
+from runner.core.errors import ConfigError
+from runner.core.targets import locate
 from runner.report import write_report
 from runner.schedule.base import Timeline
 from runner.schedule.constant import Constant
@@ -26,7 +26,7 @@ from runner.surface.ravine import Ravine
 from runner.surface.rosenbrock import Rosenbrock
 from runner.surface.saddle import Saddle
 from runner.surface.trajectory import LOST, Objective, Walk, oscillates, steps_to, verdict, walk
-from runner.targets import locate
+from runner.sweep.compose.explain import CONF
 
 FILES = sorted((CONF / "surface").glob("*.yaml"))
 ALL = (Beale, Himmelblau, MonkeySaddle, Plateau, Rastrigin, Ravine, Rosenbrock, Saddle)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner.sweep import __main__ as command
-from runner.training import Training
+from runner.task.training import Training
 from tests.test_plan import DRY, combinations
 
 SEARCH = ("-m", "hydra/sweeper=search", "model=mlp")

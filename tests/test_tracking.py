@@ -21,10 +21,10 @@ with warnings.catch_warnings():  # tensorboard's vendored bleach warns about its
     from tensorboard.summary.writer import record_writer
     from werkzeug.test import Client
 
-from runner.files import png
+from runner.store.files import png
 from runner.tracking.events import Tracker
 from runner.tracking.pictures import batch_grid, confusion_matrix
-from runner.tracking.records import RecordWriter
+from runner.tracking.record_file import RecordWriter
 
 STATUSES = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
 

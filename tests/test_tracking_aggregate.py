@@ -20,7 +20,7 @@ with warnings.catch_warnings():  # tensorboard's vendored bleach warns about its
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from runner.report import runs_of, write_report
-from runner.tracking.aggregate import write_aggregates
+from runner.report.tensorboard import write_aggregates
 from runner.tracking.events import Tracker
 
 METRICS = ["val/accuracy", "val/loss", "train/accuracy", "train/loss"]
@@ -221,7 +221,7 @@ def test_long_names_are_told_apart(tmp_path):
 
 def test_import_is_light():
     """Neither torch nor tensorflow nor matplotlib is loaded."""
-    code = "import sys, runner.tracking.aggregate; assert not {'torch', 'tensorflow', 'matplotlib'} & set(sys.modules)"
+    code = "import sys, runner.report.tensorboard; assert not {'torch', 'tensorflow', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

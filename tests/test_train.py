@@ -9,18 +9,18 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from runner import steps
-from runner.batch import Batch
-from runner.build import Builder
-from runner.check import check
+from runner.build.builder import Builder
+from runner.build.check import check
+from runner.core import steps
+from runner.core.seeds import generator
 from runner.data.splits import ResidentSplit, Splits
-from runner.evaluate import Measured
+from runner.evaluation.evaluate import Measured
 from runner.model.convnet import ConvNet
 from runner.model.mlp import MLP
-from runner.progress import Diverged
-from runner.running import Run
-from runner.seeds import generator
-from runner.train import Alone, Objective, train
+from runner.train.batch import Batch
+from runner.train.loop import Alone, Objective, train
+from runner.train.progress import Diverged
+from runner.train.state import Run
 from tests.test_config import composed
 
 CPU = torch.device("cpu")

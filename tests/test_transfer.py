@@ -15,13 +15,13 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import conv2d
 
-from runner import checkpoint
-from runner.build import Builder
-from runner.check import Refused, check
-from runner.errors import ConfigError
+from runner.build.builder import Builder
+from runner.build.check import Refused, check
+from runner.core.errors import ConfigError
 from runner.model.convnet import ConvNet
-from runner.sweep.identity import fingerprints
-from runner.train import train
+from runner.store import checkpoint
+from runner.store.fingerprint import fingerprints
+from runner.train.loop import train
 from runner.transfer import weights
 from runner.transfer.finetune import Finetune, broken_seals
 from runner.transfer.weights import channels, read

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from runner import trying
+from runner.execution import trial as trying
 from runner.execution.closeness import close, distance
-from runner.fuse.verdict import Decision, Decisions, too_short
-from runner.train import gradients
-from runner.trying import Trial, Unusable
+from runner.execution.decision import Decision, Decisions, too_short
+from runner.execution.trial import Trial, Unusable
+from runner.train.loop import gradients
 from tests.test_fuse import SMALL_CONV
 from tests.test_train import make
 

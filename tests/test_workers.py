@@ -16,11 +16,14 @@ from hydra.types import HydraContext
 from pebble import ProcessPool
 from torch import nn
 
-from runner.listener import Listener
+from runner.core.listener import Listener
+from runner.store import lock
 from runner.sweep import __main__ as command
-from runner.sweep import frozen, lock, processes, server
-from runner.sweep.crew import Crew, Ended
-from runner.sweep.processes import Processes, packed
+from runner.sweep.plan import plan_file as frozen
+from runner.sweep.run.executor import Crew, Ended
+from runner.sweep.workers import forkserver as server
+from runner.sweep.workers import processes
+from runner.sweep.workers.processes import Processes, packed
 from tests.conftest import results_of
 from tests.test_cli import numbers
 
@@ -61,7 +64,7 @@ def test_the_server_loads_what_every_worker_would(monkeypatch):
     kind = type(server.multiprocessing.get_context("forkserver"))
     monkeypatch.setattr(kind, "set_forkserver_preload", lambda self, modules: told.append(modules))
     server.prepare(["runner.data.vision.fashion_mnist", "mine.Net", "None"])
-    assert told == [["runner.sweep.warm", "runner.report.ready", "runner.data.vision"]]
+    assert told == [["runner.sweep.workers.worker", "runner.report.preload", "runner.data.vision"]]
 
 
 def test_a_report_is_written_without_a_worker(cli, monkeypatch):
@@ -279,7 +282,7 @@ class Poor(Crew):
 
 def test_what_lacks_memory_beside_others_is_tried_alone(cli, monkeypatch):
     """Both fail side by side; then each is done alone."""
-    from runner.sweep.local import Local
+    from runner.sweep.workers.local import Local
 
     tries, real = [], Local.crew
     monkeypatch.setattr(Local, "crew", lambda self, plan, display: Poor(real(self, plan, display), tries))

@@ -27,7 +27,7 @@ class GridSweeper(Sweeper):
         self.multirun = multirun  # the sweeps are read from the config, that of each experiment
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from runner.sweep.repository import remember
+        from runner.sweep.compose.config_cache import remember
 
         self.config = config
         HydraConfig.instance().set_config(config)  # for what the command's own keys ask of ${hydra:...}
@@ -38,11 +38,11 @@ class GridSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        from runner import interruption
-        from runner.sweep.compose import Composer
+        from runner.core import interruption
+        from runner.sweep.compose.compose import Composer
 
         with interruption.deferred():  # half a library would be left, and some take the error for another
-            from runner.sweep.grid import grid  # loads torch
+            from runner.sweep.run.grid import grid  # loads torch
 
         interruption.check()
         grid(Composer(self.config, self.hydra_context.config_loader), self.launcher, arguments, self.multirun)

@@ -10,7 +10,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from runner.sweep import launch
+    from runner.sweep.run import launch
 
 
 class PlanLauncher(Launcher):
@@ -19,7 +19,7 @@ class PlanLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context = hydra_context
         if not config.hydra.sweeper._target_.startswith(f"{__package__}."):
-            from runner.errors import ConfigError
+            from runner.core.errors import ConfigError
 
             option = type(self).__module__.rpartition(".")[2]
             raise ConfigError(f"hydra/launcher={option} takes plans: use it with hydra/sweeper=grid or search")

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from hydra_plugins.runner.launcher import PlanLauncher
 
 if TYPE_CHECKING:
-    from runner.sweep.local import Local
+    from runner.sweep.workers.local import Local
 
 
 @dataclass
@@ -37,11 +37,11 @@ class LocalLauncher(PlanLauncher):
 
     def open(self) -> "Local":
         """What executes plans. Raises `ConfigError` for values that cannot be."""
-        from runner.sweep.local import Local
+        from runner.sweep.workers.local import Local
 
         local = Local(self.hydra_context, self.workers, self.runs_per_gpu, self.timeout, self.fuse, self.fuse_max)
         if self.config.hydra.sweeper.get("multirun", True) and self.workers != 0 and not self.config.dry_run:
-            from runner.sweep.server import prepare
+            from runner.sweep.workers.forkserver import prepare
 
             # The workers' server loads torch while the sweep is planned.
             targets = [str(self.config[group].get("_target_")) for group in ("data", "model")]

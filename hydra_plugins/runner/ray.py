@@ -8,7 +8,7 @@ from hydra.core.config_store import ConfigStore
 from hydra_plugins.runner.launcher import PlanLauncher
 
 if TYPE_CHECKING:
-    from runner.sweep.ray import Ray
+    from runner.sweep.workers.ray import Ray
 
 
 @dataclass
@@ -29,6 +29,6 @@ class RayLauncher(PlanLauncher):
 
     def open(self) -> "Ray":
         """What executes plans. Raises `ConfigError` for values that cannot be, and where Ray is missing."""
-        from runner.sweep.ray import Ray
+        from runner.sweep.workers.ray import Ray
 
         return Ray(self.hydra_context, **self.values)

@@ -32,8 +32,8 @@ class SearchSweeper(GridSweeper):
         self.multirun = multirun  # the rest is read from the config
 
     def sweep(self, arguments: list[str]) -> None:
-        from runner import interruption
-        from runner.errors import ConfigError
+        from runner.core import interruption
+        from runner.core.errors import ConfigError
 
         if not self.multirun:
             super().sweep(arguments)
@@ -46,8 +46,8 @@ class SearchSweeper(GridSweeper):
                 f"hydra/sweeper=search: {error.name} is not installed: pip install 'runner[search]'"
             ) from error
         with interruption.deferred():  # as in GridSweeper
-            from runner.sweep.compose import Composer
-            from runner.sweep.search import search
+            from runner.sweep.compose.compose import Composer
+            from runner.sweep.search.search import search
 
         interruption.check()
         search(Composer(self.config, self.hydra_context.config_loader), self.launcher, arguments)

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from hydra_plugins.runner.launcher import PlanLauncher
 
 if TYPE_CHECKING:
-    from runner.sweep.slurm import Slurm
+    from runner.sweep.workers.slurm import Slurm
 
 
 @dataclass
@@ -37,6 +37,6 @@ class SlurmLauncher(PlanLauncher):
 
     def open(self) -> "Slurm":
         """What executes plans. Raises `ConfigError` for values that cannot be, and where submitit is missing."""
-        from runner.sweep.slurm import Slurm
+        from runner.sweep.workers.slurm import Slurm
 
         return Slurm(self.hydra_context, **self.values)

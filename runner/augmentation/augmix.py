@@ -6,8 +6,8 @@ from pydantic import Field
 from torchvision.transforms import v2
 
 from runner.augmentation.torchvision_transform import Byte, Interpolation, Policy
-from runner.errors import ConfigError
-from runner.schema import Positive, Rate, Whole
+from runner.core.errors import ConfigError
+from runner.core.schema import Positive, Rate, Whole
 
 
 class AugMix(Policy):

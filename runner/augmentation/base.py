@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from runner.core.option import Option
 from runner.data.splits import Split
-from runner.option import Option
 
 
 class Transform(Option):

@@ -8,9 +8,9 @@ from torch.nn.functional import pad
 
 from runner.augmentation.base import Transform
 from runner.augmentation.color import chosen, drawn, strengths, unit
-from runner.context import Context
-from runner.errors import ConfigError
-from runner.schema import Fraction, NonNegative, Whole
+from runner.core.context import Context
+from runner.core.errors import ConfigError
+from runner.core.schema import Fraction, NonNegative, Whole
 
 
 def gaussian(sigma: Tensor, size: int) -> Tensor:

@@ -5,9 +5,9 @@ from torch import Tensor
 
 from runner.augmentation.base import Transform
 from runner.augmentation.color import unit
+from runner.core.errors import ConfigError
+from runner.core.schema import NonNegative
 from runner.data.splits import Split
-from runner.errors import ConfigError
-from runner.schema import NonNegative
 
 # What the components are found from, at most: images evenly spaced in the training split, of each a grid of pixels.
 IMAGES, GRID, CHUNK = 2000, 32, 250

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from runner.augmentation.base import Transform
-from runner.context import Context
+from runner.core.context import Context
+from runner.core.errors import ConfigError
 from runner.data.splits import Split
-from runner.errors import ConfigError
 
 
 def crop(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from runner.augmentation.base import Transform
 from runner.augmentation.draws import Level
-from runner.context import Context
+from runner.core.context import Context
+from runner.core.schema import Positive
 from runner.data.prepare import statistics
 from runner.data.splits import Split
-from runner.schema import Positive
 
 
 def erase(

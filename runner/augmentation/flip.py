@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from runner.augmentation.base import Transform
+from runner.core.errors import ConfigError
+from runner.core.seeds import generator as stream
 from runner.data.splits import Split
-from runner.errors import ConfigError
-from runner.seeds import generator as stream
 
 
 def flip(images: Tensor, chosen: Tensor, axis: int = -1) -> Tensor:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from runner.augmentation.base import Transform
 from runner.augmentation.color import drawn, strengths, unit
-from runner.schema import Fraction
+from runner.core.schema import Fraction
 
 
 class GaussianNoise(Transform):

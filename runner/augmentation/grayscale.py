@@ -5,8 +5,8 @@ from torch import Tensor
 
 from runner.augmentation.base import Transform
 from runner.augmentation.color import chosen, luma, unit
-from runner.context import Context
-from runner.schema import Fraction
+from runner.core.context import Context
+from runner.core.schema import Fraction
 
 
 class Grayscale(Transform):

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from runner.augmentation.base import Transform
 from runner.augmentation.color import chosen, inverted
-from runner.schema import Fraction
+from runner.core.schema import Fraction
 
 
 class Invert(Transform):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from runner.augmentation.base import Transform
 from runner.augmentation.color import chosen
-from runner.schema import Fraction, Whole
+from runner.core.schema import Fraction, Whole
 
 
 def posterize(images: Tensor, bits: int, where: Tensor) -> Tensor:

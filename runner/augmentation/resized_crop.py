@@ -9,10 +9,10 @@ from torch import Tensor
 from runner.augmentation.base import Transform
 from runner.augmentation.draws import span
 from runner.augmentation.warp import resample, taps
-from runner.check import shown
-from runner.context import Context
+from runner.build.check import shown
+from runner.core.context import Context
+from runner.core.schema import Factor, Rate
 from runner.data.splits import Split
-from runner.schema import Factor, Rate
 
 TRIES = 10  # boxes drawn for each image, as torchvision does: the first that fits is taken
 

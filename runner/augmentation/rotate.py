@@ -8,8 +8,8 @@ from torch import Tensor
 from runner.augmentation.base import Transform
 from runner.augmentation.draws import Level, span, uniform
 from runner.augmentation.warp import Interpolation, warp
-from runner.errors import ConfigError
-from runner.schema import Real
+from runner.core.errors import ConfigError
+from runner.core.schema import Real
 
 
 def rotate(images: Tensor, degrees: Tensor, interpolation: Interpolation = "bilinear", fill: float = 0) -> Tensor:

@@ -8,9 +8,9 @@ from torch import Tensor
 from runner.augmentation.base import Transform
 from runner.augmentation.draws import Level, span, uniform
 from runner.augmentation.warp import resample, taps
-from runner.check import shown
-from runner.context import Context
-from runner.schema import Rate
+from runner.build.check import shown
+from runner.core.context import Context
+from runner.core.schema import Rate
 
 
 def rescale(images: Tensor, factors: Tensor, smallest: float, fill: float = 0) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor
 from runner.augmentation.base import Transform
 from runner.augmentation.color import chosen, inverted
 from runner.augmentation.draws import Level
-from runner.schema import Fraction
+from runner.core.schema import Fraction
 
 
 def bright(images: Tensor, threshold: float) -> Tensor:

@@ -11,10 +11,10 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import is_pure_tensor
 
 from runner.augmentation.base import Transform
-from runner.context import Context
+from runner.core.context import Context
+from runner.core.errors import ConfigError, did_you_mean
+from runner.core.schema import Real
 from runner.core.text import first_line
-from runner.errors import ConfigError, did_you_mean
-from runner.schema import Real
 
 Interpolation = Literal["nearest", "bilinear"]
 Byte = Annotated[Real, Field(ge=0, le=255)]

@@ -6,7 +6,7 @@ from pydantic import Field
 from torchvision.transforms import v2
 
 from runner.augmentation.torchvision_transform import Byte, Interpolation, Policy
-from runner.schema import Whole
+from runner.core.schema import Whole
 
 
 class TrivialAugment(Policy):

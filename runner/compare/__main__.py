@@ -10,10 +10,10 @@ from rich.table import Table
 
 from runner.compare.match import Sweep, differing, read, shared_names
 from runner.compare.paired import Difference, overall, paired
-from runner.console import console
-from runner.errors import ConfigError
-from runner.report.tables import FEWEST
-from runner.report.wording import count, further, probability
+from runner.core.console import console
+from runner.core.errors import ConfigError
+from runner.report.results.format import count, further, probability
+from runner.report.results.tables import FEWEST
 
 MOST_ROWS = 40  # of a table
 MOST_NAMED = 5  # combinations that are left out

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
 from runner.report import runs_of
-from runner.report.collect import RunRecord, natural
-from runner.report.tables import WITHOUT_EFFECT, Keys, gaps, plain, typed_overrides
+from runner.report.results.collect import RunRecord, natural
+from runner.report.results.tables import WITHOUT_EFFECT, Keys, gaps, plain, typed_overrides
 
 METRICS = ("val_accuracy", "test_accuracy")
 

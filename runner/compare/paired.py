@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from runner.report.best import ALPHA, POWER
-from runner.report.blocked import table
-from runner.report.tables import FEWEST
-from runner.report.unequal import holm
-from runner.report.wording import MOST_SEEDS
+from runner.report.results.format import MOST_SEEDS
+from runner.report.results.tables import FEWEST
+from runner.report.statistics.block_design import table
+from runner.report.statistics.multiple_comparisons import ALPHA, POWER
+from runner.report.statistics.unequal_spread import holm
 
 _ZERO = 1e-12  # of an accuracy: rounding
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from runner.core.errors import ConfigError, did_you_mean
 from runner.data.splits import ResidentSplit, Source, place
-from runner.errors import ConfigError, did_you_mean
 
 REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 OPTIONAL = ("x_val", "y_val", "classes")

@@ -6,11 +6,11 @@ from typing import Literal
 
 import numpy as np
 
+from runner.core.errors import ConfigError
 from runner.data import photos
 from runner.data.decode import SUFFIXES
 from runner.data.photos import Decoding, Parts
 from runner.data.splits import Source, place
-from runner.errors import ConfigError
 
 VALIDATION = ("val", "valid", "validation")  # names that people give to that folder
 LAYOUT = "train/CLASS/*.jpg beside val/ and test/ (or one of them), or CLASS/*.jpg"

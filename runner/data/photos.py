@@ -10,11 +10,11 @@ from typing import Literal
 
 import torch
 
+from runner.core.errors import ConfigError
 from runner.core.text import few
-from runner.data import cache
+from runner.data import photo_cache as cache
 from runner.data.splits import ResidentSplit, Source, Split
 from runner.data.stream import StreamedSplit, worker_count
-from runner.errors import ConfigError
 from runner.store.cache import open_cache
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ Parts = dict[str, list[tuple[str, int]]]  # train, test and perhaps val: (path w
 
 @dataclass(frozen=True)
 class Decoding:
-    """The keys that every set of photos has, see `runner.schema.Data`."""
+    """The keys that every set of photos has, see `runner.core.schema.Data`."""
 
     resize: int
     size: int

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from runner.core.errors import ConfigError, did_you_mean
 from runner.data.splits import CHUNK_BYTES, Source, Split, Splits
-from runner.errors import ConfigError, did_you_mean
 
 SMALLEST_STD = 1 / 255  # of a constant channel: one grey value, so that normalising stays finite
 

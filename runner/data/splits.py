@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
 
 CHUNK_BYTES = 1 << 26  # pixels handled at once where a whole split would double the memory
 
@@ -143,7 +143,7 @@ class Splits:
         """Return them with other statistics, for a network of so many channels (None: as many as now); averaged where
         there are not as many.
 
-        Images of one channel are repeated to more by `runner.inputs.Normalize`.
+        Images of one channel are repeated to more by `runner.data.normalize.Normalize`.
         """
         channels = self.channels if channels is None else channels
         values = [torch.tensor(statistic) for statistic in (mean, std)]

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from runner.data import arrays, kept
+from runner.core.errors import ConfigError
+from runner.data import array_cache as kept
+from runner.data import arrays
 from runner.data.splits import Source, place
-from runner.errors import ConfigError
 
 UNPICKLED = ("LSUN", "LSUNClass")  # sets that unpickle an index beside their files, without a checksum
 

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
-from runner.evaluate import Average
-from runner.option import Option
+from runner.core.option import Option
+from runner.evaluation.evaluate import Average
 
 if TYPE_CHECKING:
-    from runner.progress import Row
-    from runner.running import Run
+    from runner.train.progress import Row
+    from runner.train.state import Run
 
 
 class Ensemble(Option):

@@ -7,15 +7,15 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from runner import checkpoint
-from runner.context import Context
+from runner.build.load import Loaded
+from runner.core.context import Context
+from runner.core.errors import ConfigError
+from runner.core.schema import NOT_IDENTITY
 from runner.core.text import few
 from runner.ensemble.base import Ensemble
-from runner.errors import ConfigError
-from runner.evaluate import Average, Member
-from runner.load import Loaded
-from runner.schema import NOT_IDENTITY
-from runner.sweep.ledger import read
+from runner.evaluation.evaluate import Average, Member
+from runner.store import checkpoint
+from runner.store.ledger import read
 
 BY_MODEL = frozenset({"resize", "size", "on_corrupt"})  # keys of data that members may have of their own
 

@@ -1,9 +1,9 @@
 """Networks from different seeds (Hansen & Salamon 1990; Lakshminarayanan et al. 2017)."""
 
+from runner.core.errors import ConfigError
+from runner.core.schema import Positive
 from runner.ensemble.base import Ensemble
-from runner.errors import ConfigError
-from runner.evaluate import Average
-from runner.schema import Positive
+from runner.evaluation.evaluate import Average
 
 
 class Independent(Ensemble):

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from runner.context import Context
-from runner.ensemble.averages import WeightAverage
-from runner.schema import Below1, NonNegative, Positive
-from runner.steps import timeline
+from runner.core.context import Context
+from runner.core.schema import Below1, NonNegative, Positive
+from runner.core.steps import timeline
+from runner.ensemble.weight_average import WeightAverage
 
 if TYPE_CHECKING:
-    from runner.running import Run
+    from runner.train.state import Run
 
 
 class Lookahead(WeightAverage):

@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from runner.ensemble.averages import EstimatedAverage
-from runner.schema import Below1
+from runner.core.schema import Below1
+from runner.ensemble.weight_average import EstimatedAverage
 
 if TYPE_CHECKING:
-    from runner.running import Run
+    from runner.train.state import Run
 
 
 class Polyak(EstimatedAverage):

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
-from runner.context import Context
+from runner.core.context import Context
+from runner.core.errors import ConfigError
+from runner.core.schema import Positive
 from runner.ensemble.base import Ensemble
-from runner.errors import ConfigError
-from runner.evaluate import Average
-from runner.schema import Positive
+from runner.evaluation.evaluate import Average
 
 if TYPE_CHECKING:
-    from runner.running import Run
+    from runner.train.state import Run
 
 
 class Snapshot(Ensemble):

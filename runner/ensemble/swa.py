@@ -3,12 +3,12 @@
 import math
 from typing import TYPE_CHECKING
 
-from runner.context import Context
-from runner.ensemble.averages import EstimatedAverage
-from runner.schema import Below1
+from runner.core.context import Context
+from runner.core.schema import Below1
+from runner.ensemble.weight_average import EstimatedAverage
 
 if TYPE_CHECKING:
-    from runner.running import Run
+    from runner.train.state import Run
 
 
 class Swa(EstimatedAverage):

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from runner.inputs import Normalize
-from runner.option import Option
-from runner.softmax import log_softmax
+from runner.core.option import Option
+from runner.data.normalize import Normalize
+from runner.evaluation.softmax import log_softmax
 
 Pipeline = Sequence[Callable[[Tensor, torch.Generator], Tensor]]
 

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from runner.context import Context
+from runner.core.context import Context
+from runner.core.schema import Positive
+from runner.data.normalize import Normalize
 from runner.evaluation.base import Evaluation, Pipeline, answer
-from runner.inputs import Normalize
-from runner.noise import noisy, sampled
-from runner.schema import Positive
+from runner.model.noise import noisy, sampled
 
 
 class MonteCarlo(Evaluation):

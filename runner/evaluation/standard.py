@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
+from runner.data.normalize import Normalize
 from runner.evaluation.base import Evaluation, answer
-from runner.inputs import Normalize
 
 
 class Standard(Evaluation):

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from runner.augmentation.crop import reflect
-from runner.context import Context
-from runner.errors import ConfigError
-from runner.evaluate import Average
+from runner.core.context import Context
+from runner.core.errors import ConfigError
+from runner.core.schema import Count
+from runner.data.normalize import Normalize
 from runner.evaluation.base import Evaluation, Pipeline, answer
-from runner.inputs import Normalize
-from runner.schema import Count
+from runner.evaluation.evaluate import Average
 
 
 class Views(Evaluation):

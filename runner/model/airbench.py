@@ -8,9 +8,9 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import unfold
 
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
+from runner.core.schema import Below1, Rate
 from runner.model.fitted import Fitted
-from runner.schema import Below1, Rate
 
 PATCH = 2  # pixels a side
 

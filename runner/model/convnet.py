@@ -5,7 +5,7 @@ from collections import OrderedDict
 from pydantic import PositiveInt
 from torch import nn
 
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
 
 
 class ConvNet(nn.Sequential):

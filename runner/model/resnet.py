@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
 
 WIDTHS = (16, 32, 64)
 SMALLEST = 4  # pixels: two halvings leave one

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 from torchvision import models
 
-from runner.errors import ConfigError, did_you_mean
+from runner.core.errors import ConfigError, did_you_mean
 
 SMALL = 64  # pixels: up to here `small_images: auto` changes the stem
 MAXVIT_STEP = 224  # pixels: a window of 7 on a map 32 times smaller

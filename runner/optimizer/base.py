@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from runner.context import Context
-from runner.errors import ConfigError
-from runner.noise import Noise, noisy
-from runner.optimizer.flat import Flat, Objective
-from runner.option import Option
+from runner.core.context import Context
+from runner.core.errors import ConfigError
+from runner.core.option import Option
+from runner.model.noise import Noise, noisy
+from runner.optimizer.flat_params import Flat, Objective
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.optim.lbfgs import _strong_wolfe
 
 from runner.optimizer.base import FullBatch, Params, check_memory, one_group
-from runner.optimizer.flat import Flat, Objective
+from runner.optimizer.flat_params import Flat, Objective
 
 
 def update_inverse(inverse: Tensor, s: Tensor, y: Tensor) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runner.eager import hooked
+from runner.core.startup.torch_compiler import hooked
 from runner.optimizer.adam import Adam
 
 State = dict[str, list[Tensor]]  # of a group: a tensor for each of its weights; `counters`: one of all their steps

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from runner.core.errors import ConfigError, did_you_mean
 from runner.core.text import first_line
-from runner.errors import ConfigError, did_you_mean
 from runner.optimizer.base import Params
 
 

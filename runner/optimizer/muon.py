@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
 from runner.optimizer.base import Params
 
 MUON = ("lr", "weight_decay", "momentum", "nesterov", "ns_steps", "adjust_lr_fn")

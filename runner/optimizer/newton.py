@@ -7,7 +7,7 @@ from torch import Tensor
 
 from runner.model.formulas import twice_differentiable
 from runner.optimizer.base import Params, SecondOrder, check_memory
-from runner.optimizer.flat import Curvature, Flat, Objective, backtrack
+from runner.optimizer.flat_params import Curvature, Flat, Objective, backtrack
 
 ROWS = 32  # of the Hessian that one backward pass finds
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from runner.model.formulas import twice_differentiable
 from runner.optimizer.base import Params, SecondOrder
-from runner.optimizer.flat import Curvature, Flat, Objective, backtrack
+from runner.optimizer.flat_params import Curvature, Flat, Objective, backtrack
 
 
 def hessian_product(objective: Objective, flat: Flat, vector: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runner.context import Context
-from runner.errors import ConfigError
+from runner.core.context import Context
+from runner.core.errors import ConfigError
+from runner.core.option import Option
 from runner.optimizer.base import Params
-from runner.option import Option
 
 
 class SAM(Option, torch.optim.Optimizer):

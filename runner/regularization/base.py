@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from runner.option import Option
+from runner.core.option import Option
 
 
 class Item(Option):

@@ -4,10 +4,10 @@ from typing import Any
 
 from torch import nn
 
-from runner.context import Context
+from runner.core.context import Context
+from runner.core.schema import Factor, Rate
+from runner.core.steps import batches
 from runner.regularization.norms import Norms
-from runner.schema import Factor, Rate
-from runner.steps import batches
 
 
 class BatchNorm(Norms):

@@ -5,9 +5,9 @@ import math
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from runner.context import Context
+from runner.core.context import Context
+from runner.core.schema import NonNegative, Rate
 from runner.regularization.base import Item
-from runner.schema import NonNegative, Rate
 
 
 def entropy(logits: Tensor) -> Tensor:

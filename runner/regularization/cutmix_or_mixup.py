@@ -5,9 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from runner.core.schema import Fraction, Rate
 from runner.regularization.cutmix import cut
 from runner.regularization.mixing import Mixer, beta
-from runner.schema import Fraction, Rate
 
 
 class CutMixOrMixUp(Mixer):

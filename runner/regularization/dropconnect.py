@@ -14,11 +14,11 @@ from torch.nn.functional import linear
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import register_parametrization
 
-from runner.context import Context
-from runner.errors import ConfigError
-from runner.noise import Noise, mask
+from runner.core.context import Context
+from runner.core.errors import ConfigError
+from runner.model.noise import Noise, mask
 from runner.regularization.base import Item
-from runner.regularization.places import no_place, places
+from runner.regularization.layers import no_place, places
 
 NODES = 32  # of the Gauss-Hermite quadrature
 NONLINEAR = (  # all act on each activation alone; Hardtanh has ReLU6 below it

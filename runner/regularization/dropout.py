@@ -5,11 +5,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from runner.context import Context
-from runner.errors import ConfigError
-from runner.noise import Noise, drop
+from runner.core.context import Context
+from runner.core.errors import ConfigError
+from runner.model.noise import Noise, drop
 from runner.regularization.base import Item
-from runner.regularization.places import no_place, places
+from runner.regularization.layers import no_place, places
 
 
 class DropoutLayer(Noise):

@@ -2,10 +2,10 @@
 
 from torch import Tensor, nn
 
+from runner.core.schema import NonNegative
 from runner.regularization.base import Item, weights
 from runner.regularization.l1 import absolute_sum
 from runner.regularization.l2 import half_squares
-from runner.schema import NonNegative
 
 
 class ElasticNet(Item):

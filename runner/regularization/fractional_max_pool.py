@@ -8,10 +8,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
-from runner.context import Context
-from runner.noise import Noise
+from runner.core.context import Context
+from runner.core.schema import Positive, Real
+from runner.model.noise import Noise
 from runner.regularization.base import Item
-from runner.schema import Positive, Real
 
 TICKS = 1 << 24  # float32 draws are whole multiples of 1 / TICKS
 Ratio = Literal["auto"] | Annotated[Real, Field(ge=0.5, lt=1)]

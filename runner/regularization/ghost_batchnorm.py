@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from runner.core.schema import Factor, Rate, Whole
 from runner.regularization.batchnorm import BatchNorm
-from runner.schema import Factor, Rate, Whole
 
 
 class GhostBatchNormLayer(nn.modules.batchnorm._BatchNorm):

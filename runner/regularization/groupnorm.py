@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import nn
 
-from runner.context import Context
+from runner.core.context import Context
+from runner.core.schema import Positive, Rate
 from runner.regularization.norms import Norms, channels, hidden_layers
-from runner.schema import Positive, Rate
 
 
 class GroupNorm(Norms):

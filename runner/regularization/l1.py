@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
+from runner.core.schema import NonNegative
 from runner.regularization.base import Item, weights
-from runner.schema import NonNegative
 
 
 def absolute_sum(parameters: list[nn.Parameter]) -> Tensor:

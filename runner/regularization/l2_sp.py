@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from runner.context import Context
+from runner.core.context import Context
+from runner.core.schema import NonNegative
 from runner.model.stages import raw_name, stage_parameters
 from runner.regularization.base import Item
 from runner.regularization.l2 import half_squares
-from runner.schema import NonNegative
 
 
 class L2SP(Item):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
 from runner.regularization.base import Item, soft
 
 

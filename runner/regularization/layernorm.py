@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import nn
 
-from runner.context import Context
+from runner.core.context import Context
+from runner.core.schema import Rate
 from runner.regularization.norms import Norms, channels, hidden_layers
-from runner.schema import Rate
 
 
 class LayerNorm(Norms):

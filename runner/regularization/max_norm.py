@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from runner.context import Context
+from runner.core.context import Context
+from runner.core.schema import Rate
 from runner.regularization.base import Item
-from runner.schema import Rate
 
 OWNERS = (nn.Linear, nn.Conv2d, nn.MultiheadAttention, ParametrizationList)
 

@@ -5,10 +5,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from runner.context import Context
+from runner.core.context import Context
+from runner.core.schema import Fraction
+from runner.core.steps import batches
 from runner.regularization.base import Item, soft
-from runner.schema import Fraction
-from runner.steps import batches
 
 
 def blend(images: Tensor, targets: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:

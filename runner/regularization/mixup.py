@@ -5,8 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from runner.core.schema import Fraction, Rate
 from runner.regularization.mixing import Mixer, beta
-from runner.schema import Fraction, Rate
 
 
 class MixUp(Mixer):

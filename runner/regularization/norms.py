@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from runner.context import Context
+from runner.core.context import Context
 from runner.regularization.base import Item
 
 # What a network may be normalized with already.

@@ -18,10 +18,10 @@ from torchvision.models import (
     vision_transformer,
 )
 
-from runner.context import Context
+from runner.core.context import Context
+from runner.core.schema import Below1
+from runner.model.drop_path import DropPath
 from runner.regularization.base import Item
-from runner.regularization.drop_path import DropPath
-from runner.schema import Below1
 
 # The modules of torchvision's blocks whose outputs are what is added to the shortcut. Where a block has a
 # StochasticDepth of its own, that one.

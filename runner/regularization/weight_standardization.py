@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from runner.context import Context
+from runner.core.context import Context
+from runner.core.schema import Rate
 from runner.regularization.base import Item
 from runner.regularization.norms import hidden_layers
-from runner.schema import Rate
 
 
 class Standardized(nn.Module):

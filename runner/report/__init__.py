@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from runner.errors import ConfigError
-from runner.files import TABLE, write_atomic
-from runner.report.collect import RunRecord, collect
-from runner.sweep.ledger import sweep_of, with_results
-from runner.sweep.owned import check_sweep_folder
+from runner.core.errors import ConfigError
+from runner.report.results.collect import RunRecord, collect
+from runner.store.files import TABLE, write_atomic
+from runner.store.ledger import sweep_of, with_results
+from runner.store.owned import check_sweep_folder
 
 
 def write_report(folder: Path) -> Path:
@@ -16,10 +16,10 @@ def write_report(folder: Path) -> Path:
     """
     # matplotlib and jinja2 take most of a second: a caller that never reports does not pay for them.
     from runner.report.page import render
-    from runner.report.parquet import write_parquet
-    from runner.report.tables import label
-    from runner.surface.overlay import write_overlays
-    from runner.tracking.aggregate import write_aggregates
+    from runner.report.results.parquet import write_parquet
+    from runner.report.results.tables import label
+    from runner.report.surfaces import write_overlays
+    from runner.report.tensorboard import write_aggregates
 
     records = runs_of(folder)
     check_sweep_folder(Path(folder))
@@ -33,7 +33,7 @@ def write_report(folder: Path) -> Path:
 
 def write_results(folder: Path, records: list[RunRecord] | None = None) -> Path:
     """Writes `folder/results.csv` alone: quick enough for after every run."""
-    from runner.report.tables import results_csv
+    from runner.report.results.tables import results_csv
 
     path = Path(folder) / TABLE
     write_atomic(path, results_csv(runs_of(folder) if records is None else records), durable=False)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
 from runner.report import runs_of, write_report
 
 

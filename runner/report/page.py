@@ -13,20 +13,20 @@ import jinja2
 from markupsafe import Markup
 
 from runner.core.text import duration, number
-from runner.report.collect import METRICS, STATUSES, RunRecord, natural
-from runner.report.design import Design, design
-from runner.report.ensembles import ensembles
-from runner.report.overview import costs, memory, seconds
-from runner.report.pictures import learning_curves
-from runner.report.provenance import mixed, states
-from runner.report.svg import STYLES
-from runner.report.tables import Keys, Row, Statistic, label, plain, summarize
-from runner.report.verdict import interval, verdict
-from runner.report.wording import count, further, spread
-from runner.surface.overlay import Overlay
+from runner.report.ensemble_section import ensembles
+from runner.report.factor_section import Design, design
+from runner.report.pictures.curves import learning_curves
+from runner.report.pictures.overview import costs, memory, seconds
+from runner.report.pictures.svg import STYLES
+from runner.report.results.collect import METRICS, STATUSES, RunRecord, natural
+from runner.report.results.format import count, further, spread
+from runner.report.results.provenance import mixed, states
+from runner.report.results.tables import Keys, Row, Statistic, label, plain, summarize
+from runner.report.statistics.conclusion import interval, verdict
+from runner.report.surfaces import Overlay
 
 MOST_DRAWINGS = 24  # pictures of single runs on one page
-RULES = {  # of `runner.selection` -> in words
+RULES = {  # of `runner.train.selection` -> in words
     "last": "of the last epoch",
     "val_loss": "of the epoch with the lowest validation loss",
     "val_accuracy": "of the epoch with the best validation accuracy",

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from runner.errors import ConfigError
-from runner.option import Option
+from runner.core.errors import ConfigError
+from runner.core.option import Option
 
 Duration = int | float | str  # epochs (`5`, `0.5`), or a share of the whole run (`'5%'`)
 

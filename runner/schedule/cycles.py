@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from typing import ClassVar
 
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
 from runner.schedule.base import Duration, Schedule, Timeline
 
 ROUNDING = 1e-9  # of sums of lengths, relative

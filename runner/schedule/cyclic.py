@@ -6,9 +6,9 @@
 import itertools
 from typing import ClassVar
 
+from runner.core.schema import Factor, Fraction
 from runner.schedule.base import Duration, Timeline
 from runner.schedule.cycles import Cycles
-from runner.schema import Factor, Fraction
 
 
 class Cyclic(Cycles):

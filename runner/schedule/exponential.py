@@ -1,7 +1,7 @@
 """The rate falls by the same factor in equal times (torch's `ExponentialLR`, smooth between epochs)."""
 
+from runner.core.schema import Factor
 from runner.schedule.base import Duration, Schedule, Timeline
-from runner.schema import Factor
 
 
 class Exponential(Schedule):

@@ -1,8 +1,8 @@
 """The rate is multiplied by gamma at given times (torch's `MultiStepLR`)."""
 
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
+from runner.core.schema import Factor
 from runner.schedule.base import Duration, Schedule, Timeline
-from runner.schema import Factor
 
 
 class MultiStep(Schedule):

@@ -5,9 +5,9 @@
 
 import math
 
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
+from runner.core.schema import Rate
 from runner.schedule.base import Duration, Schedule, Timeline
-from runner.schema import Rate
 
 
 class OneCycle(Schedule):

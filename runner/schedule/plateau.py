@@ -2,9 +2,9 @@
 
 from typing import Any, ClassVar, Literal
 
-from runner.context import Context
+from runner.core.context import Context
+from runner.core.schema import Factor, NonNegative
 from runner.schedule.base import Duration, Schedule, Timeline
-from runner.schema import Factor, NonNegative
 
 
 class Plateau(Schedule):

@@ -1,7 +1,7 @@
 """The rate is multiplied by gamma every so often (torch's `StepLR`)."""
 
+from runner.core.schema import Factor
 from runner.schedule.base import Duration, Schedule, Timeline
-from runner.schema import Factor
 
 
 class Step(Schedule):

@@ -6,10 +6,10 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
+from runner.core.schema import Real
 from runner.schedule.base import Duration, Timeline
 from runner.schedule.cycles import Cycles
-from runner.schema import Real
 
 
 class WarmRestarts(Cycles):

@@ -3,7 +3,7 @@
 import math
 from typing import Literal
 
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
 from runner.schedule.base import Duration, Schedule, Timeline
 
 

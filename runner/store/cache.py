@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from runner.errors import ConfigError
-from runner.files import write_atomic
+from runner.core.errors import ConfigError
 from runner.store.entry import DIGEST, Entry, Write, evict, fill, hold, in_memory, locked, read, remove
+from runner.store.files import write_atomic
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from runner.errors import ConfigError
-from runner.schema import NonNegative, Rate
+from runner.core.errors import ConfigError
+from runner.core.schema import NonNegative, Rate
 
 Point = tuple[float, float]
 

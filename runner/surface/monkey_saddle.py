@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from runner.schema import NonNegative, Rate
+from runner.core.schema import NonNegative, Rate
 from runner.surface.base import Surface
 
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from runner.schema import NonNegative, Rate
+from runner.core.schema import NonNegative, Rate
 from runner.surface.base import Surface
 
 

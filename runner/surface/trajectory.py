@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 
 class Objective:
-    """The loss of one step as its optimizer sees it, with the interface of `runner.train.Objective`.
+    """The loss of one step as its optimizer sees it, with the interface of `runner.train.loop.Objective`.
 
     The point is `unit * weights`. Noise is one draw a step, a plane added to the surface: a mini-batch's loss, the
     same however often the step looks, and its gradient is that of the surface plus the draw. As in training, the

@@ -9,13 +9,14 @@ import yaml
 from rich.table import Table
 from rich.text import Text
 
-from runner.console import console
-from runner.errors import ConfigError
-from runner.fuse.verdict import Decisions
-from runner.report.wording import count
-from runner.revisions import older, revision_list
-from runner.sweep import frozen, ledger, lock
-from runner.sweep.together import told
+from runner.core.console import console
+from runner.core.errors import ConfigError
+from runner.execution.decision import Decisions
+from runner.report.results.format import count
+from runner.store import ledger, lock
+from runner.store.revisions import older, revision_list
+from runner.sweep.plan import plan_file as frozen
+from runner.sweep.run.fused_summary import told
 
 MOST_ROWS = 40  # runs that are named; all are counted
 

@@ -13,18 +13,19 @@ from typing import Any, ClassVar
 
 import torch
 
-from runner import git, memory
-from runner.build import Builder
+from runner.build.builder import Builder
+from runner.core import memory
+from runner.core.devices import check_device
+from runner.core.errors import disk_full
+from runner.core.listener import Listener
+from runner.core.schema import PRECISIONS
 from runner.core.text import type_and_line
-from runner.devices import check_device
-from runner.errors import disk_full
-from runner.files import RESULT, write_atomic, write_json, yaml_text
-from runner.listener import Listener
-from runner.rehearsal import Facts, Origin
-from runner.revisions import covers, revision_list
-from runner.schema import PRECISIONS
-from runner.sources import Code, edited
-from runner.sweep.owned import written
+from runner.store import git
+from runner.store.files import RESULT, write_atomic, write_json, yaml_text
+from runner.store.owned import written
+from runner.store.revisions import covers, revision_list
+from runner.store.sources import Code, edited
+from runner.task.preflight import Facts, Origin
 from runner.tracking.events import Tracker
 
 log = logging.getLogger(__name__)
@@ -52,16 +53,18 @@ class Job:
     command: str
     threads: int  # of the CPU, as resolved when it was planned
     columns: Mapping[str, str] = field(default_factory=dict)  # title -> key of the result: what its task shows
-    revisions: Mapping[str, int] = field(default_factory=dict)  # of the runner's own choices, see `runner.revisions`
-    code: Code = field(default_factory=dict)  # digests of the user's own, see `runner.sources`
+    revisions: Mapping[str, int] = field(
+        default_factory=dict
+    )  # of the runner's own choices, see `runner.store.revisions`
+    code: Code = field(default_factory=dict)  # digests of the user's own, see `runner.store.sources`
     ignores: tuple[str, ...] = ()  # parts of the config that do not matter to its task
     origins: tuple[Origin, ...] = ()  # of the networks that answer, see `Facts`
-    git: Sequence[Mapping[str, Any]] = ()  # the repositories that the command was typed with, see `runner.git`
+    git: Sequence[Mapping[str, Any]] = ()  # the repositories that the command was typed with, see `runner.store.git`
     trained: Path | None = None  # a finished run whose training is the same
     judge: Judge | None = None  # a search's pruner
     sweep: Path | None = None  # the folder of its sweep, below which its own lies; None: the one above its own
     number: int | None = None  # among the runs of its sweep, hydra.job.num; None: a lone run
-    files: tuple[str, ...] = ()  # names that the run may write in its folder, see `runner.sweep.owned`
+    files: tuple[str, ...] = ()  # names that the run may write in its folder, see `runner.store.owned`
 
     @property
     def run(self) -> str:

@@ -8,24 +8,24 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from runner import checkpoint as files
-from runner.about import check_options, describe, settings
-from runner.build import Builder
+from runner.build.about import check_options, describe, settings
+from runner.build.builder import Builder
+from runner.build.load import Network, read
+from runner.core.devices import check_device
+from runner.core.errors import ConfigError
+from runner.core.listener import Listener
+from runner.core.seeds import generator
 from runner.data.splits import Split, Splits
-from runner.devices import check_device
+from runner.ensemble.batch_norm import batch_norms, estimate
 from runner.ensemble.checkpoints import Bench
-from runner.ensemble.facts import compared, tell
-from runner.ensemble.norms import batch_norms, estimate
-from runner.errors import ConfigError
-from runner.evaluate import Autocast, Member, evaluate, examine
+from runner.evaluation.evaluate import Autocast, Member, evaluate, examine
 from runner.evaluation.standard import Standard
-from runner.listener import Listener
-from runner.load import Network, read
-from runner.noise import sampled
-from runner.rehearsal import Facts
-from runner.seeds import generator
-from runner.task.answering import PER_BATCH, Answering, forward, networks, origins, refuse, seen_by, size
+from runner.model.noise import sampled
+from runner.store import checkpoint as files
 from runner.task.base import Job, tracking
+from runner.task.ensemble_facts import compared, tell
+from runner.task.preflight import Facts
+from runner.task.trained import PER_BATCH, Answering, forward, networks, origins, refuse, seen_by, size
 from runner.tracking.pictures import confusion_matrix
 
 OF_THE_MACHINE = ("download", "cache_dir", "resident", "budget_gb", "workers")  # keys of data, whatever was trained on

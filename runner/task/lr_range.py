@@ -9,18 +9,18 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from runner.build import Builder
-from runner.errors import ConfigError
-from runner.files import csv_text, png, write_atomic
-from runner.listener import Listener
-from runner.rehearsal import Facts
-from runner.running import Run
+from runner.build.builder import Builder
+from runner.core.errors import ConfigError
+from runner.core.listener import Listener
+from runner.core.schema import Below1, Positive, Rate
+from runner.core.seeds import generator
 from runner.schedule.base import Schedule, Timeline
-from runner.schema import Below1, Positive, Rate
-from runner.seeds import generator
+from runner.store.files import csv_text, png, write_atomic
 from runner.task.base import Job, Task, tracking
+from runner.task.preflight import Facts
 from runner.tracking.figure import pixels
-from runner.train import Alone, Objective
+from runner.train.loop import Alone, Objective
+from runner.train.state import Run
 
 log = logging.getLogger(__name__)
 

@@ -15,21 +15,21 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from runner.build import Builder
-from runner.data import cache
+from runner.build.builder import Builder
+from runner.build.load import Network
+from runner.core.devices import check_device
+from runner.core.errors import ConfigError
+from runner.core.listener import Listener
+from runner.core.seeds import generator
+from runner.data import photo_cache as cache
 from runner.data.decode import SUFFIXES, decode
 from runner.data.splits import ResidentSplit, Split
-from runner.devices import check_device
-from runner.errors import ConfigError
-from runner.evaluate import Autocast, Average, Member, answers, ensembles, mean_log
-from runner.files import write_atomic
-from runner.listener import Listener
-from runner.load import Network
-from runner.rehearsal import Facts
-from runner.seeds import generator
+from runner.evaluation.evaluate import Autocast, Average, Member, answers, ensembles, mean_log
 from runner.store.cache import open_cache
-from runner.task.answering import PER_BATCH, Answering, forward, networks, origins, refuse, size
+from runner.store.files import write_atomic
 from runner.task.base import Job
+from runner.task.preflight import Facts
+from runner.task.trained import PER_BATCH, Answering, forward, networks, origins, refuse, size
 
 log = logging.getLogger(__name__)
 

@@ -9,17 +9,17 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from runner.build import Builder
-from runner.errors import ConfigError
-from runner.files import png, write_atomic
-from runner.inputs import Normalize
-from runner.listener import Listener
-from runner.rehearsal import Facts
-from runner.schema import Positive
-from runner.seeds import generator
-from runner.session import describe
+from runner.build.builder import Builder
+from runner.core.errors import ConfigError
+from runner.core.listener import Listener
+from runner.core.schema import Positive
+from runner.core.seeds import generator
+from runner.data.normalize import Normalize
+from runner.store.files import png, write_atomic
+from runner.task.augmentation_grid import Preview, words
 from runner.task.base import Job, Task, tracking
-from runner.tracking.preview_picture import Preview, words
+from runner.task.preflight import Facts
+from runner.task.session import describe
 
 SIDE = 144  # pixels of an image in the pictures, about
 

@@ -14,19 +14,19 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from runner.build import Builder
-from runner.errors import ConfigError
-from runner.files import csv_text, png, write_atomic
-from runner.listener import Listener
-from runner.optimizer.flat import Flat
+from runner.build.builder import Builder
+from runner.core.errors import ConfigError
+from runner.core.listener import Listener
+from runner.core.schema import Factor, Positive
+from runner.core.seeds import generator
+from runner.optimizer.flat_params import Flat
 from runner.optimizer.newton import hessian
-from runner.rehearsal import Facts
-from runner.running import Run
-from runner.schema import Factor, Positive
-from runner.seeds import generator
+from runner.store.files import csv_text, png, write_atomic
 from runner.task.base import Job, Task, tracking
+from runner.task.preflight import Facts
 from runner.task.random_functions import Field, critical_points, curvature
-from runner.train import Alone, step
+from runner.train.loop import Alone, step
+from runner.train.state import Run
 
 BOX = 10.0  # length scales: the side of the cube in which searches start
 LARGEST = 2000  # parameters of a network: all eigenvalues of a larger Hessian take minutes at each look
@@ -94,7 +94,7 @@ class Saddles(Task):
     def work(self, job: Job, builder: Builder, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
         """Leaves saddles.csv, saddles.png and a result."""
         # matplotlib takes a second: a run of another task does not pay for it.
-        from runner.task import saddles_picture
+        from runner.report import saddle_pictures as saddles_picture
 
         begun = time.perf_counter()
         with tracking(job) as tracker:

@@ -8,21 +8,21 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from runner.build import Builder
-from runner.check import Refused
-from runner.context import Context
+from runner.build.builder import Builder
+from runner.build.check import Refused
+from runner.core.context import Context
+from runner.core.errors import ConfigError
+from runner.core.listener import Listener
+from runner.core.option import Option
+from runner.core.schema import Positive, Rate
+from runner.core.seeds import generator
 from runner.core.text import first_line
-from runner.errors import ConfigError
-from runner.files import csv_text, png, write_atomic
-from runner.listener import Listener
-from runner.option import Option
-from runner.rehearsal import Facts
 from runner.schedule.base import Timeline
-from runner.schema import Positive, Rate
-from runner.seeds import generator
+from runner.store.files import csv_text, png, write_atomic
 from runner.surface.base import Surface
 from runner.surface.trajectory import COLUMNS, Walk, steps_to, verdict, walk
 from runner.task.base import Job, Task, tracking
+from runner.task.preflight import Facts
 from runner.tracking.events import Tracker
 
 GRID = (240, 180)  # points of the ground that a picture needs
@@ -174,7 +174,7 @@ class SurfaceTask(Task):
 
     def _draw(self, job: Job, surface: Surface, found: Walk, said: str, about: dict[str, Any]) -> dict[str, np.ndarray]:
         # matplotlib takes a second: a run of another task does not pay for it.
-        from runner.surface import pictures
+        from runner.report import surface_pictures as pictures
 
         x, y, values = (part.numpy() for part in surface.grid(*GRID))
         file = io.BytesIO()

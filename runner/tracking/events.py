@@ -20,8 +20,8 @@ from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 
-from runner.files import EVENTS, png
-from runner.tracking.records import RecordWriter
+from runner.store.files import EVENTS, png
+from runner.tracking.record_file import RecordWriter
 
 HParam = str | int | float | bool
 

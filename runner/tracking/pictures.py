@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
-from runner.memo import by_content
+from runner.core.memo import by_content
 
 _INK = (33, 37, 41)
 _SOFT = (110, 118, 126)

@@ -9,13 +9,13 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from runner.context import Context
+from runner.core.context import Context
+from runner.core.errors import ConfigError
+from runner.core.option import Option
+from runner.core.schema import Factor, Positive, Rate, Whole
 from runner.core.text import few
-from runner.errors import ConfigError
-from runner.model.modes import set_mode
 from runner.model.stages import raw_name, stage_parameters, stages
-from runner.option import Option
-from runner.schema import Factor, Positive, Rate, Whole
+from runner.model.train_mode import set_mode
 from runner.transfer.published import set_transform_input
 from runner.transfer.stem import stem_channels
 from runner.transfer.weights import Audit, Weights, fit, fit_rest, read
@@ -56,7 +56,7 @@ class Finetune(Option):
     layer_decay: factor of the rate from each stage to the one before it (Clark et al. 2020, section 3 of ELECTRA's
         appendix; Howard & Ruder 2018).
     unfreeze: gradual unfreezing (Howard & Ruder 2018, section 3.3).
-    cache: keep what frozen stages answer (`runner.transfer.cache`); auto: where that is possible.
+    cache: keep what frozen stages answer (`runner.execution.features.cache`); auto: where that is possible.
     """
 
     loads = True

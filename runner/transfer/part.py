@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from runner.errors import ConfigError
+from runner.core.errors import ConfigError
 
 SMALL_PART = 0.25  # of the kernels: fewer fit by chance, as those of ResNet-50 in ResNet-18
 WHOLE = 0.9  # but for a stem for small images

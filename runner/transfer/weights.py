@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from runner import checkpoint
-from runner.about import contents, describe
+from runner.build.about import contents, describe
+from runner.core.errors import ConfigError, did_you_mean
 from runner.core.text import few
-from runner.errors import ConfigError, did_you_mean
 from runner.model.presets import Preset, preset
 from runner.model.stages import raw_name
-from runner.sweep.ledger import run_folders
+from runner.store import checkpoint
+from runner.store.ledger import run_folders
 from runner.transfer.part import refuse_small_part
 from runner.transfer.published import renamed
 from runner.transfer.stem import stem

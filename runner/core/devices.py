@@ -1,0 +1,47 @@
+"""What of a machine runs get: the device, the threads."""
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from runner.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from runner.task.preflight import Facts
+
+SMALL_STEP = 2e8  # operations of a batch's forward pass, below which one thread serves best (docs/benchmarks.md)
+
+
+def threads(config: dict[str, Any], facts: "Facts", at_once: int) -> int:
+    """CPU threads of a run, of which `at_once` are done side by side. `auto`: one where a step is too small to share,
+    where a second gains nothing and, on a busy machine, makes the first wait; else the run's share of the cores."""
+    if config["threads"] != "auto":
+        return config["threads"]
+    small = facts.flops * config["batch_size"] < SMALL_STEP
+    return 1 if small else max(1, cores() // max(1, at_once))
+
+
+def cores() -> int:
+    """Cores that this process may use: its share of them where torchrun started several processes."""
+    mates = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    with contextlib.suppress(AttributeError):  # not on macOS
+        return max(1, len(os.sched_getaffinity(0)) // mates)
+    return max(1, (os.cpu_count() or 1) // mates)
+
+
+def check_device(config: dict[str, Any]) -> torch.device:
+    """The device that `device` names. Raises `ConfigError` where it is not there."""
+    name = config["device"]
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    if name.startswith("cuda"):
+        number = int(name.partition(":")[2] or 0)
+        if not cuda or number >= torch.cuda.device_count():
+            have = f"there are {torch.cuda.device_count()}" if cuda else "no CUDA device is here"
+            raise ConfigError(f"device={name}: {have}; use device=auto or device=cpu")
+    if name == "mps" and not mps:
+        raise ConfigError("device=mps: no Apple GPU is here; use device=auto or device=cpu")
+    return torch.device(name)

@@ -1,0 +1,100 @@
+"""The choice of `torch.compile` for a run that trains by itself: as the config says, else by a trial."""
+
+import hashlib
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from runner.execution.compile import compiled, lacking
+from runner.execution.decision import Decision, Decisions, too_short
+from runner.execution.fused.compatible import program, structure
+from runner.execution.trial import Trial, untouched
+from runner.optimizer.base import looks_again
+from runner.train.loop import gradients
+from runner.train.state import Run
+
+log = logging.getLogger(__name__)
+
+# Seconds of training that must be left before compiling is tried. On the CPU it takes 20 to 30 s and gains 10 % at most
+# (measured): it is even after 300 s, and pays after twice that. On a GPU nothing was measured: a guess.
+LEAST = {"cpu": 600.0, "cuda": 180.0}
+
+
+def choose_compile(run: Run, folder: Path | None) -> None:
+    """Compile a run's network where that is chosen. A run that is resumed keeps its choice.
+
+    folder: of the sweep, where the decision stands for all runs of one program.
+    """
+    value = run.config["compile"]
+    if value != "auto":
+        run.chosen |= {"compile": "on (compile=true)"} if value else {}
+        return
+    if run.compiled is None:
+        decision = _decide(run, folder)
+        run.compiled, run.compile_reason = decision.on, decision.reason
+    decision = Decision(run.compiled, run.compile_reason)
+    if decision.on and (missing := lacking(run.device)):
+        log.warning("goes on uncompiled, with other last digits: %s", missing)
+        decision = Decision(False, missing)
+    elif decision.on:
+        run.forward = compiled(run.model)
+    run.chosen["compile"] = str(decision)
+    log.info("compile: %s", decision)
+
+
+def _decide(run: Run, folder: Path | None) -> Decision:
+    if reason := _never(run):
+        return Decision(False, reason)
+    decisions = None if folder is None else Decisions(folder, "compile")
+    about = structure(run.model), program(run), run.steps, torch.get_num_threads(), torch.__version__
+    key = hashlib.sha256(repr(about).encode()).hexdigest()[:16]
+    if decisions is not None and (earlier := decisions.load(key)) is not None:
+        return earlier
+    decision = _try(run)
+    if decision is None:  # a run that has more to go may find otherwise
+        return Decision(False, f"less than {LEAST[run.device.type]:.0f} s of training: it would not pay")
+    return decision if decisions is None else decisions.save(key, decision)
+
+
+def _never(run: Run) -> str:
+    """Return why a run is not compiled, without a trial; empty where a trial decides."""
+    if run.device.type not in LEAST:
+        return f"device={run.device.type}"
+    if run.features is not None:
+        return "features are kept"
+    if looks_again(run.optimizer):
+        return f"{type(run.optimizer).__name__} looks at the loss more than once a step"
+    return lacking(run.device) or too_short(run.steps - run.progress.step)
+
+
+def _try(run: Run) -> Decision | None:
+    """Return what a trial decides; None where too little training is left for one."""
+    run.train_mode()
+    with untouched([run]):
+        batch = run.next_batch()
+    forward = run.forward
+
+    def compile_and_compute() -> Tensor:
+        if run.forward is not forward:
+            return gradients(run, batch)
+        run.forward = compiled(run.model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler's, of the runner's and torch's code alike
+            return gradients(run, batch)
+
+    trial = Trial(
+        runs=[run],
+        leaves=run.trained,
+        plain=lambda: gradients(run, batch),
+        other=compile_and_compute,
+        steps=run.steps - run.progress.step,
+        preparation="compiling",
+        least=LEAST[run.device.type],
+    )
+    try:
+        return trial.decide()
+    finally:
+        run.forward = forward

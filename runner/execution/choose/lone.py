@@ -1,0 +1,22 @@
+"""Train runs one by one; choose compile and CUDA graphs for each."""
+
+from pathlib import Path
+
+from runner.core import interruption
+from runner.execution.choose.compile import choose_compile
+from runner.execution.choose.cuda_graph import choose_graph
+from runner.train.loop import Alone, Leave, train
+from runner.train.state import Run
+
+
+def train_alone(runs: list[Run], folder: Path | None = None, leave: Leave | None = None) -> None:
+    """Trains runs to their ends, each by a program of its own. `folder`: of the sweep that they are of."""
+    program = Alone()
+    for run in runs:
+        if interruption.pending():
+            break
+        if not run.ended or run.compiled is not None:  # resumed after its last step, it reports what was chosen
+            choose_compile(run, folder)
+        if not run.ended:
+            choose_graph([run], program)
+    train(runs, program, leave)

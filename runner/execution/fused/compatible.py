@@ -1,0 +1,66 @@
+"""Which runs can share a program."""
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from runner.execution.fused.slot import batches
+from runner.model.noise import Noise, noisy
+from runner.optimizer.base import looks_again
+from runner.transfer.published import transforms_input
+
+if TYPE_CHECKING:
+    from runner.build.builder import Parts
+    from runner.train.state import Run
+
+
+def apart(parts: "Parts", config: dict[str, Any]) -> str:
+    """Why a run cannot share a program with any other; empty where it can."""
+    if looks_again(parts.optimizer):
+        return f"optimizer: {type(parts.optimizer).__name__} looks at the loss more than once a step"
+    if config["precision"] == "fp16":
+        return "precision=fp16: each run scales its loss by itself"
+    if config["compile"] is True:
+        return "compile=true: a run's own network is compiled"
+    if parts.transfer.every:
+        return f"transfer.unfreeze.every={parts.transfer.every}: runs would train different stages"
+    if other := [layer for layer in noisy(parts.model) if not isinstance(layer, Noise)]:
+        return f"model: its {type(other[0]).__name__} draws from torch's global generator"
+    return ""
+
+
+def refusal(run: "Run") -> str:
+    """Why a run that is ready to train cannot share a program."""
+    if run.team is not None:
+        return "torchrun: several processes share this run"
+    return apart(run.parts, run.config)
+
+
+def structure(model: nn.Module) -> str:
+    """A hash of a network's parts, of the shapes of its weights, and of which of them train."""
+    modules = [(path, type(module).__name__) for path, module in model.named_modules()]
+    weights = [(name, tuple(p.shape), p.requires_grad) for name, p in model.named_parameters()]
+    buffers = [(name, tuple(buffer.shape)) for name, buffer in model.named_buffers()]
+    return hashlib.sha256(repr((modules, weights, buffers)).encode()).hexdigest()
+
+
+def program(run: "Run") -> str:
+    """What runs that share a program agree in, their network's structure apart."""
+    images = len(run.normalize.mean), run.normalize.size, run.num_classes, transforms_input(run.model)
+    origin = None if run.features is None else run.features.origin
+    return repr((run.batch_size, run.accumulate, run.precision, str(run.device), run.memory_format, images, origin))
+
+
+def same_batches(runs: list["Run"]) -> dict[int, int]:
+    """By id of the run, the number of a set of runs whose batches are equal as long as they stand at one step."""
+    numbers: dict[Any, int] = {}
+    found = {}
+    for run in runs:
+        mixers = {id(item) for item in run.mixers}
+        mixing = [name for name, item in run.parts.stack.items() if id(item) in mixers]
+        draws = bytes(run.augmenting.get_state().cpu().numpy())
+        statistics = run.normalize.mean.flatten().tolist(), run.normalize.std.flatten().tolist()
+        key = id(run.train_split), repr(statistics), batches(run.config, mixing), draws
+        found[id(run)] = numbers.setdefault(key, len(numbers))
+    return found

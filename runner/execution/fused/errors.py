@@ -1,0 +1,29 @@
+"""What goes wrong where runs share a program."""
+
+from collections.abc import Callable
+from typing import Any
+
+from runner.core import memory
+from runner.train.state import Run
+
+
+class Unlike(Exception):
+    """Runs cannot share a program, and why."""
+
+
+class Blamed(Exception):
+    """What one run's own part of a step raised, before anything moved: the others can do the step without it."""
+
+    def __init__(self, run: Run, error: Exception):
+        super().__init__(str(error))
+        self.run, self.error = run, error
+
+
+def by(run: Run, part: Callable[..., Any], *given: Any) -> Any:
+    """A part of the step that is this run's alone. Raises `Blamed` for what it raises, but for want of memory."""
+    try:
+        return part(*given)
+    except Exception as error:
+        if memory.lacking(error):
+            raise
+        raise Blamed(run, error) from error

@@ -1,0 +1,190 @@
+"""The leaderboard's statistics, and what they allow to say in plain words. Selection is on validation accuracy.
+
+A combination with runs that did not finish takes no part: what is left of it may be its luckiest seeds.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from runner.core.text import number
+from runner.report.results.format import count, further, probability
+from runner.report.results.tables import FEWEST, Keys, Row, Statistic, by_seed
+from runner.report.statistics.block_design import Fit, fit
+from runner.report.statistics.distributions import t_quantile
+from runner.report.statistics.notes import doubts, images, left_out, limits
+
+if TYPE_CHECKING:
+    from runner.report.statistics.multiple_comparisons import Comparison, Pair
+
+_METRIC = "val_accuracy"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`rows` in the order of the (adjusted) means; `adjusted` and `judged` say something of each, None of some.
+
+    `settled` is True where the leader is told apart from all others, False where not, None where nothing can be said.
+    """
+
+    rows: list[Row]
+    headline: str
+    lines: list[str]
+    notes: list[str] = field(default_factory=list)  # how it was found, and its limits
+    settled: bool | None = None
+    adjusted: list[float | None] | None = None
+    judged: list[str | None] | None = None
+    pairs: list[tuple[str, str, "Pair"]] = field(default_factory=list)
+    method: str = ""
+
+
+def verdict(rows: Sequence[Row], keys: Keys) -> Verdict:
+    """Return what the runs of a folder settle, and what not."""
+    cells = [by_seed(row, keys) for row in rows]
+    rows, cells, adjusted = _ordered(rows, cells)
+    judgable = [i for i, cell in enumerate(cells) if rows[i].is_complete and len(cell) >= FEWEST]
+    refusal = _refusal(rows, cells, judgable)
+    pooled = fit([cells[i] for i in judgable]) if refusal is None else None
+    if pooled is not None and not pooled.deviation:
+        refusal = _no_residual(pooled)
+    if refusal is not None:
+        headline, lines = refusal
+        return Verdict(rows, headline, lines, [*images(rows), *left_out(rows)], adjusted=adjusted)
+    # Imported here: scipy.stats takes half a second, and one seed has no need of it.
+    from runner.report.statistics.multiple_comparisons import METHOD, compare
+
+    comparison = compare(pooled)
+    judged = [_unjudged(row, cell) for row, cell in zip(rows, cells)]
+    for place, i in enumerate(judgable):
+        judged[i] = "–" if place == comparison.leader else _judged(comparison.against(place))
+    named = [(rows[judgable[pair.one]].name, rows[judgable[pair.other]].name, pair) for pair in comparison.pairs]
+    every = len(named) == math.comb(len(judgable), 2)
+    return Verdict(
+        rows=rows,
+        headline=_headline(comparison, pooled, len(judgable) - 1),
+        lines=_lines([rows[i] for i in judgable], comparison),
+        notes=[
+            *limits([rows[i] for i in judgable], comparison, pooled),
+            *doubts([cells[i] for i in judgable], pooled),
+            *left_out(rows),
+        ],
+        settled=not comparison.rivals,
+        adjusted=adjusted,
+        judged=judged,
+        pairs=named if every and len(judgable) > 2 else [],
+        method=METHOD,
+    )
+
+
+def interval(statistic: Statistic | None) -> tuple[float, float] | None:
+    """Return the 95 % confidence interval of a mean accuracy over seeds, mean ± t(n - 1) s / √n, cut to [0, 1]."""
+    if statistic is None or statistic.deviation is None:
+        return None
+    half = float(t_quantile(statistic.n - 1, 0.975)) * statistic.deviation / math.sqrt(statistic.n)
+    return max(0.0, statistic.mean - half), min(1.0, statistic.mean + half)
+
+
+def _ordered(
+    rows: Sequence[Row], cells: Sequence[Mapping[str, float]]
+) -> tuple[list[Row], list[Mapping[str, float]], list[float | None] | None]:
+    """Order by the least-squares mean where seeds are missing: a combination that missed a hard seed looks better."""
+    known = [i for i, cell in enumerate(cells) if cell and rows[i].is_complete]
+    pooled = fit([cells[i] for i in known]) if len(known) > 1 else None
+    if pooled is None or pooled.layout.balanced or not pooled.layout.blocked:
+        return list(rows), list(cells), None
+    means: list[float | None] = [None] * len(rows)
+    for i, mean in zip(known, pooled.means):
+        means[i] = float(mean)
+    ranks = [(not row.is_complete, math.inf if mean is None else -mean) for row, mean in zip(rows, means)]
+    order = sorted(range(len(rows)), key=ranks.__getitem__)
+    return [rows[i] for i in order], [cells[i] for i in order], [means[i] for i in order]
+
+
+def _refusal(
+    rows: Sequence[Row], cells: Sequence[Mapping[str, float]], judgable: Sequence[int]
+) -> tuple[str, list[str]] | None:
+    """Return headline and lines where there is no verdict, else None."""
+    known = [i for i, cell in enumerate(cells) if cell]
+    whole = [i for i in known if rows[i].is_complete]
+    if not known:
+        done = any(row.done for row in rows)
+        return f"Nothing to order: no run has {'a validation accuracy' if done else 'finished yet'}.", []
+    if len(rows) > 1 and not whole:
+        return "No verdict: each combination has seeds that did not finish.", [
+            "What is left of a combination may be its luckiest seeds, so none of them leads."
+        ]
+    if len(known) == 1:
+        one = ["It has one seed. One seed settles nothing: another can give another number."]
+        return "Nothing to compare: one combination has finished.", one if len(cells[known[0]]) == 1 else []
+    if len(judgable) > 1:
+        return None
+    most = max(len(cells[i]) for i in whole)
+    if most < FEWEST:
+        each = "each combination" if whole == known else "each combination that is complete"
+        return f"No verdict: {each} has {'one seed' if most == 1 else 'two seeds at most'}.", [
+            f"{'One seed settles' if most == 1 else 'Two seeds settle'} nothing: another can turn this order round. "
+            "Sweep the seed as well (seed=0,1,2,3,4)."
+        ]
+    return f"No verdict: only one combination has {FEWEST} seeds or more and all of them done.", [
+        "One or two seeds settle nothing. Run the other seeds as well."
+    ]
+
+
+def _unjudged(row: Row, cell: Mapping[str, float]) -> str | None:
+    """Return why a combination is not judged; None where it has no result."""
+    if not cell:
+        return None
+    if not row.is_complete:
+        return f"cannot lead: {row.gaps}"
+    return f"{'one seed' if len(cell) == 1 else 'two seeds'}: no verdict"
+
+
+def _no_residual(pooled: Fit) -> tuple[str, list[str]]:
+    if pooled.deviation is None:
+        return "No verdict: there are no degrees of freedom to judge a difference by.", [
+            "Each seed that is done is needed to link the combinations. Finish the missing runs, or add a seed."
+        ]
+    return "No verdict: the residual is zero.", [
+        "The seeds change nothing, or change all combinations alike to the last digit, which gives no measure of "
+        "chance. Does the seed reach what is random in these runs?"
+    ]
+
+
+def _judged(pair: "Pair") -> str:
+    return f"yes, {probability(pair.p)}" if pair.told else f"no, {probability(pair.p)}; {further(pair.more)}"
+
+
+def _headline(comparison: "Comparison", pooled: Fit, others: int) -> str:
+    rivals = len(comparison.rivals)
+    equal = pooled.counts.min() == pooled.counts.max()
+    seeds = f"with {'these' if equal else 'up to'} {count(int(pooled.counts.max()), 'seed')}"
+    if not rivals:
+        whom = "the other one" if others == 1 else f"each of the {others} others"
+        return f"The first combination is distinguishable from {whom} {seeds}."
+    whom = "the other one" if others == 1 else f"{rivals} of the {others} others"
+    if 1 < rivals == others:
+        whom = f"any of the {others} others"
+    return f"Not settled: the first combination is not distinguishable from {whom} {seeds}."
+
+
+def _lines(rows: Sequence[Row], comparison: "Comparison") -> list[str]:
+    leader, own = rows[comparison.leader], rows[comparison.leader].metrics[_METRIC]
+    low, high = interval(own)
+    lines = [
+        f"First: {leader.name}. Mean validation accuracy {number(own.mean, _METRIC)} over {count(own.n, 'seed')}, "
+        f"95 % interval {number(low, _METRIC)} to {number(high, _METRIC)}."
+    ]
+    ahead = [pair for pair in comparison.pairs if pair.one == comparison.leader]
+    near = min(ahead, key=lambda pair: pair.difference)
+    lines.append(
+        f"Nearest: {rows[near.other].name}. Difference {near.difference:.4f}, 95 % interval {near.low:+.4f} to "
+        f"{near.high:+.4f}, {probability(near.p)}."
+    )
+    if math.isinf(near.more):
+        lines.append(f"The difference seen between these two is so small that {further(near.more)} would be needed.")
+    elif near.more:
+        lines.append(
+            f"For these two {further(near.more)} would tell (with 80 % power, if the difference seen is the true one)."
+        )
+    return lines

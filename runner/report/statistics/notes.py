@@ -1,0 +1,86 @@
+"""Notes under the verdict: how it was found, what it leaves open, which runs take no part in it."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from runner.core.text import number
+from runner.report.results.format import count
+from runner.report.results.tables import LOST, Row
+from runner.report.statistics.block_design import Fit
+from runner.report.statistics.distributions import wilson
+
+if TYPE_CHECKING:
+    from runner.report.statistics.multiple_comparisons import Comparison
+
+SETTLED = 5  # seeds a combination, under which even a distinguishable leader is a first answer
+_METRIC = "val_accuracy"
+_MOST_NAMED = 3  # combinations in a note
+
+
+def limits(rows: Sequence[Row], comparison: "Comparison", pooled: Fit) -> list[str]:
+    """Return how the verdict was found, and what it is about."""
+    leader, notes = rows[comparison.leader], []
+    if not comparison.rivals:
+        first = "Fewer than 5 seeds: take it as a first answer. " if pooled.counts.max() < SETTLED else ""
+        notes.append(
+            f"{first}This is about these combinations; a statement about methods wants learning rates chosen for each."
+        )
+    notes += images([leader])
+    seeds = "seeds as blocks" if pooled.layout.blocked else "without blocks, for the combinations ran different seeds"
+    notes.append(
+        "How: a pair differs only where Tukey's test by the pooled residual and Games and Howell's by the two "
+        f"combinations' own spread both say so at 5 %, corrected for all pairs of {len(rows)} combinations; {seeds}; "
+        f"pooled residual {pooled.deviation:.2g} with {count(pooled.layout.df, 'degree')} of freedom. Chosen on "
+        "validation accuracy; the test split took no part."
+    )
+    return notes
+
+
+def images(rows: Sequence[Row]) -> list[str]:
+    """Return what the validation images leave open, by the first combination whose result tells their number."""
+    first = next((row for row in rows if row.metrics[_METRIC]), None)
+    data = first.done[0].facts.get("data") if first else None
+    images = data.get("val") if isinstance(data, dict) else None
+    if not isinstance(images, int) or images < 1:
+        return []
+    mean = min(1.0, first.metrics[_METRIC].mean)
+    low, high = (number(end, _METRIC) for end in wilson(mean, images))
+    return [
+        f"Every seed is measured on the same {count(images, 'validation image')}: what other images would change is in "
+        f"none of these numbers. An accuracy of {number(mean, _METRIC)} on that many leaves {low} to {high} open "
+        "(Wilson's 95 % interval)."
+    ]
+
+
+def doubts(cells: Sequence[Mapping[str, float]], pooled: Fit) -> list[str]:
+    """Return what may mislead: missing seeds, combinations without any spread."""
+    notes = []
+    if not pooled.layout.balanced and pooled.layout.blocked:
+        notes.append(
+            "Seeds are missing: the order and the comparison use means adjusted for the seeds that each combination "
+            "has (least-squares means)."
+        )
+    constant = sum(len(set(cell.values())) == 1 for cell in cells)
+    if constant:
+        notes.append(
+            f"{constant} of {count(len(cells), 'combination')} gave the same accuracy in every seed: they make the "
+            "pooled residual smaller than what the others show."
+        )
+    return notes
+
+
+def left_out(rows: Sequence[Row]) -> list[str]:
+    """Return which runs are in no mean, and which combinations cannot lead because of them."""
+    statuses = sum((row.statuses for row in rows), Counter())
+    counts = [f"{statuses[status]} {status.replace('_', ' ')}" for status in LOST if statuses[status]]
+    notes = [f"Left out of all means: {', '.join(counts)}."] if counts else []
+    gaps = [row for row in rows if row.done and not row.is_complete]
+    if len(rows) > 1 and gaps:
+        named = "; ".join(f"{row.name} ({row.gaps})" for row in gaps[:_MOST_NAMED])
+        more = f"; and {len(gaps) - _MOST_NAMED} more" if len(gaps) > _MOST_NAMED else ""
+        notes.append(
+            f"Not compared, and after all others in the table: {named}{more}. The seeds that are left may be the "
+            "luckiest, so such a combination cannot lead."
+        )
+    return notes

@@ -1,0 +1,66 @@
+"""Save, verify, resume: one file, written whole or not at all, that carries its own checksum."""
+
+import hashlib
+import io
+import logging
+import pickle
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from runner.store.files import CHECKPOINT, write_atomic
+
+log = logging.getLogger(__name__)
+
+FILE = CHECKPOINT
+_END = b"PK\x05\x06"  # a zip file's last record; its last two bytes are the length of the comment that follows
+_COMMENT = b"sha256:"
+
+
+class Damaged(Exception):
+    """A checkpoint that is not what was written."""
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Writes tensors, numbers, words, lists and mappings; `torch.load` reads the file as any other.
+
+    The checksum is the comment of the zip file that `torch.save` makes.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    if content[-22:-18] != _END or content[-2:] != b"\0\0":
+        raise AssertionError("torch.save no longer ends in a zip record without a comment")
+    comment = _COMMENT + hashlib.sha256(content).hexdigest().encode()
+    write_atomic(path, content[:-2] + struct.pack("<H", len(comment)) + comment)
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The state that was saved, its checksum verified; no code in the file is run.
+
+    Raises `Damaged`, naming the file, where it is not what was written, or holds more than tensors and plain values.
+    """
+    content = path.read_bytes()
+    head, mark, digest = content.rpartition(_COMMENT)
+    length = struct.pack("<H", len(mark + digest))
+    if not mark or head[-2:] != length or hashlib.sha256(head[:-2] + b"\0\0").hexdigest().encode() != digest:
+        raise Damaged(f"{path} is damaged: its checksum does not fit")
+    try:
+        return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise Damaged(f"{path}: holds more than tensors; nothing of it was run") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise Damaged(f"{path} is damaged: it cannot be read") from error
+
+
+def load_if_whole(path: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+    """As `load`; None, and a warning, where there is nothing usable."""
+    if not path.exists():
+        return None
+    try:
+        return load(path, device)
+    except Damaged as error:
+        log.warning("%s; the run starts anew", error)
+        return None

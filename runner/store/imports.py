@@ -1,0 +1,171 @@
+"""The user's own modules and what they import, read from source.
+
+Imports are read from the source (`ast`), not from `sys.modules`: so the answer depends neither on the order in which
+modules were loaded nor on the branches that this process took. Nothing is imported here, torch least of all.
+"""
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+from runner.store.shipped import is_added
+
+OURS = frozenset({"runner", "hydra_plugins", "torch", "torchvision"})  # of which a version or a revision tells
+INSTALLED = frozenset({"site-packages", "dist-packages"})  # folders of what pip and Debian install
+SOURCE = (".py", ".pyw")
+ANY = "*"  # stands for an import whose name is made when it runs
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module of the user's own, as its file was when this process read it."""
+
+    origin: str  # the file; empty for a namespace package
+    digest: str  # of the file's bytes
+    imports: frozenset[str]  # dotted names, of which some are no modules
+
+
+def closure(names: Iterable[str], known: dict[str, Module]) -> dict[str, Module]:
+    """Return these modules, their packages, and all of the user's own that they import, by name.
+
+    known: modules that this process has read before; those that it reads now are added.
+    """
+    start, waiting = frozenset(names), list(names)
+    modules: dict[str, Module] = {}
+    others: set[str] = set()
+    while waiting:
+        for name in prefixes(waiting.pop()):
+            if name in modules or name in others:
+                continue
+            spec = find(name)
+            if spec is None or name not in start and not is_own(spec):
+                others.add(name)
+                continue
+            if name not in known:
+                known[name] = _read(name, spec)
+            modules[name] = known[name]
+            waiting += known[name].imports
+    return modules
+
+
+def find(name: str) -> ModuleSpec | None:
+    """Return where a module lies, without importing its packages; None where there is none."""
+    path: Any = None
+    spec = None
+    for part in prefixes(name):
+        if not part.rpartition(".")[2].isidentifier():
+            return None
+        finders = (finder for finder in sys.meta_path if hasattr(finder, "find_spec"))
+        spec = next((spec for finder in finders if (spec := finder.find_spec(part, path)) is not None), None)
+        if spec is None:
+            return None
+        path = spec.submodule_search_locations
+        if path is None and part != name:  # a module has no modules in it
+            return None
+    return spec
+
+
+def is_own(spec: ModuleSpec) -> bool:
+    """Return whether a module is the user's own source: not ours, not Python's, not an installed distribution's."""
+    if spec.name.partition(".")[0] in OURS:
+        return is_added(spec.name)
+    places = [spec.origin] if spec.has_location else list(spec.submodule_search_locations or [])
+    return not all(map(_is_library, places))
+
+
+def is_installed(place: str | None) -> bool:
+    """Return whether a file lies where installed distributions do."""
+    return bool(INSTALLED & set(Path(str(place)).parts))
+
+
+def prefixes(name: str) -> list[str]:
+    """Return `a`, `a.b`, `a.b.c` of `a.b.c`."""
+    parts = name.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def file_digest(content: bytes) -> str:
+    """Return the digest of a file's bytes."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _is_library(place: str | None) -> bool:
+    parts = Path(str(place)).parts
+    return is_installed(place) or any(parts[: len(own)] == own for own in _python())
+
+
+@functools.cache
+def _python() -> list[tuple[str, ...]]:
+    """Return the folders of Python's own library, in parts."""
+    return [Path(sysconfig.get_path(name)).parts for name in ("stdlib", "platstdlib")]
+
+
+def _read(name: str, spec: ModuleSpec) -> Module:
+    if not spec.has_location or spec.origin is None:  # a namespace package
+        return Module("", "", frozenset())
+    content = _content(spec)
+    imports: frozenset[str] = frozenset()
+    if spec.origin.endswith(SOURCE):
+        package = name if spec.submodule_search_locations is not None else name.rpartition(".")[0]
+        imports = frozenset(_imports(content, name, package))
+        if ANY in imports:
+            imports = imports - {ANY} | frozenset(_all_below(name.partition(".")[0]))
+    return Module(spec.origin, file_digest(content), imports)
+
+
+def _content(spec: ModuleSpec) -> bytes:
+    """Return a module's file: source, or the compiled extension; of a zip file, the part in it."""
+    try:
+        return Path(str(spec.origin)).read_bytes()
+    except OSError:
+        load = getattr(spec.loader, "get_data", None)
+        return load(spec.origin) if load else b""
+
+
+def _imports(content: bytes, name: str, package: str) -> Iterator[str]:
+    """Yield the names that a source imports, in functions too; `ANY` for a name that is made when it runs."""
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError):  # a module that is never loaded
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute("." * node.level + (node.module or ""), package)
+            yield from (base if alias.name == "*" else f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and _function(node) in ("import_module", "__import__"):
+            text = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else None
+            yield _absolute(text, package) if isinstance(text, str) else ANY
+        elif isinstance(node, ast.Assign) and any(getattr(one, "id", "") == "__all__" for one in node.targets):
+            words = (one.value for one in ast.walk(node.value) if isinstance(one, ast.Constant))
+            yield from (f"{name}.{word}" for word in words if isinstance(word, str))  # `import *` loads modules, too
+
+
+def _function(node: ast.Call) -> str:
+    return getattr(node.func, "attr", getattr(node.func, "id", ""))
+
+
+def _absolute(name: str, package: str) -> str:
+    """Return an imported name without leading dots; empty where it leads out of the package."""
+    try:
+        return importlib.util.resolve_name(name, package) if name.startswith(".") else name
+    except ImportError:
+        return ""
+
+
+def _all_below(top: str) -> Iterator[str]:
+    """Yield every module of a package."""
+    spec = find(top)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for path in Path(folder).rglob("*.py"):
+            parts = path.relative_to(folder).with_suffix("").parts
+            yield ".".join([top, *(parts[:-1] if parts[-1] == "__init__" else parts)])

@@ -1,0 +1,178 @@
+"""Revisions: the list of changes after which a config gives other numbers than before; and of keys that came later.
+
+A fingerprint holds the revisions that apply to its run, so that a folder written before a change does not answer for
+a run after it. A key that came later is left out of it at its default, so that the folders before it still answer.
+Importing this module imports no torch: `status` and the report name runs of older revisions.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One change of the runner's own numbers."""
+
+    key: str  # of the config, dotted: the choice whose numbers changed
+    number: int  # 2 for the first change: 1 is what was there at first, and is never written
+    applies: Callable[[Config, int | None], bool]  # to a checked config; channels of the images, None where unknown
+    change: str  # what changed, in one sentence
+
+
+@dataclass(frozen=True)
+class Added:
+    """A key that came after runs had been recorded; at its default it changes no number."""
+
+    key: str  # of the config, dotted (a new group or part: its own name); with `target`, the name of an argument
+    default: Any  # of a group or part: all its keys
+    target: str = ""  # the `_target_` whose new argument it is, wherever that stands; empty: a key of the config
+
+
+ADDED: tuple[Added, ...] = ()
+TRAIN = "runner.task.train.Train"
+FORMER = {TRAIN: "runner.run.Train"}  # `_target_`s that have moved: each is hashed as it was
+ASKED = ("model", "regularization", "augmentation")  # groups that a checkpoint's config brings to a run that asks it
+
+
+def _part(config: Config, key: str) -> Mapping[str, Any]:
+    """Return a part of a config; empty where a file on disk lacks it."""
+    part = config.get(key)
+    return part if isinstance(part, Mapping) else {}
+
+
+def _trains(config: Config) -> bool:
+    """Return whether the run's task is training, or one that is not ours, which may train."""
+    target = str(_part(config, "task").get("_target_", TRAIN))
+    return target in (TRAIN, FORMER[TRAIN]) or not target.startswith("runner.")
+
+
+def _selects(config: Config, channels: int | None) -> bool:
+    return _trains(config) and _part(config, "checkpoint").get("select") == "auto"
+
+
+NAMED = ("runner.data.digits.load", "runner.data.vision.load", "runner.data.vision_photos.load")  # index or words
+CYCLES = ("runner.schedule.warm_restarts.WarmRestarts", "runner.schedule.cyclic.Cyclic")
+
+
+def _has_cycles(config: Config, channels: int | None) -> bool:
+    return _part(config, "schedule").get("_target_") in CYCLES
+
+
+def _loads(config: Config) -> bool:
+    transfer = _part(config, "transfer")
+    return transfer.get("weights") is not None and transfer.get("_target_") != "runner.transfer.finetune.Scratch"
+
+
+def _loads_otherwise(config: Config, channels: int | None) -> bool:
+    name = str(_part(config, "model").get("name", ""))
+    return _loads(config) and (channels == 1 or name.startswith(("densenet", "googlenet", "inception", "vit_")))
+
+
+def _may_name_by_number(config: Config, channels: int | None) -> bool:
+    data = _part(config, "data")
+    kept = data.get("classes") or []
+    return data.get("_target_") not in NAMED and any(not isinstance(item, str) for item in kept)
+
+
+REVISIONS: tuple[Revision, ...] = (
+    Revision(
+        "checkpoint.select",
+        2,
+        _selects,
+        "auto is the last epoch where the schedule comes to rest, else the epoch of the lowest validation loss; it was "
+        "the epoch of the best validation accuracy",
+    ),
+    Revision(
+        "transfer",
+        2,
+        _loads_otherwise,
+        "grey images are repeated for weights of color; GoogLeNet, Inception, DenseNet, ViT answer as in torchvision",
+    ),
+    Revision("data.classes", 2, _may_name_by_number, "a number is an index only where no class has one for its name"),
+    Revision(
+        "schedule", 2, _has_cycles, "the last cycle of warm_restarts and cyclic ends with the run, at its low point"
+    ),
+)
+
+
+def revisions(config: Config, channels: int | None = None) -> dict[str, int]:
+    """Return the latest revision of each choice of a run, by key; a choice that never changed is left out.
+
+    config: checked and resolved, as in a run's `config.yaml`. channels: of the images, None where unknown.
+    """
+    latest: dict[str, int] = {}
+    for revision in REVISIONS:
+        if revision.applies(config, channels):
+            latest[revision.key] = max(revision.number, latest.get(revision.key, 1))
+    return latest
+
+
+def applying(
+    config: Config, channels: int | None, ignored: Collection[str] = (), origins: Iterable[Mapping[str, Any]] = ()
+) -> dict[str, int]:
+    """Return the latest revisions of a run, by key: of its own choices, and of those of the networks that it asks.
+
+    ignored: parts of the config that do not matter to its task. origins: as in `result.json`, see `Origin`.
+    """
+    latest = {key: number for key, number in revisions(config, channels).items() if not covers(ignored, key)}
+    for origin in origins:
+        for key, number in revisions({**config, **origin["config"]}, origin["channels"]).items():
+            if covers(ASKED, key):
+                latest[key] = max(number, latest.get(key, 1))
+    return latest
+
+
+def older(result: Mapping[str, Any], config: Config) -> dict[str, int]:
+    """Return the choices of a recorded run that have a later revision today: key -> the revision that was recorded.
+
+    result: the run's `result.json`. config: its `config.yaml`.
+    """
+    if result.get("revision_list") == revision_list():
+        return {}
+    recorded, data = result.get("revisions") or {}, result.get("data") or {}
+    trained = (result.get("choices") or {}).get("task", "train") == "train"
+    ignored = result.get("ignores", () if trained else ("checkpoint",))  # before it was recorded, only training chose
+    today = applying(config, data.get("channels"), ignored, result.get("origins") or ())
+    return {key: recorded.get(key, 1) for key, number in today.items() if recorded.get(key, 1) < number}
+
+
+def revision_list() -> str:
+    """Return the digest of the list itself: a run that was recorded under it is of no older revision."""
+    text = json.dumps([[one.key, one.number, one.change] for one in REVISIONS])
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def covers(parts: Iterable[str], key: str) -> bool:
+    """Return whether a dotted key is one of these parts of the config, or lies in one."""
+    return any(key == part or key.startswith(f"{part}.") for part in parts)
+
+
+def without_added(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a config without the keys of `ADDED` that are at their defaults."""
+    kept = {}
+    for key, value in node.items():
+        value = without_added(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        if isinstance(value, list):
+            value = [without_added(item, f"{prefix}{key}.") if isinstance(item, Mapping) else item for item in value]
+        names = {("", f"{prefix}{key}"), (str(node.get("_target_", "")), key)}
+        if not any((one.target, one.key) in names and _text(value) == _text(one.default) for one in ADDED):
+            kept[key] = value
+    return kept
+
+
+def _text(value: Any) -> str:
+    """Return a value's exact text: 1 and 1.0 are one number, 1 and true are not the same."""
+    return json.dumps(_numbers(value))
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _numbers(value[key]) for key in sorted(value)}
+    if isinstance(value, list | tuple):
+        return list(map(_numbers, value))
+    return int(value) if isinstance(value, float) and value.is_integer() else value

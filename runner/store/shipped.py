@@ -1,0 +1,47 @@
+"""Modules of options that come with the runner: a change of their numbers is a revision (`runner.store.revisions`).
+
+A module beside them that is not listed counts in fingerprints by its source (`runner.store.sources`): a user's own,
+written into a checkout, or one of ours that is young. Listing a module is a promise to give its changes revisions;
+nothing fails where it is not listed.
+"""
+
+MODULES = {
+    "augmentation": (
+        "affine augmix autoaugment base blur color color_jitter color_offset crop cutout draws flip "
+        "gaussian_noise grayscale invert posterize randaugment random_erasing resized_crop rotate scale "
+        "solarize torchvision_transform translate trivialaugment vertical_flip warp"
+    ),
+    "data": (
+        "array_cache arrays decode digits image_folder normalize photo_cache photos prepare splits stream "
+        "vision vision_photos"
+    ),
+    "ensemble": "base batch_norm checkpoints ema independent lookahead none polyak snapshot soup swa weight_average",
+    "evaluation": "base evaluate monte_carlo softmax standard views",
+    "model": (
+        "airbench attention convnet drop_path fitted formulas library_noise mlp noise presets resnet stages "
+        "torchvision_model train_mode wide_resnet"
+    ),
+    "optimizer": "adam base bfgs flat_params kernels lbfgs library lion muon newton newton_cg param_groups sam",
+    "regularization": (
+        "base batchnorm confidence_penalty cutmix cutmix_or_mixup dropconnect dropout elastic_net "
+        "fractional_max_pool gaussian_noise ghost_batchnorm groupnorm l1 l2 l2_sp label_smoothing layernorm "
+        "layers max_norm mixing mixup norms stochastic_depth weight_standardization"
+    ),
+    "schedule": (
+        "base constant cosine cycles cyclic exponential inverse_sqrt inverse_time linear multistep one_cycle "
+        "plateau polynomial step warm_restarts wsd"
+    ),
+    "surface": "base beale himmelblau monkey_saddle plateau rastrigin ravine rosenbrock saddle trajectory",
+    "task": (
+        "augmentation_grid base ensemble_facts evaluate forward_facts lr_range predict preflight preview "
+        "random_functions saddles session surface train trained training"
+    ),
+    "transfer": "finetune part published stem weights",
+}
+SHIPPED = frozenset(f"runner.{group}.{name}" for group, names in MODULES.items() for name in names.split())
+
+
+def is_added(module: str) -> bool:
+    """Return whether a module is the user's own, written into a checkout of the runner."""
+    parts = module.split(".")
+    return parts[0] == "runner" and len(parts) > 2 and parts[1] in MODULES and module not in SHIPPED

@@ -1,0 +1,161 @@
+"""Folders of a command's runs: `hydra.sweep.dir`, the same for all, and `hydra.sweep.subdir`, each run's own below it.
+
+A lone run lies in `hydra.run.dir`.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf, open_dict, read_write
+
+from runner.core.errors import ConfigError
+from runner.sweep.compose.compose import Composed, current
+
+if TYPE_CHECKING:
+    from runner.sweep.plan.planner import Entry
+
+REFERENCE = re.compile(r"(?<!\\)\$\{(?:oc\.select:)?((?:hydra:)?[A-Za-z_][\w.\[\]-]*)\}")  # to a key
+NESTED = 8  # levels of keys that stand for other keys
+LONGEST = 255  # bytes of a folder's name, on all usual file systems
+OWN = {"mean", "plan.json", "study.db", "results.csv", "results.parquet", "report.html"}  # names in a sweep's folder
+
+
+class Layout:
+    """Where the runs of one command lie; what a resolver says of `hydra.sweep.dir` is asked once."""
+
+    def __init__(self, lone: bool):
+        self.lone = lone
+        self._sweeps: dict[str, str] = {}  # text without references -> the folder
+
+    def locate(self, composed: Composed, name: str, number: int, fingerprint: str) -> tuple[Path, Path]:
+        """Return the folders of the sweep and of its run that is called so. Raises `ConfigError`."""
+        text = _filled(composed, name, number, "sweep.dir")
+        if text not in self._sweeps:
+            self._sweeps[text] = _resolved(composed, name, number, "sweep.dir", text)
+        sweep = _folder("hydra.sweep.dir", self._sweeps[text])
+        if not self.lone:
+            return sweep, run_folder(composed, name, number, sweep)
+        text = _filled(composed, name, number, "run.dir")
+        run = _folder("hydra.run.dir", _resolved(composed, name, number, "run.dir", text))
+        if not run.name.endswith(fingerprint):  # one run alone has this folder
+            return run, run
+        return sweep if sweep in run.parents else run.parent, run
+
+
+def run_folder(composed: Composed, name: str, number: int, sweep: Path) -> Path:
+    """Return the folder of a sweep's run. Raises `ConfigError`."""
+    text = _resolved(composed, name, number, "sweep.subdir", _filled(composed, name, number, "sweep.subdir"))
+    typed, path = f"hydra.sweep.subdir={composed.base.raw['sweep']['subdir']}", Path(os.path.normpath(text or "."))
+    if path.is_absolute() or not path.parts or ".." in path.parts:
+        raise ConfigError(f"{typed}: must name a folder below hydra.sweep.dir, one for each run")
+    if hidden := next((part for part in path.parts if part.startswith(".")), None):
+        raise ConfigError(f"{typed}: '{hidden}' would be hidden; begin it with another sign than a dot")
+    if path.parts[0] in OWN:
+        raise ConfigError(f"{typed}: '{path.parts[0]}' in a sweep's folder is its own; choose another name")
+    _check_length(typed, path)
+    return sweep / path
+
+
+def check_one(sweeps: Iterable[Path]) -> None:
+    """Raise `ConfigError` where the runs of one command would lie in several sweeps' folders."""
+    different = list(dict.fromkeys(map(str, sweeps)))
+    if len(different) > 1:
+        raise ConfigError(
+            f"hydra.sweep.dir differs between runs ({different[0]}, {different[1]}): a sweep is one folder; put what "
+            "differs into hydra.sweep.subdir (or type one name= for all)"
+        )
+
+
+def number(entries: "list[Entry]", taken: Mapping[str, int | None]) -> None:
+    """Give each run its place in the plan as its number, or another one where a run of the folder has that already.
+
+    taken: fingerprint -> number, of the folder's runs, which keep theirs.
+    """
+    used = {number for number in taken.values() if number is not None}
+    for i, entry in enumerate(entries):
+        own = taken.get(entry.job.fingerprint)
+        if own is None:
+            own = entry.job.number if entry.job.number not in used else max(used) + 1
+        used.add(own)
+        if own != entry.job.number:
+            entries[i] = entry.numbered(own)
+
+
+def check_apart(sweep: Path, planned: Iterable[Path], there: Iterable[Path]) -> None:
+    """Raise `ConfigError` where a planned run would lie in another one's folder, or hold it, or where a file is."""
+    planned = set(planned)
+    for path in {path for folder in planned for path in (folder, *folder.parents) if sweep in path.parents}:
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"{path} is no folder, and a run would lie there; change hydra.sweep.subdir")
+    for folder in (every := planned | set(there)):
+        outer = next((parent for parent in folder.parents if parent in every), None)
+        if outer is not None and planned & {folder, outer}:
+            raise ConfigError(f"{folder} would lie in another run's folder, {outer}; change hydra.sweep.subdir")
+
+
+def _filled(composed: Composed, name: str, number: int, key: str) -> str:
+    """Return the text of a key of Hydra's, with the values of a run in place of references to keys.
+
+    What is left to resolve are calls of resolvers. Values are as OmegaConf writes them into a text.
+    """
+    raw, own = composed.base.raw, composed.hydra(name, number).own
+
+    def value(match: re.Match) -> str:
+        path = match[1].replace("hydra:", "hydra.").replace("[", ".").replace("]", "").split(".")
+        is_hydra = path[0] == "hydra"
+        content = own.get(".".join(path[1:])) if is_hydra else None
+        content = _at(raw if is_hydra else composed.config, path[is_hydra:]) if content is None else content
+        return match[0] if isinstance(content, dict) or content == "???" else str(content)
+
+    content = _at(raw, key.split("."))
+    text = "" if content in (None, "???") else str(content)
+    for _ in range(NESTED):
+        text, before = REFERENCE.sub(value, text), text
+        if text == before:
+            break
+    return text
+
+
+def _at(node: Any, path: list[str]) -> Any:
+    """Return what a config has at a path; `???` where there is nothing."""
+    for part in path:
+        if isinstance(node, list) and part.isdecimal() and int(part) < len(node):
+            node = node[int(part)]
+        elif isinstance(node, dict) and part in node:
+            node = node[part]
+        else:
+            return "???"
+    return node
+
+
+def _resolved(composed: Composed, name: str, number: int, key: str, text: str) -> str:
+    """Return a text in which resolvers have been called, as the value of that key of Hydra's."""
+    if "${" not in text:
+        return text
+    section, _, last = key.partition(".")
+    whole = OmegaConf.merge(composed.hydra(name, number).node(), composed.config)
+    with read_write(whole.hydra), open_dict(whole.hydra):
+        whole.hydra[section][last] = text
+    with current(whole):
+        value = whole.hydra[section][last]
+    return "" if value is None else str(value)
+
+
+def _folder(key: str, text: str) -> Path:
+    """Return the folder that a key names."""
+    if not text:
+        raise ConfigError(f"{key}: must name a folder")
+    try:
+        path = Path(os.path.normpath(Path(text).expanduser()))
+    except RuntimeError as error:  # of a user who is not there
+        raise ConfigError(f"{key}={text}: {error}") from error
+    _check_length(key, path)
+    return path
+
+
+def _check_length(key: str, path: Path) -> None:
+    if long := next((part for part in path.parts if len(os.fsencode(part)) > LONGEST), None):
+        raise ConfigError(f"{key}: '{long[:20]}...' is longer than {LONGEST} bytes, and no folder's name may be")

@@ -1,0 +1,153 @@
+"""`plan.json`: what a sweep's commands planned, frozen before their first step.
+
+It says of each run what it is called and its whole config (the first run's, and what each of the others changes), and
+how many threads it has, and its place among the runs that are trained with it: a run that is resumed keeps them,
+whatever the second command's workers.
+"""
+
+import json
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from runner.core.errors import ConfigError
+from runner.execution.fused.slot import Seat
+from runner.store import lock
+from runner.store.files import PLAN as FILE
+from runner.store.files import write_json
+from runner.store.ledger import records
+from runner.sweep.plan.layout import number
+
+if TYPE_CHECKING:
+    from runner.sweep.plan.grouping import Place
+    from runner.sweep.plan.planner import Plan
+
+log = logging.getLogger(__name__)
+
+ELSEWHERE = ": choose another folder (name=, or hydra.sweep.dir=)"
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The plans of a sweep's folder, oldest first. Raises `ConfigError` for the file of another program."""
+    path = folder / FILE
+    try:
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, ValueError) as error:
+        if not any(records(folder)):  # nothing of ours is there: hardly our file
+            raise ConfigError(f"{path}: no plan of the runner{ELSEWHERE}") from error
+        log.warning("%s is damaged (%s): it is written anew", path, error)
+        return []
+    plans = content.get("plans") if isinstance(content, dict) else None
+    if not isinstance(plans, list) or not all(map(_is_plan, plans)):
+        raise ConfigError(f"{path}: no plan of the runner{ELSEWHERE}")
+    return plans
+
+
+def _is_plan(plan: Any) -> bool:
+    """Tell a command's plan, as `write` leaves it."""
+    if not isinstance(plan, dict) or not {"command", "config", "runs"} <= set(plan):
+        return False
+    keys = {"run", "fingerprint", "threads"}
+    return isinstance(plan["runs"], list) and all(isinstance(run, dict) and keys <= set(run) for run in plan["runs"])
+
+
+def threads(folder: Path) -> dict[str, int]:
+    """Fingerprint -> threads, of all runs that were ever planned in a folder; the first plan counts."""
+    return {run["fingerprint"]: run["threads"] for run in runs(folder)}
+
+
+def numbers(folder: Path) -> dict[str, int]:
+    """Fingerprint -> number, likewise."""
+    return {run["fingerprint"]: run["number"] for run in runs(folder) if run.get("number") is not None}
+
+
+def seats(folder: Path) -> "dict[str, Place]":
+    """Fingerprint -> its place among the runs that it is trained with, likewise."""
+    told = {run["fingerprint"]: run["seat"] for run in runs(folder) if run.get("seat")}
+    return {fingerprint: (group, Seat(*seat)) for fingerprint, (group, *seat) in told.items()}
+
+
+def runs(folder: Path) -> list[dict[str, Any]]:
+    """Return the runs that a folder's plans name, those of the first plan last."""
+    return [run for plan in reversed(read(folder)) for run in plan["runs"]]
+
+
+def write(plan: "Plan") -> None:
+    """Adds a plan to the folder's; one of the same command and runs takes the place of the earlier one.
+
+    Numbers that another command has given to its runs meanwhile are not given again.
+    """
+    with FileLock(plan.folder / lock.GUARD):
+        begun = plan.done.keys() | plan.left.keys()
+        own = {entry.job.fingerprint: entry.job.number for entry in plan.entries if entry.job.fingerprint in begun}
+        number(plan.entries, numbers(plan.folder) | own)
+        write_json(plan.folder / FILE, {"plans": [*_others(plan), _described(plan)]}, durable=False)
+
+
+def _described(plan: "Plan") -> dict[str, Any]:
+    """Return what the file says of a plan."""
+    runs = [entry.job for entry in plan.entries]
+    base = flat(runs[0].config)
+    return {
+        "command": runs[0].command,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": runs[0].config,
+        "runs": [
+            {
+                "run": job.run,
+                "fingerprint": job.fingerprint,
+                "number": job.number,
+                "threads": job.threads,
+                "seat": _flat(plan.seats.get(job.fingerprint)),
+                "swept": job.swept,
+                "changes": changes(base, flat(job.config)),
+            }
+            for job in runs
+        ],
+    }
+
+
+def _flat(place: "Place | None") -> list[Any] | None:
+    """The group, and the numbers of the seat."""
+    return None if place is None else [place[0], *place[1]]
+
+
+def withdraw(plan: "Plan") -> None:
+    """Takes a plan out of the folder's, of which nothing has begun."""
+    with FileLock(plan.folder / lock.GUARD):
+        if others := _others(plan):
+            write_json(plan.folder / FILE, {"plans": others}, durable=False)
+        else:
+            (plan.folder / FILE).unlink()
+
+
+def _others(plan: "Plan") -> list[dict[str, Any]]:
+    """The plans of a folder that are of another command, or of other runs."""
+    command, names = plan.entries[0].job.command, {entry.job.fingerprint for entry in plan.entries}
+    return [
+        other
+        for other in read(plan.folder)
+        if other["command"] != command or {run["fingerprint"] for run in other["runs"]} != names
+    ]
+
+
+def changes(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Dotted keys that another config has otherwise; None where it has not."""
+    changed = {key: value for key, value in own.items() if key not in base or base[key] != value}
+    return changed | dict.fromkeys(sorted(base.keys() - own.keys()))
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found

@@ -1,0 +1,178 @@
+"""A combination is constructed once before anything runs: what it is, and what its objects object to."""
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from runner.build.check import Refused
+from runner.core.devices import check_device
+from runner.core.errors import ConfigError
+from runner.core.text import first_line
+from runner.data.splits import Splits
+from runner.execution.compile import lacking
+from runner.execution.cuda_graph.capture import unfit
+from runner.execution.fused.compatible import apart, structure
+from runner.model.fitted import Fitted
+from runner.task.forward_facts import Passed, passed
+from runner.train.selection import needs_validation
+
+if TYPE_CHECKING:
+    from runner.build.builder import Builder, Parts
+
+SMALL = 1 << 20  # parameters
+SMALL_IMAGE = 1 << 14  # numbers: up to 64 pixels a side in colour
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Runs that trained networks which answer in a run of another task, all of one config but for the seed."""
+
+    runs: tuple[str, ...]  # names of their folders
+    choices: dict[str, Any]  # group -> option, or list of items
+    config: dict[str, Any]  # the parts that made the networks
+    channels: int  # of the images
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rehearsal of a combination found."""
+
+    parameters: int
+    trainable: int
+    identity: str  # of the data's contents
+    train_size: int
+    steps: int
+    flops: int = 0  # of one image's forward pass
+    step_flops: int = 0  # of what of it a training step computes: where features are kept, all from there on
+    skipped: int = 0  # images that could not be read
+    stages: tuple[Any, ...] = ()  # what training will do to each (`runner.transfer.finetune.Row`)
+    weights: str = ""  # where they came from, and which did not fit
+    network: str = ""  # a hash of its structure
+    members: int = 1  # runs of an ensemble, side by side
+    apart: str = ""  # why it can share a program with no other run, where it cannot
+    mixing: tuple[str, ...] = ()  # items of the stack that mix images or targets
+    modifying: tuple[str, ...] = ()  # and those that change the network, and may bring noise
+    channels: int | None = None  # of the images
+    origins: tuple[Origin, ...] = ()  # of the networks that a checkpoint holds
+
+
+class Rehearsals:
+    """Of a builder; those that are alike but for what cannot matter are had once."""
+
+    def __init__(self, builder: "Builder"):
+        self._builder = builder
+        self._known: dict[str, Facts] = {}
+        self._passed: dict[str, Passed] = {}
+
+    def of(self, config: dict[str, Any]) -> Facts:
+        """Constructs a checked combination once, without training: its objects' own objections are raised here."""
+        device = check_device(config)
+        if config["compile"] is True and (missing := lacking(device)):
+            raise ConfigError(f"compile=true: {missing}; install it, or use compile=auto")
+        if config["cuda_graph"] is True and device.type != "cuda":
+            raise ConfigError(
+                f"cuda_graph=true: device={config['device']} is no CUDA device here ({device}); use cuda_graph=auto"
+            )
+        splits = self._builder.splits(config)
+        if config["batch_size"] > len(splits.train) and not config["optimizer"]["full_batch"]:
+            raise ConfigError(
+                f"batch_size={config['batch_size']}: larger than the training split of {len(splits.train)} images; "
+                f"use batch_size={len(splits.train)} or less"
+            )
+        if config["accumulate"] > config["batch_size"]:
+            raise ConfigError(
+                f"accumulate={config['accumulate']}: more micro-batches than images (batch_size={config['batch_size']})"
+            )
+        if splits.val is None:
+            needs = [
+                f"{key}={value} needs validation data, and data.val_fraction is 0"
+                for key, value, needed in (
+                    (
+                        "checkpoint.select",
+                        config["checkpoint"]["select"],
+                        needs_validation(config),
+                    ),
+                    (
+                        "early_stopping.patience",
+                        config["early_stopping"]["patience"],
+                        config["early_stopping"]["patience"],
+                    ),
+                )
+                if needed
+            ]
+            if needs:
+                raise Refused(needs)
+        varies = {"seed", "name", "log", "probe", "checkpoint", "dry_run", "rerun", "early_stopping"}
+        key = json.dumps({k: v for k, v in config.items() if k not in varies}, sort_keys=True) + splits.identity
+        if key not in self._known:
+            self._known[key] = self._found(config, splits)
+        return self._known[key]
+
+    def _found(self, config: dict[str, Any], splits: Splits) -> Facts:
+        try:
+            try:
+                with torch.device("meta"):
+                    parts = self._builder.parts(config, splits, torch.device("meta"), None, checks=True)
+                found = self._passes(config, parts, splits)
+            except (NotImplementedError, RuntimeError):  # perhaps a model that needs real numbers
+                parts = self._builder.parts(config, splits, torch.device("cpu"), torch.Generator(), checks=True)
+                found = self._passes(config, parts, splits)
+        except (
+            ValueError,
+            TypeError,
+            RuntimeError,
+        ) as error:  # torch's own objections; shapes that do not fit
+            raise ConfigError(f"this combination cannot be built: {first_line(error)}") from error
+        if found.answers != (2, len(splits.classes)):
+            wanted = (2, len(splits.classes))
+            raise ConfigError(f"model: gives {found.answers} for 2 images, not {wanted}, a logit for each class")
+        if config["cuda_graph"] is True and (reason := unfit(parts.optimizer, config)):
+            raise ConfigError(f"cuda_graph=true: {reason}; use cuda_graph=auto")
+        rows = parts.transfer.table(parts.model)
+        weights = parts.transfer.weights(config["model"])
+        return Facts(
+            parameters=sum(row.parameters for row in rows),
+            trainable=sum(row.trainable for row in rows),
+            identity=splits.identity if weights is None else f"{splits.identity} from {weights.digest}",
+            stages=tuple(rows),
+            weights="" if parts.transfer.audit is None else parts.transfer.audit.line,
+            train_size=len(splits.train),
+            steps=parts.timeline.steps,
+            flops=found.flops,
+            step_flops=found.step_flops,
+            skipped=len(splits.skipped),
+            network=f"{structure(parts.model)} {found.cut}",
+            members=parts.ensemble.count,
+            apart=apart(parts, config),
+            mixing=_with_hook(parts.stack, "mix"),
+            modifying=_with_hook(parts.stack, "modify"),
+            channels=splits.train.shape[0],
+        )
+
+    def _passes(self, config: dict[str, Any], parts: "Parts", splits: Splits) -> Passed:
+        """What passes through the network found; the same for all combinations whose networks are the same."""
+        about = {key: config[key] for key in ("model", "regularization", "augmentation", "transfer", "compile")}
+        about["images"] = splits.channels, splits.size, splits.identity
+        key = json.dumps(about, sort_keys=True)
+        if key not in self._passed:
+            device = next(parts.model.parameters()).device
+            if device.type == "meta" and _small(parts.model, splits):
+                device = torch.device("cpu")
+                parts = self._builder.parts(config, splits, device, torch.Generator())
+            with device:
+                self._passed[key] = passed(config, parts, splits)
+        return self._passed[key]
+
+
+def _small(model: nn.Module, splits: Splits) -> bool:
+    """Whether real numbers pass in milliseconds: without any, torch loads its compiler, which takes a second."""
+    few = sum(p.numel() for p in model.parameters()) < SMALL and splits.channels * splits.size**2 < SMALL_IMAGE
+    return few and not isinstance(model, Fitted)
+
+
+def _with_hook(stack: dict[str, Any], hook: str) -> tuple[str, ...]:
+    """Items that do something there."""
+    return tuple(name for name, item in stack.items() if item.overrides(hook))

@@ -1,0 +1,342 @@
+"""A run with its folder: what it writes, shows and keeps, from where it stood to its end."""
+
+import json
+import logging
+import math
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from runner.build.builder import Builder
+from runner.core.interruption import Interrupted, check, deferred
+from runner.core.listener import Listener
+from runner.core.seeds import generator
+from runner.data.splits import Split
+from runner.evaluation.evaluate import Examined, evaluate, examine
+from runner.evaluation.standard import Standard
+from runner.store import checkpoint
+from runner.store.files import Lines, png, write_atomic, yaml_text
+from runner.task.augmentation_grid import Preview
+from runner.task.base import Job, failure
+from runner.task.ensemble_facts import compared, tell
+from runner.task.training import Training
+from runner.tracking.events import Tracker
+from runner.tracking.pictures import batch_grid, confusion_matrix
+from runner.tracking.schedule_picture import draw
+from runner.train.progress import Diverged, Pruned
+from runner.train.state import Run
+from runner.transfer.finetune import broken_seals
+from runner.transfer.published import transforms_input
+
+log = logging.getLogger(__name__)
+
+METRICS = "metrics.csv"
+MISTAKES = "mistakes.png"
+PREVIEW = 4, 5, 84  # of the augmentation in TensorBoard: images, draws of each, and about so many pixels
+COLUMNS = ("epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds")
+
+
+class Session(Training):
+    """A run with its folder, tracker and checkpoint, from where it stood to its end."""
+
+    def __init__(self, job: Job, builder: Builder, device: torch.device, listener: Listener):
+        super().__init__(job, builder, device)
+        self.listener, resumed = listener, self.resumed
+        self.status: str | None = None
+        self.stopped: dict[str, int] | None = None  # where an interrupted run goes on
+        progress, self._rows = self.run.progress, self._history()
+        self.metrics = Lines(job.folder / METRICS, COLUMNS, self._rows)
+        self.tracker = None
+        if self.config["log"]["tensorboard"]:
+            self.tracker = Tracker(job.folder, purge_step=progress.step + 1 if resumed else None)
+            self._introduce(resumed)
+        for run in self.runs:
+            run.on_log, run.on_epoch, run.on_pause = self._ignore, self._on_epoch, self._on_pause
+        self.run.on_log = self._on_log
+        self._saved = time.perf_counter()
+        self._kept = self._steps() if resumed else [0] * len(self.runs)  # of the checkpoint that is there
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.metrics.close()
+        if isinstance(error, Exception):
+            self.status = failure(error)["status"]
+        if self.tracker is not None:
+            self.tracker.close(self.status)
+        for run in self.runs:
+            run.release()
+
+    def _history(self) -> list[dict[str, Any]]:
+        """A row for each epoch that all runs have reached, or did not live to see: the mean over them."""
+        histories = [run.progress.history for run in self.runs]
+        sure = min([len(run.progress.history) for run in self.runs if not run.ended] or [max(map(len, histories))])
+        return [_mean([history[i] for history in histories if len(history) > i]) for i in range(sure)]
+
+    def _introduce(self, resumed: bool) -> None:
+        """The row of hparams, the config, the first batch as the network gets it, what the augmentation does."""
+        told = ("data", "model", "optimizer", "schedule", "regularization", "augmentation")
+        shown = {group: _word(self.job.choices[group]) for group in told if self.job.choices.get(group)}
+        shown |= {"optimizer.lr": self.config["optimizer"]["lr"] * self.config["lr_scale"]}
+        shown |= {key: self.config[key] for key in ("seed", "epochs", "batch_size")}
+        self.tracker.hparams(shown | {key: _word(value) for key, value in self.job.swept.items()})
+        if resumed:
+            return
+        for row in self._rows:  # of a network trained by another run
+            self.tracker.scalars(row["step"], _scalars(row))
+        self.tracker.text("config", "    " + yaml_text(self.config).replace("\n", "\n    "))
+        if self.run.schedule.foreseen:
+            self.tracker.picture("schedule", 0, draw(self.run.schedule, self.run.rates[0]))
+        if count := min(self.config["log"]["images"], self.config["batch_size"]):
+            batch = self.run.preview(count)
+            labels = [describe(target, self.splits.classes) for target in batch.targets.cpu()]
+            images = self.run.normalize.undo(batch.images).cpu().numpy()
+            self.tracker.picture("train/first_batch", 0, batch_grid(images, labels))
+        if count and self.run.parts.pipeline:
+            preview = Preview(self.splits, self.run.normalize, self.config["seed"], *PREVIEW)
+            self.tracker.picture(
+                "train/augmentation", 0, preview.grid(self.run.parts.pipeline, self.config["augmentation"])
+            )
+        self.tracker.flush()
+
+    def _ignore(self, step: int, scalars: dict[str, float]) -> None:
+        """The steps of further members are theirs alone."""
+
+    def _on_log(self, step: int, scalars: dict[str, float]) -> None:
+        if self.tracker is not None:
+            self.tracker.scalars(step, scalars)
+        shown = {"train_loss": scalars["train/loss"]} if "train/loss" in scalars else {}
+        self.listener.progress(step, self.run.steps, shown)
+
+    def _on_epoch(self, _: dict[str, Any]) -> None:
+        known, self._rows = len(self._rows), self._history()
+        for row in self._rows[known:]:
+            self._epoch(row)
+            ended = all(run.ended for run in self.runs)
+            if self.job.judge is not None and (reason := self.job.judge.look(row, ended)):
+                raise Pruned(reason)
+
+    def _epoch(self, row: dict[str, Any]) -> None:
+        self.metrics.add(row)
+        log.info("%s", " ".join(f"{key}={value:.5g}" for key, value in row.items() if value is not None))
+        if self.tracker is not None:
+            self.tracker.scalars(row["step"], _scalars(row))
+        self.listener.progress(row["step"], self.run.steps, {k: v for k, v in row.items() if v is not None})
+
+    def _on_pause(self, run: Run) -> None:
+        together = len({run.progress.step for run in self.runs if not run.ended}) <= 1
+        if together and time.perf_counter() - self._saved >= self.config["checkpoint"]["seconds"]:
+            self.save()
+
+    def save(self, members: list[torch.nn.Module] | None = None) -> None:
+        """Writes the checkpoint: the last state, with the best weights in it; in the end, the networks that answer."""
+        if self.tracker is not None:
+            self.tracker.flush()  # else a kill after this save would lose what a resumed run does not do again
+        state = {
+            "training": self.job.training,
+            "fingerprint": self.job.fingerprint,
+            "about": json.dumps(self._about()),
+            "runs": [run.state_dict() for run in self.runs],
+            "compile_reasons": [run.compile_reason for run in self.runs],  # words for the result
+            "members": None if members is None else [member.state_dict() for member in members],
+        }
+        checkpoint.save(self.path, state)
+        self._saved, self._kept = time.perf_counter(), self._steps()
+
+    def _steps(self) -> list[int]:
+        return [run.progress.step for run in self.runs]
+
+    def interrupt(self, saves: bool) -> None:
+        """Keep where an interrupted run goes on. `saves`: it stands between two steps, so that it can be saved."""
+        if saves and self._steps() != self._kept and not any(run.left for run in self.runs):
+            self.save()
+        self.stopped = {"step": min(self._kept), "steps": self.run.steps}
+        log.info("interrupted; goes on after step %d of %d", *self.stopped.values())
+
+    def _about(self) -> dict[str, Any]:
+        """What another program must know to use the weights."""
+        splits = self.splits
+        return {
+            "config": self.config,
+            "choices": self.job.choices,
+            "classes": splits.classes,
+            "channels": splits.channels,
+            "image_channels": splits.train.shape[0],
+            "transform_input": transforms_input(self.run.model),
+            "size": splits.size,
+            "side": splits.train.shape[1],
+            "identity": splits.identity,
+            "mean": splits.mean.tolist(),
+            "std": splits.std.tolist(),
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """What the result says of model, data and the way they ran."""
+        splits, run = self.splits, self.run
+        sizes = {name: len(split) for name in ("train", "val", "test") if (split := getattr(splits, name)) is not None}
+        return {
+            "parameters": sum(p.numel() for p in run.model.parameters()),
+            "data": {
+                "identity": splits.identity,
+                **{"val": 0} | sizes,
+                "classes": list(splits.classes),
+                "channels": splits.train.shape[0],
+                "skipped": list(splits.skipped),
+            },
+            "transfer": self._transfer(),
+            "select": run.selection.fact(),
+            "precision": str(run.precision).removeprefix("torch."),
+            "channels_last": run.memory_format is torch.channels_last,
+            "processes": 1 if run.team is None else run.team.size,
+        }
+
+    def _transfer(self) -> dict[str, Any]:
+        """Which weights came from elsewhere, and which stages never train."""
+        run = self.run
+        audit = run.transfer.audit
+        rows = [vars(row) for row in run.transfer.table(run.model)]
+        told = {"stages": rows, "cache": self.cached[0]}
+        if audit is None:
+            return {"weights": None} | told
+        kept = {key: getattr(audit, key) for key in ("adapted", "unfit", "missing", "unused")}
+        return {"weights": audit.origin, "loaded": len(audit.loaded), **kept} | told
+
+    def reached(self) -> dict[str, Any]:
+        """How far training came."""
+        progress = self.run.progress
+        best = None if progress.best is None else progress.best["epoch"]
+        told = {"epochs": len(self._rows), "seconds": round(self.run.seconds(), 3), "best_epoch": best}
+        told |= {} if self.stopped is None else {"stopped": self.stopped}
+        return told | self.run.chosen | ({"fused": self.run.fused} if self.run.fused else {})
+
+    def outcome(self) -> dict[str, Any]:
+        """Trains to the end, whichever it is, and says which."""
+        try:
+            self.train()
+            found = self.finish()
+        except Diverged as end:
+            log.warning("diverged: %s", end.reason)
+            good = self.run.progress.last_good
+            kept = {key: good[key] for key in ("val_loss", "val_accuracy") if key in good}
+            found = kept | {"status": "diverged", "reason": end.reason, "diverged_step": end.step}
+        except KeyboardInterrupt as end:  # a plain one comes from anywhere in a step
+            self.interrupt(saves=isinstance(end, Interrupted))
+            raise
+        except Pruned as end:
+            log.info("pruned: %s", end)
+            last = self._rows[-1]
+            found = {"status": "pruned", "reason": str(end)} | {key: last[key] for key in ("val_loss", "val_accuracy")}
+        self.status = found["status"]
+        return found
+
+    def finish(self) -> dict[str, Any]:
+        """After training: the chosen weights are validated, and tested this once."""
+        run, tracker = self.run, self.tracker
+        for one, sealed in zip(self.runs, self.sealed):
+            if broken := broken_seals(one.model, sealed):
+                raise RuntimeError(f"frozen, and yet it changed: {', '.join(broken[:5])}")
+        with deferred():
+            for one in self.runs:
+                if one.progress.best_weights is not None:
+                    one.ensemble.watched(one).load_state_dict(one.progress.best_weights)
+            members = [member.eval() for member in run.ensemble.members(self.runs)]
+            self.save(members)
+        check()
+        result: dict[str, Any] = {"status": "done"}
+        for name in ("val", "test"):
+            split = getattr(self.splits, name)
+            if split is None:
+                continue
+            found = self._examine(members, split)
+            if not math.isfinite(found.loss):
+                raise Diverged(run.progress.step, f"the {name} loss was {found.loss} after training")
+            result |= {f"{name}_{key}": value for key, value in found.numbers(self.splits.classes).items()}
+        result["confusion"] = found.confusion.tolist()
+        result["ensemble"] = found.ensemble or self._compared(found.accuracy)
+        if result["ensemble"] is not None:
+            tell(result["ensemble"], "test", self.job.folder, tracker, run.progress.step)
+        if tracker is not None:
+            told = ("accuracy", "loss", "top5_accuracy", "calibration_error")
+            scalars = {f"test/{key}": result[f"test_{key}"] for key in told if result[f"test_{key}"] is not None}
+            scalars |= {f"test/uncertainty/{key}": value for key, value in (result["test_uncertainty"] or {}).items()}
+            tracker.scalars(run.progress.step, scalars)
+            picture = confusion_matrix(found.confusion.numpy(), list(self.splits.classes))
+            tracker.picture("test/confusion", run.progress.step, picture)
+        if len(found.mistakes):
+            image = png(self._mistakes(found))
+            write_atomic(self.job.folder / MISTAKES, image, durable=False)
+            if tracker is not None:
+                tracker.picture("test/worst_mistakes", run.progress.step, image)
+        return result
+
+    def _examine(self, members: list[torch.nn.Module], split: Split) -> Examined:
+        run, evaluation = self.run, self.run.parts.evaluation
+        evaluation.begin(run.pipeline, generator(self.config["seed"], "evaluation", run.device))
+        if type(evaluation) is Standard:  # others look at the images themselves
+            members = run.seen(members, split)
+        return examine(
+            members,
+            split,
+            run.normalize,
+            run.autocast,
+            run.batch_size,
+            run.num_classes,
+            evaluation,
+            run.ensemble.average,
+        )
+
+    def _compared(self, accuracy: float) -> dict[str, Any] | None:
+        """An average of weights beside the networks that went into it."""
+        run = self.run
+        test = self.splits.test
+        found = [
+            evaluate(run.seen([one.eval()], test), test, run.normalize, run.autocast, run.batch_size, run.num_classes)
+            for one in run.ensemble.compared(self.runs)
+        ]
+        return compared(accuracy, [one.accuracy for one in found]) if found else None
+
+    def _mistakes(self, found: Examined) -> np.ndarray:
+        """Test images that were answered wrongly, the largest loss first: `cat / dog .98` is a cat called a dog."""
+        split, classes = self.splits.test, self.splits.classes
+        images, labels = next(split.batches(found.mistakes[None].to(split.labels.device)))
+        answered = zip(labels.tolist(), found.answers.tolist(), found.confidence.tolist())
+        words = [f"{classes[label]} / {classes[answer]} {_share(sure)}" for label, answer, sure in answered]
+        return batch_grid(self.run.normalize.undo(self.run.normalize(images)).cpu().numpy(), words)
+
+
+def _scalars(row: dict[str, Any]) -> dict[str, float]:
+    tags = {
+        "train_accuracy": "train/accuracy",
+        "val_loss": "val/loss",
+        "val_accuracy": "val/accuracy",
+        "epoch": "epoch",
+    }
+    return {tag: row[key] for key, tag in tags.items() if row[key] is not None}
+
+
+def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The members' rows of one epoch as one."""
+    if len(rows) == 1:
+        return rows[0]
+    means = {key: [row[key] for row in rows] for key in COLUMNS}
+    found = {key: None if None in values else sum(values) / len(values) for key, values in means.items()}
+    return found | {"epoch": rows[0]["epoch"], "step": rows[0]["step"], "seconds": max(means["seconds"])}
+
+
+def _word(value: Any) -> Any:
+    return "[" + ",".join(map(str, value)) + "]" if isinstance(value, list | tuple) else value
+
+
+def describe(target: torch.Tensor, classes: tuple[str, ...]) -> str:
+    """A target in words: the class, or the two largest shares (`cat .7 / dog .3`)."""
+    if target.ndim == 0:
+        return classes[int(target)]
+    share, index = target.topk(2)
+    return " / ".join(f"{classes[i]} {_share(s)}" for s, i in zip(share.tolist(), index.tolist()) if s >= 0.005)
+
+
+def _share(share: float) -> str:
+    return f"{share:.2f}".removeprefix("0")

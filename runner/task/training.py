@@ -1,0 +1,86 @@
+"""What one process trains: the runs of a job, from where their checkpoint stood."""
+
+import logging
+from typing import Any
+
+import torch
+
+from runner.build.builder import Builder
+from runner.core import interruption
+from runner.core.seeds import generator
+from runner.execution import distributed
+from runner.execution.choose.lone import train_alone
+from runner.execution.fused.slot import Seat
+from runner.store import checkpoint
+from runner.store.files import PLAN
+from runner.task.base import Job
+from runner.train.loop import train
+from runner.train.state import Run
+
+log = logging.getLogger(__name__)
+
+
+class Training:
+    """What is trained, from where its checkpoint stood."""
+
+    def __init__(self, job: Job, builder: Builder, device: torch.device):
+        self.job, self.config = job, job.config
+        seed = generator(self.config["seed"], "layers of libraries").initial_seed()
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes 2 ms to put seeds down for absent devices
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        self.splits = builder.splits(self.config, device)
+        self.run = self._build(builder, device, 0)  # the only one, but for ensembles of several
+        self.runs = [self.run, *(self._build(builder, device, i) for i in range(1, self.run.ensemble.count))]
+        self.sealed = [run.transfer.seal(run.model, self.config["epochs"]) for run in self.runs]
+        if (group := builder.group) is not None:  # a checkpoint has its own
+            place, members = group.seat, len(self.runs)
+            for row, run in enumerate(self.runs, place.row * members):
+                run.seat = Seat(row, place.count * members, place.common)
+        self.path = job.folder / checkpoint.FILE
+        folder = job.sweep or job.folder.parent
+        self.folder = folder if (folder / PLAN).exists() else None  # of the sweep
+        self.resumed = self._resume(device)
+        self.program, self.group, team = None, builder.group, distributed.team()
+        if team is not None:
+            self.program = team.join(self.run)
+            self.cached = ["declined: several processes keep no features"]
+            return
+        self.cached = [builder.features.serve(run, self.splits) for run in self.runs]
+
+    def train(self) -> None:
+        """Train to the end. Raises `Diverged`, and `Interrupted` between two steps."""
+        if self.group is not None:
+            self.group.train(self)
+        elif self.program is not None:
+            train(self.runs, self.program)
+        else:
+            train_alone(self.runs, self.folder)
+        interruption.check()
+
+    def _build(self, builder: Builder, device: torch.device, number: int) -> Run:
+        """The run, or one member of an ensemble of several: a run with a seed of its own."""
+        seed = self.config["seed"]
+        seed = seed if number == 0 else generator(seed, f"member {number}").initial_seed() >> 1
+        config = self.config | {"seed": seed}
+        noise = generator(seed, "noise", device)
+        return Run(config, builder.parts(config, self.splits, device, noise), device, noise)
+
+    def _resume(self, device: torch.device) -> bool:
+        own = checkpoint.load_if_whole(self.path, device)
+        if own is not None and own["training"] == self.job.training:
+            self._load(own)
+            log.info("goes on after step %d of %d", self.run.progress.step, self.run.steps)
+            return True
+        if self.job.trained is not None:
+            other = checkpoint.load_if_whole(self.job.trained / checkpoint.FILE, device)
+            if other is not None and other["training"] == self.job.training:
+                self._load(other)
+                log.info("takes the trained network of %s", self.job.trained.name)
+        return False
+
+    def _load(self, state: dict[str, Any]) -> None:
+        for run, own in zip(self.runs, state["runs"], strict=True):
+            run.load_state_dict(own)
+        for run, reason in zip(self.runs, state.get("compile_reasons", [])):  # older checkpoints have none
+            run.compile_reason = reason
