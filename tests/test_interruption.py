@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.util import tensor_util
@@ -252,6 +253,27 @@ def test_ctrl_c_goes_to_command_and_workers(cli):
     assert len(steps) == 2 and all(f"at step {step} of 6000" in err for step in steps) and min(steps) > 0
     states = [checkpoint.load(path) for path in Path("outputs/two").glob("*/checkpoint.pt")]
     assert sorted(state["runs"][0]["progress"]["step"] for state in states) == sorted(steps)
+
+
+def test_an_end_while_workers_are_made_leaves_no_traceback(cli):
+    """The server that makes them is still loading; a worker that began later would find the command gone."""
+    words = ("-m", *LONG, "seed=0,1", "hydra.launcher.workers=2", "sweep.probe=false")
+    with under_way(Path.cwd(), "early", 0, *words) as process:
+        deadline = time.monotonic() + 60
+        while not _servers(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.5)
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and "Traceback" not in err and "not started" in err, err
+
+
+def _servers(pid: int) -> list[psutil.Process]:
+    """The process from which a command's workers are forked."""
+    with contextlib.suppress(psutil.Error):
+        children = psutil.Process(pid).children(recursive=True)
+        return [child for child in children if "multiprocessing.forkserver" in " ".join(child.cmdline())]
+    return []
 
 
 def test_a_worker_that_is_asked_to_end_saves_its_run(cli):

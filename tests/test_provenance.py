@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -273,3 +274,26 @@ def test_an_evaluation_of_a_revised_network_is_asked_again(cli, monkeypatch):
     monkeypatch.setattr(runner.store.revisions, "REVISIONS", (select, other))
     assert "done already" not in cli(*ask)[1]
     assert [r["revisions"] for r in results_of(Path("outputs/asked")).values()].count({"model": 2}) == 1
+
+
+def test_what_all_runs_share_is_no_name_of_one(cli, monkeypatch):
+    """Two programs of one combination are told apart; the others have no word for it, and neither a revision of all."""
+    Path("mine.py").write_text("import torch\n\n\nclass Own(torch.optim.SGD):\n    pass\n")
+    words = ("-m", *QUICK, "model=mlp", "trust=[mine]", "optimizer.lr=0.1", "name=s")
+    assert cli(*words, "optimizer=sgd,momentum")[0] == 0
+    for edit in ("# one\n", "# two\n"):
+        Path("mine.py").write_text(Path("mine.py").read_text() + edit)
+        assert cli(*words, "optimizer=sgd", "optimizer._target_=mine.Own", "seed=0,1")[0] == 0
+    labels = {(row["optimizer._target_"], row["code"]) for row in rows("outputs/s")}
+    assert {code for target, code in labels if target != "mine.Own"} == {""}
+    own = {code for target, code in labels if target == "mine.Own"}
+    assert len(own) == 2 and all(code.startswith("mine.Own ") and "revision" not in code for code in own)
+
+
+def test_networks_of_one_path_are_told_apart(cli):
+    """The folder that is asked holds another training by then."""
+    for epochs in (1, 2):
+        shutil.rmtree("one", ignore_errors=True)
+        assert cli(*QUICK[1:], "model=mlp", f"epochs={epochs}", "hydra.run.dir=one")[0] == 0
+        assert cli("task=evaluate", "task.checkpoint=one", "name=asked")[0] == 0
+    assert sorted(row["epochs"] for row in rows("outputs/asked")) == ["1", "2"]

@@ -13,7 +13,7 @@ from benchmarks.equal_runs import SPREADS, Case, false_change, false_effect, fal
 from benchmarks.false_alarms import highest, rate
 from runner.report import write_report
 from runner.report.results.collect import METRICS, RunRecord, collect
-from runner.report.results.tables import Keys, summarize
+from runner.report.results.tables import Keys, Statistic, summarize
 from runner.report.statistics.block_design import fit, layout, solve
 from runner.report.statistics.conclusion import interval, verdict
 from runner.report.statistics.distributions import wilson
@@ -407,3 +407,10 @@ def test_the_first_report_of_a_newcomer_has_a_width(tmp_path):
         write_run(tmp_path / f"{seed}", swept={"seed": seed}, val_accuracy=1.0, data={"val": 60})
     words = Page(write_report(tmp_path).read_text()).words
     assert "leaves 0.9398 to 1.0000 open" in words and "± 0.0000 in an accuracy" not in words
+
+
+def test_equal_seeds_have_no_interval():
+    """A handful of equal counts of images is no proof that the mean is exact."""
+    assert interval(Statistic(2, 0.9653, 0.0)) is None and interval(Statistic(1, 0.9653, None)) is None
+    low, high = interval(Statistic(4, 0.5, 0.02))
+    assert (low, high) == pytest.approx(stats.t.interval(0.95, 3, loc=0.5, scale=0.01))

@@ -87,6 +87,8 @@ def test_a_cosine_and_a_constant_rate_from_the_command_line(cli, tmp_path):
     """result.json and the page say which epoch's weights were tested, and why; the numbers are those of that epoch."""
     words = ["model=mlp", "epochs=4", "optimizer.lr=0.01", "log.tensorboard=false", "threads=1"]
     assert cli("-m", "schedule=cosine,constant", *words, "name=both")[0] == 0
+    assert cli("-m", "schedule=cosine", "seed=0,1", *words, "name=alike")[0] == 0
+    assert "chosen alike" not in (tmp_path / "outputs" / "alike" / "report.html").read_text()
     for name, result in results_of(tmp_path / "outputs" / "both").items():
         header, *rows = (tmp_path / "outputs" / "both" / name / "metrics.csv").read_text().splitlines()
         epochs = [dict(zip(header.split(","), map(float, row.split(",")))) for row in rows]
@@ -103,6 +105,9 @@ def test_a_cosine_and_a_constant_rate_from_the_command_line(cli, tmp_path):
     text = Page((tmp_path / "outputs" / "both" / "report.html").read_text()).words
     assert "of the last epoch: the schedule ends at" in text
     assert "of the epoch with the lowest validation loss: the schedule ends at 100 %" in text
+    chosen = {rule: f"({name})" for rule, name in (("last epoch", "schedule=cosine"), ("loss", "schedule=constant"))}
+    note = text[text.index("Not all combinations are measured with weights chosen alike") :]
+    assert all(f"{rule} {name}" in note for rule, name in chosen.items())
 
 
 def test_a_metric_that_nothing_reads_is_refused(cli, tmp_path):

@@ -81,6 +81,10 @@ def digest(target: str) -> str:
         ("try:\n    import pack_a.layers\nexcept ImportError:\n    pass", "pack_a/layers.py"),
         ("import importlib\nimportlib.import_module('.layers', __package__)", "pack_a/layers.py"),
         ("import importlib\n[importlib.import_module(f'pack_a.{name}') for name in ['layers']]", "pack_a/layers.py"),
+        ("from importlib import import_module as im\n[im(f'pack_a.{x}') for x in ['layers']]", "pack_a/layers.py"),
+        ("import importlib\nim = importlib.import_module\nim('.' + 'layers', 'pack_a')", "pack_a/layers.py"),
+        ("import importlib\ngetattr(importlib, 'import_module')('pack_a' + '.layers')", "pack_a/layers.py"),
+        ("list(map(__import__, ['pack_a.layers']))", "pack_a/layers.py"),
         ("from .deep.inner import x", "pack_a/deep/__init__.py"),
         ("from .deep import inner", "pack_a/deep/inner.py"),
         ("from .space.one import x", "pack_a/space/one.py"),  # a namespace package

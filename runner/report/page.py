@@ -23,14 +23,10 @@ from runner.report.results.format import count, further, spread
 from runner.report.results.provenance import mixed, states
 from runner.report.results.tables import Keys, Row, Statistic, label, plain, summarize
 from runner.report.statistics.conclusion import interval, verdict
+from runner.report.statistics.notes import weights_of
 from runner.report.surfaces import Overlay
 
 MOST_DRAWINGS = 24  # pictures of single runs on one page
-RULES = {  # of `runner.train.selection` -> in words
-    "last": "of the last epoch",
-    "val_loss": "of the epoch with the lowest validation loss",
-    "val_accuracy": "of the epoch with the best validation accuracy",
-}
 _TROUBLES = ("failed", "out_of_memory", "diverged")
 _TITLES = {
     "val_accuracy": "validation accuracy",
@@ -231,10 +227,8 @@ def _facts(records: list[RunRecord]) -> list[tuple[str, list[tuple[str, int]]]]:
 
 def _weights(record: RunRecord) -> str | None:
     """Return which epoch's weights a run tested, and why; None where its result does not tell."""
-    fact = record.facts.get("select")
-    if not isinstance(fact, dict) or fact.get("rule") not in RULES:
-        return None
-    return f"{RULES[fact['rule']]}: {fact.get('reason')}"
+    words = weights_of(record)
+    return words and f"{words}: {record.facts['select'].get('reason')}"
 
 
 def _counted(values: Iterable[Any]) -> list[tuple[str, int]]:

@@ -21,6 +21,7 @@ from runner.store.shipped import is_added
 OURS = frozenset({"runner", "hydra_plugins", "torch", "torchvision"})  # of which a version or a revision tells
 INSTALLED = frozenset({"site-packages", "dist-packages"})  # folders of what pip and Debian install
 SOURCE = (".py", ".pyw")
+IMPORTERS = ("import_module", "__import__")
 ANY = "*"  # stands for an import whose name is made when it runs
 
 
@@ -136,13 +137,15 @@ def _imports(content: bytes, name: str, package: str) -> Iterator[str]:
         tree = ast.parse(content)
     except (SyntaxError, ValueError):  # a module that is never loaded
         return
+    if _is_importer_renamed(tree):
+        yield ANY
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = _absolute("." * node.level + (node.module or ""), package)
             yield from (base if alias.name == "*" else f"{base}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and _function(node) in ("import_module", "__import__"):
+        elif isinstance(node, ast.Call) and _name(node.func) in IMPORTERS:
             text = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else None
             yield _absolute(text, package) if isinstance(text, str) else ANY
         elif isinstance(node, ast.Assign) and any(getattr(one, "id", "") == "__all__" for one in node.targets):
@@ -150,8 +153,22 @@ def _imports(content: bytes, name: str, package: str) -> Iterator[str]:
             yield from (f"{name}.{word}" for word in words if isinstance(word, str))  # `import *` loads modules, too
 
 
-def _function(node: ast.Call) -> str:
-    return getattr(node.func, "attr", getattr(node.func, "id", ""))
+def _name(node: ast.AST) -> str:
+    return getattr(node, "attr", getattr(node, "id", ""))
+
+
+def _is_importer_renamed(tree: ast.Module) -> bool:
+    """Return whether a source has an importing function in any other way than to call it: what it is then called with
+    cannot be read."""
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and any(a.name in IMPORTERS and a.asname for a in node.names):
+            return True
+        if isinstance(node, ast.Constant) and node.value in IMPORTERS:  # `getattr(importlib, "import_module")`
+            return True
+        if isinstance(node, ast.Name | ast.Attribute) and _name(node) in IMPORTERS and id(node) not in called:
+            return True
+    return False
 
 
 def _absolute(name: str, package: str) -> str:

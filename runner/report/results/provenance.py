@@ -14,9 +14,10 @@ Config = Mapping[str, Any]
 class Programs:
     """The program of each run: what computed its numbers beside its settings."""
 
-    def __init__(self, config: Callable[[RunRecord], Any]) -> None:
-        """config: a run's `config.yaml`, None where it cannot be read."""
+    def __init__(self, config: Callable[[RunRecord], Any], records: Sequence[RunRecord]) -> None:
+        """config: a run's `config.yaml`, None where it cannot be read. records: all runs of the page."""
         self._config, self._list = config, revision_list()
+        self._shared = set.intersection(*(set(self.key(record)) for record in records)) if records else set()
 
     def key(self, record: RunRecord) -> tuple[tuple[str, str], ...]:
         """Return what is equal for runs of one program."""
@@ -30,13 +31,16 @@ class Programs:
         return older({**record.facts, "choices": record.choices}, config) if isinstance(config, dict) else {}
 
     def label(self, record: RunRecord) -> str:
-        """Return a run's program in words: `mine.Net 1a2b3c4d`, `checkpoint.select revision 1 (older)`; empty where
-        nothing is recorded, or nothing but the runner's first revision."""
+        """Return a run's program in words, without what all runs share: `mine.Net 1a2b3c4d`, `checkpoint.select
+        revision 1 (older)`; empty where it has nothing else."""
         behind = self.older(record)
-        words = [f"{target} {digest[:DIGITS]}" for target, digest in sorted(_code(record).items())]
-        for key, number in sorted(self._revisions(record).items()):
+        words = [f"{target} {digest[:DIGITS]}" for target, digest in self._own(_code(record))]
+        for key, number in self._own(self._revisions(record)):
             words.append(f"{key} revision {number}" + (" (older)" if key in behind else ""))
         return ", ".join(words)
+
+    def _own(self, facts: Mapping[str, str]) -> list[tuple[str, str]]:
+        return sorted(set(facts.items()) - self._shared)
 
     def _revisions(self, record: RunRecord) -> dict[str, str]:
         known = record.facts.get("revisions")

@@ -56,7 +56,8 @@ class Row:
     @property
     def name(self) -> str:
         alone = self.records[0].run if len(self.records) == 1 else "all seeds"
-        return ", ".join(f"{key}={value}" for key, value in self.values.items()) or alone
+        values = [f"{key}={value}" for key, value in self.values.items() if key != CODE or value]
+        return ", ".join(values) or alone
 
     @property
     def drawn(self) -> bool:
@@ -90,7 +91,8 @@ class Keys:
         self._configs: dict[int, Any] = {}
         swept = list(dict.fromkeys(key for record in self._records for key in record.swept))
         self.names = swept + [key for key in self._typed() if key not in swept and self._differs(key)]
-        self.programs = Programs(self._config)
+        self.names += self._of_networks()
+        self.programs = Programs(self._config, self._records)
         if self._mixed():
             self.names.append(CODE)
 
@@ -113,6 +115,17 @@ class Keys:
         if node is _NOTHING:
             return typed_overrides(record).get(key, "")
         return "" if isinstance(node, dict) else plain(node)
+
+    def _of_networks(self) -> list[str]:
+        """Return keys in which the networks differ that runs of the same settings asked."""
+        asking = [record for record in self._records if record.facts.get("origins")]
+        settings = [tuple(self.value(record, name) for name in self.names) for record in asking]
+        if len(set(settings)) == len(settings):
+            return []
+        keys = dict.fromkeys(key for record in asking for key in _trained_keys(record))
+        return [
+            key for key in keys if key not in self.names and len({_trained_with(record, key) for record in asking}) > 1
+        ]
 
     def _mixed(self) -> bool:
         """Return whether runs of the same settings, but for the seed, had different programs."""
@@ -165,6 +178,21 @@ def _trained_with(record: RunRecord, key: str) -> str:
     leaves = [_leaf(origin.get("config"), key) for origin in origins if isinstance(origin, dict)]
     values = list(dict.fromkeys(plain(leaf) for leaf in leaves if leaf is not _NOTHING and not isinstance(leaf, dict)))
     return values[0] if len(values) == 1 else f"[{','.join(values)}]" if values else ""
+
+
+def _trained_keys(record: RunRecord) -> Iterable[str]:
+    """Yield the keys, dotted, that networks which answer were trained with."""
+
+    def leaves(node: Any, path: str) -> Iterable[str]:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                yield from leaves(value, f"{path}.{key}" if path else str(key))
+        elif path.partition(".")[0] not in WITHOUT_EFFECT:
+            yield path
+
+    for origin in record.facts.get("origins") or []:
+        if isinstance(origin, dict):
+            yield from leaves(origin.get("config"), "")
 
 
 def label(record: RunRecord, group: list[RunRecord]) -> str:

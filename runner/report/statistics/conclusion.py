@@ -13,7 +13,7 @@ from runner.report.results.format import count, further, probability
 from runner.report.results.tables import FEWEST, Keys, Row, Statistic, by_seed
 from runner.report.statistics.block_design import Fit, fit
 from runner.report.statistics.distributions import t_quantile
-from runner.report.statistics.notes import doubts, images, left_out, limits
+from runner.report.statistics.notes import doubts, images, left_out, limits, rules
 
 if TYPE_CHECKING:
     from runner.report.statistics.multiple_comparisons import Comparison, Pair
@@ -50,7 +50,7 @@ def verdict(rows: Sequence[Row], keys: Keys) -> Verdict:
         refusal = _no_residual(pooled)
     if refusal is not None:
         headline, lines = refusal
-        return Verdict(rows, headline, lines, [*images(rows), *left_out(rows)], adjusted=adjusted)
+        return Verdict(rows, headline, lines, [*images(rows), *rules(rows), *left_out(rows)], adjusted=adjusted)
     # Imported here: scipy.stats takes half a second, and one seed has no need of it.
     from runner.report.statistics.multiple_comparisons import METHOD, compare
 
@@ -67,6 +67,7 @@ def verdict(rows: Sequence[Row], keys: Keys) -> Verdict:
         notes=[
             *limits([rows[i] for i in judgable], comparison, pooled),
             *doubts([cells[i] for i in judgable], pooled),
+            *rules([rows[i] for i in judgable]),
             *left_out(rows),
         ],
         settled=not comparison.rivals,
@@ -78,8 +79,11 @@ def verdict(rows: Sequence[Row], keys: Keys) -> Verdict:
 
 
 def interval(statistic: Statistic | None) -> tuple[float, float] | None:
-    """Return the 95 % confidence interval of a mean accuracy over seeds, mean ± t(n - 1) s / √n, cut to [0, 1]."""
-    if statistic is None or statistic.deviation is None:
+    """Return the 95 % confidence interval of a mean accuracy over seeds, mean ± t(n - 1) s / √n, cut to [0, 1].
+
+    None where the seeds show no spread: a handful of equal counts of images does not make the mean exact.
+    """
+    if statistic is None or not statistic.deviation:
         return None
     half = float(t_quantile(statistic.n - 1, 0.975)) * statistic.deviation / math.sqrt(statistic.n)
     return max(0.0, statistic.mean - half), min(1.0, statistic.mean + half)
@@ -170,10 +174,11 @@ def _headline(comparison: "Comparison", pooled: Fit, others: int) -> str:
 
 def _lines(rows: Sequence[Row], comparison: "Comparison") -> list[str]:
     leader, own = rows[comparison.leader], rows[comparison.leader].metrics[_METRIC]
-    low, high = interval(own)
+    ends = interval(own)
+    spread = "the same in each" if ends is None else "95 % interval " + " to ".join(number(x, _METRIC) for x in ends)
     lines = [
         f"First: {leader.name}. Mean validation accuracy {number(own.mean, _METRIC)} over {count(own.n, 'seed')}, "
-        f"95 % interval {number(low, _METRIC)} to {number(high, _METRIC)}."
+        f"{spread}."
     ]
     ahead = [pair for pair in comparison.pairs if pair.one == comparison.leader]
     near = min(ahead, key=lambda pair: pair.difference)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from runner.core.text import number
+from runner.report.results.collect import RunRecord
 from runner.report.results.format import count
 from runner.report.results.tables import LOST, Row
 from runner.report.statistics.block_design import Fit
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 SETTLED = 5  # seeds a combination, under which even a distinguishable leader is a first answer
 _METRIC = "val_accuracy"
 _MOST_NAMED = 3  # combinations in a note
+RULES = {  # of `runner.train.selection` -> in words
+    "last": "of the last epoch",
+    "val_loss": "of the epoch with the lowest validation loss",
+    "val_accuracy": "of the epoch with the best validation accuracy",
+}
 
 
 def limits(rows: Sequence[Row], comparison: "Comparison", pooled: Fit) -> list[str]:
@@ -68,6 +74,31 @@ def doubts(cells: Sequence[Mapping[str, float]], pooled: Fit) -> list[str]:
             "pooled residual smaller than what the others show."
         )
     return notes
+
+
+def weights_of(record: RunRecord) -> str | None:
+    """Return which epoch's weights a run tested; None where its result does not tell."""
+    fact = record.facts.get("select")
+    return RULES.get(fact.get("rule")) if isinstance(fact, dict) else None
+
+
+def rules(rows: Sequence[Row]) -> list[str]:
+    """Return which combinations tested the weights of which epoch, where these are not chosen in one way."""
+    named: dict[str, list[str]] = {}
+    for row in rows:
+        for words in dict.fromkeys(filter(None, map(weights_of, row.done))):
+            named.setdefault(words, []).append(row.name)
+    if len(named) < 2:
+        return []
+    parts = [
+        f"{words} ({'; '.join(names[:_MOST_NAMED])}"
+        + (f"; and {len(names) - _MOST_NAMED} more)" if len(names) > _MOST_NAMED else ")")
+        for words, names in named.items()
+    ]
+    return [
+        f"Not all combinations are measured with weights chosen alike: {', '.join(parts)}. An epoch that was chosen "
+        "on the validation images looks better on them than the last one; checkpoint.select=last treats all alike."
+    ]
 
 
 def left_out(rows: Sequence[Row]) -> list[str]:

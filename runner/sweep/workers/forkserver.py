@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable, Iterator
 from multiprocessing import forkserver
 
+import psutil
+
 SINGLE = {"OMP_NUM_THREADS": "1"}  # of a process that does runs: torch sets each one's own number of threads
 
 
@@ -19,6 +21,15 @@ def prepare(targets: Iterable[str] = ()) -> None:
     context.set_forkserver_preload(["runner.sweep.workers.worker", "runner.report.preload", *modules])
     with environment(SINGLE):
         forkserver.ensure_running()
+
+
+def stop() -> None:
+    """End the server. A worker that it was asked for while it still loaded would otherwise begin after this process has
+    gone, and fail with a traceback."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if any("multiprocessing.forkserver" in word for word in child.cmdline()):
+                child.kill()
 
 
 @contextlib.contextmanager

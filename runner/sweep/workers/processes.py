@@ -23,7 +23,7 @@ from runner.store.ledger import read
 from runner.store.lock import began
 from runner.sweep.run.executor import Crew, Ended
 from runner.sweep.run.work import Work
-from runner.sweep.workers.forkserver import prepare
+from runner.sweep.workers.forkserver import prepare, stop
 
 MEMORY = 1.5e9  # bytes that a worker may need, with which `auto` counts
 LOOK = CONSTS.sleep_unit = 0.02  # seconds after which a pool looks how its worker is; pebble's own are 0.1
@@ -76,6 +76,8 @@ class Processes(Crew):
             ends[-1].start()
         for end in ends if not idle else ():
             end.join()
+        if isinstance(error, KeyboardInterrupt):
+            stop()
 
     def save(self) -> None:
         """Have the workers save their runs and end; wait for them."""
