@@ -75,11 +75,12 @@ def test_every_truncation_is_found(saved):
 
 
 def test_another_file_is_found(tmp_path):
-    """A plain `torch.save` without the checksum, and a text file, are `Damaged`."""
-    plain, text = tmp_path / "plain.pt", tmp_path / "text.pt"
+    """A plain `torch.save` without the checksum, the mark of one far from its end or not, and a text are `Damaged`."""
+    plain, words, text = (tmp_path / name for name in ("plain.pt", "words.pt", "text.pt"))
     torch.save(STATE, plain)
+    torch.save({"about": "sha256:" + 70_000 * "a", **STATE}, words)
     text.write_text("sha256:")
-    for path in (plain, text):
+    for path in (plain, words, text):
         with pytest.raises(checkpoint.Damaged):
             checkpoint.load(path)
 

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 FILE = CHECKPOINT
 _END = b"PK\x05\x06"  # a zip file's last record; its last two bytes are the length of the comment that follows
 _COMMENT = b"sha256:"
+_LENGTH = len(_COMMENT) + 64  # bytes of the comment: the digest follows in hexadecimal
 
 
 class Damaged(Exception):
@@ -33,8 +34,11 @@ def save(path: Path, state: dict[str, Any]) -> None:
     content = buffer.getvalue()
     if content[-22:-18] != _END or content[-2:] != b"\0\0":
         raise AssertionError("torch.save no longer ends in a zip record without a comment")
-    comment = _COMMENT + hashlib.sha256(content).hexdigest().encode()
-    write_atomic(path, content[:-2] + struct.pack("<H", len(comment)) + comment)
+    write_atomic(path, content[:-2] + struct.pack("<H", _LENGTH) + _comment(content))
+
+
+def _comment(content: bytes) -> bytes:
+    return _COMMENT + hashlib.sha256(content).hexdigest().encode()
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -43,9 +47,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     Raises `Damaged`, naming the file, where it is not what was written, or holds more than tensors and plain values.
     """
     content = path.read_bytes()
-    head, mark, digest = content.rpartition(_COMMENT)
-    length = struct.pack("<H", len(mark + digest))
-    if not mark or head[-2:] != length or hashlib.sha256(head[:-2] + b"\0\0").hexdigest().encode() != digest:
+    zipped, comment = content[: -_LENGTH - 2] + b"\0\0", content[-_LENGTH - 2 :]
+    if comment != struct.pack("<H", _LENGTH) + _comment(zipped):
         raise Damaged(f"{path} is damaged: its checksum does not fit")
     try:
         return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
