@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import to_pil_image
 
-from runner.build.builder import Builder
 from runner.build.check import check
 from runner.data.normalize import Normalize
 from runner.data.splits import ResidentSplit, Splits
 from runner.sweep.compose.explain import CONF
+from runner.task.resources import Resources
 
 CASES = [  # channels, side, pipeline
     (1, 28, ["flip", "crop"]),
@@ -58,7 +58,7 @@ def runners(images: Tensor, config: dict) -> Loop:
     normalize = Normalize(
         Splits(split, None, split, ("a", "b"), "", *moments, side), torch.device("cpu"), torch.contiguous_format
     )
-    pipeline = list(Builder().stack(config, "augmentation").values())
+    pipeline = list(Resources().stack(config, "augmentation").values())
     for transform in pipeline:
         transform.fit(split, side)
     generator = torch.Generator().manual_seed(0)

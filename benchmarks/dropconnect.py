@@ -13,18 +13,18 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch.nn.functional import nll_loss
 
-from runner.build.builder import Builder
 from runner.build.check import check
 from runner.core.seeds import generator
+from runner.execution.eager import train
 from runner.model.noise import sampled
 from runner.sweep.compose.explain import CONF
-from runner.train.loop import train
+from runner.task.resources import Resources
 from runner.train.state import Run
 
 PASSES, IMAGES, CPU = 10_000, 256, torch.device("cpu")
 
 
-def made(builder: Builder, inference: str, words: list[str]) -> Run:
+def made(builder: Resources, inference: str, words: list[str]) -> Run:
     """A run that tests with the mean weights, or with Gaussians."""
     stack = ["model=mlp", "regularization=[dropconnect]", f"regularization.dropconnect.inference={inference}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -37,7 +37,7 @@ def made(builder: Builder, inference: str, words: list[str]) -> Run:
 def main(words: list[str]) -> None:
     """Prints the figures."""
     torch.set_num_threads(1)
-    builder = Builder()
+    builder = Resources()
     runs = {inference: made(builder, inference, words) for inference in ("mean", "gaussian")}
     with torch.enable_grad():
         train([runs["mean"]])

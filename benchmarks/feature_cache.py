@@ -26,15 +26,15 @@ from descendants import cpu_seconds
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from runner.build.builder import Builder
 from runner.build.check import check
 from runner.core.listener import Listener
 from runner.execution.choose.fused import choose_fused
-from runner.execution.fused.slot import NOISE, Seat
+from runner.execution.eager import train
 from runner.sweep.compose.explain import CONF
 from runner.task.base import Job
+from runner.task.resources import Resources
 from runner.task.session import Session
-from runner.train.loop import train
+from runner.train.slot import NOISE, Seat
 
 OPTIMIZERS, RATES = ("sgd", "adam", "rmsprop", "adagrad"), ("0.3", "1")
 HEADS = [(f"optimizer={name}", f"lr_scale={rate}") for name in OPTIMIZERS for rate in RATES]
@@ -63,7 +63,7 @@ def config_of(overrides: list[str]) -> dict:
 
 def sweep(common: list[str], heads: list[tuple[str, ...]], fuse: bool = False) -> tuple[Stopwatch, list[float]]:
     """The time that training takes, and each head's last validation loss. fuse: as one program, if a trial says so."""
-    builder, watch, losses = Builder(), Stopwatch(), []
+    builder, watch, losses = Resources(), Stopwatch(), []
     serve = builder.features.serve
 
     def timed(*arguments: object) -> str:

@@ -31,15 +31,18 @@ from matplotlib.figure import Figure
 from newton_cost import peak_bytes
 from sweep import Case, runner
 
-from runner.build.builder import Builder
 from runner.core.listener import Listener
 from runner.core.seeds import generator
 from runner.core.timing import timed
 from runner.data.splits import ResidentSplit, Splits
+from runner.execution.compile import compile_as_told
+from runner.execution.eager import Alone, train
 from runner.execution.fused.program import Fused
 from runner.task.base import Job
+from runner.task.resources import Resources
 from runner.task.session import Session
-from runner.train.loop import Alone, Program, step, train
+from runner.train.loop import step
+from runner.train.program import Program
 from runner.train.state import Run
 
 OPTIMIZERS = ("sgd", "momentum", "rmsprop", "adam")
@@ -70,7 +73,7 @@ def configs_of(count: int, words: list[str]) -> list[dict]:
     return [made[name] | {"seed": seed} for seed, name in enumerate(names)]
 
 
-def runs_of(model: str, count: int, device: torch.device, builder: Builder, more: list[str]) -> list[Run]:
+def runs_of(model: str, count: int, device: torch.device, builder: Resources, more: list[str]) -> list[Run]:
     """Runs that are ready to train."""
     common = [f"model={model}", "epochs=10000", f"device={device}", "data.val_fraction=0", *more]
     runs = []
@@ -80,7 +83,7 @@ def runs_of(model: str, count: int, device: torch.device, builder: Builder, more
         else:
             splits = images32(2048, device) if model == "resnet20" else builder.splits(config, device)
         noise = generator(config["seed"], "noise", device)
-        runs.append(Run(config, builder.parts(config, splits, device, noise), device, noise))
+        runs.append(compile_as_told(Run(config, builder.parts(config, splits, device, noise), device, noise)))
     for run in runs:
         run.train_mode()
     return runs
@@ -111,7 +114,7 @@ def held(work: Callable[[], object], device: torch.device) -> float:
 
 
 def speeds(
-    model: str, count: int, device: torch.device, rounds: int, length: int, builder: Builder, more: list[str]
+    model: str, count: int, device: torch.device, rounds: int, length: int, builder: Resources, more: list[str]
 ) -> tuple[float, float, float]:
     """Seconds a run and step alone and fused, and how many times faster."""
     lone = runs_of(model, count, device, builder, more)[:: max(1, count // len(OPTIMIZERS))]
@@ -128,7 +131,7 @@ def speeds(
     return single, shared, ratio
 
 
-def memory(model: str, count: int, device: torch.device, builder: Builder, more: list[str]) -> float:
+def memory(model: str, count: int, device: torch.device, builder: Resources, more: list[str]) -> float:
     """Megabytes of so many runs that share a program, or of one alone."""
 
     def build() -> None:
@@ -138,7 +141,7 @@ def memory(model: str, count: int, device: torch.device, builder: Builder, more:
     return held(build, device)
 
 
-def whole_loop(fused: bool, count: int, epochs: int, device: torch.device, builder: Builder) -> float:
+def whole_loop(fused: bool, count: int, epochs: int, device: torch.device, builder: Resources) -> float:
     """Seconds from the first step to the last of runs with all that a run does besides."""
     with contextlib.ExitStack() as stack:
         sessions = []
@@ -198,7 +201,7 @@ def main() -> None:
     parser.add_argument("--fast", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    builder, rows = Builder(), []
+    builder, rows = Resources(), []
     say, rounds = sys.stdout.write, 1 if given.fast else given.rounds
     say(f"{HEAD}\n{'|---' * HEAD.count(' | ')}|---|\n")
     for model in given.models:

@@ -33,12 +33,13 @@ from loop_overhead import measured
 from sweep import Case, runner
 from torch.nn.functional import cross_entropy
 
-from runner.build.builder import Builder
 from runner.core.timing import timed
 from runner.execution.cuda_graph.capture import CudaGraphs
 from runner.execution.cuda_graph.replay import WARM
+from runner.execution.eager import Alone
 from runner.execution.fused.program import Fused
-from runner.train.loop import Alone, Program
+from runner.task.resources import Resources
+from runner.train.program import Program
 from runner.train.state import Run
 
 STEPS = {"mlp": 200, "convnet": 100, "resnet20": 20}  # of one measurement
@@ -93,7 +94,7 @@ class ByHand:
             self._once()
 
 
-def by_loop(device: torch.device, fast: bool, builder: Builder, _: Path) -> Iterator[Row]:
+def by_loop(device: torch.device, fast: bool, builder: Resources, _: Path) -> Iterator[Row]:
     """Steps a second of a lone run."""
     for model in ["mlp"] if fast else STEPS:
         count = 2 if fast else STEPS[model]
@@ -135,7 +136,7 @@ def _clock(way: Callable[[int], None], count: int, device: torch.device) -> Call
     return lambda: timed(lambda: way(count), device)[1]
 
 
-def by_fuse(device: torch.device, fast: bool, builder: Builder, _: Path) -> Iterator[Row]:
+def by_fuse(device: torch.device, fast: bool, builder: Resources, _: Path) -> Iterator[Row]:
     """Milliseconds a run and step."""
     many = 4 if fast else 32
     for model in ["mlp"] if fast else STEPS:
@@ -161,7 +162,7 @@ def by_fuse(device: torch.device, fast: bool, builder: Builder, _: Path) -> Iter
             yield f"{many} x {model}: with CUDA graphs, ours and by hand", "left out: need CUDA"
 
 
-def by_augmentation(device: torch.device, fast: bool, builder: Builder, _: Path) -> Iterator[Row]:
+def by_augmentation(device: torch.device, fast: bool, builder: Resources, _: Path) -> Iterator[Row]:
     """Images a second."""
     batch, count = (64, 1) if fast else (512, 20)
     ways = {}
@@ -179,7 +180,7 @@ def _augment(run: Run, images: torch.Tensor, labels: torch.Tensor, count: int) -
         run.augment(images, labels, run.augmenting)
 
 
-def by_cache(device: torch.device, fast: bool, _: Builder, folder: Path) -> Iterator[Row]:
+def by_cache(device: torch.device, fast: bool, _: Resources, folder: Path) -> Iterator[Row]:
     """Seconds of a sweep, without start-up and plan."""
     root = _arrays(folder, 256 if fast else 4000)
     model, epochs = ("resnet20", 1) if fast else ("resnet18", 10)
@@ -197,7 +198,7 @@ def by_cache(device: torch.device, fast: bool, _: Builder, folder: Path) -> Iter
     )
 
 
-def by_sweep(device: torch.device, fast: bool, _: Builder, folder: Path) -> Iterator[Row]:
+def by_sweep(device: torch.device, fast: bool, _: Resources, folder: Path) -> Iterator[Row]:
     """Seconds of whole commands."""
     runs, epochs = (4, 1) if fast else (32, 4)
     seeds = ",".join(map(str, range(runs // len(OPTIMIZERS))))
@@ -248,7 +249,7 @@ def main() -> None:
     if given.device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit("--device cuda: torch sees no GPU here; --device cpu --fast shows that everything works")
     torch.set_num_threads(1)
-    began, builder = time.perf_counter(), Builder()
+    began, builder = time.perf_counter(), Resources()
     sys.stdout.write("| part | case | |\n|---|---|---|\n")
     with tempfile.TemporaryDirectory() as folder:
         for part in given.parts:

@@ -22,13 +22,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch.nn.functional import cross_entropy, pad
 
-from runner.build.builder import Builder
 from runner.build.check import check
 from runner.core.listener import Listener
+from runner.execution.eager import train
 from runner.sweep.compose.explain import CONF
 from runner.task.base import Job
+from runner.task.resources import Resources
 from runner.task.session import Session
-from runner.train.loop import train
 
 CASES = {  # name -> overrides, epochs in one measurement
     "mlp on digits": (["model=mlp", "data=digits"], 40),
@@ -53,7 +53,7 @@ def config_of(overrides: list[str], epochs: int, root: str) -> dict:
     return check(OmegaConf.to_container(config, resolve=True))
 
 
-def runner_seconds(config: dict, builder: Builder) -> float:
+def runner_seconds(config: dict, builder: Resources) -> float:
     """Seconds of the runner's loop, all its defaults on."""
     with tempfile.TemporaryDirectory() as folder:
         job = Job(Path(folder), config, "0", "0", [], {}, {}, "", torch.get_num_threads())
@@ -63,7 +63,7 @@ def runner_seconds(config: dict, builder: Builder) -> float:
             return time.perf_counter() - start
 
 
-def network(config: dict, builder: Builder) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+def network(config: dict, builder: Resources) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     """The same model and optimizer, for the loops written by hand."""
     model = builder.model(config, builder.splits(config))
     if any(isinstance(module, torch.nn.Conv2d) for module in model.modules()):
@@ -83,7 +83,7 @@ def augment(images: torch.Tensor) -> torch.Tensor:
     return images.gather(2, rows).gather(3, columns)
 
 
-def plain_seconds(config: dict, builder: Builder) -> float:
+def plain_seconds(config: dict, builder: Resources) -> float:
     """Seconds of a plain loop over resident data."""
     splits = builder.splits(config)
     model, optimizer = network(config, builder)
@@ -122,7 +122,7 @@ def plain_seconds(config: dict, builder: Builder) -> float:
     return time.perf_counter() - start
 
 
-def loader_seconds(config: dict, builder: Builder, workers: int, root: str, steps: int) -> float:
+def loader_seconds(config: dict, builder: Resources, workers: int, root: str, steps: int) -> float:
     """Seconds of `steps` steps with a DataLoader and per-sample transforms."""
     from torchvision.datasets import FashionMNIST
     from torchvision.transforms import v2
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    builder = Builder()
+    builder = Resources()
     lines = ["| case | runner, steps/s | plain loop, steps/s | ratio |", "|---|---|---|---|"]
     for name, (overrides, epochs) in CASES.items():
         config = config_of(overrides, epochs, arguments.root)

@@ -24,11 +24,11 @@ from descendants import cpu_seconds
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from runner.build.builder import Builder
 from runner.build.check import check
 from runner.core.listener import Listener
 from runner.sweep.compose.explain import CONF
 from runner.task.base import Job
+from runner.task.resources import Resources
 from runner.task.session import Session
 
 WORDS = ["model=mlp", "epochs=1", "threads=1", "device=cpu"]
@@ -45,7 +45,7 @@ def config_of(seed: int, tensorboard: bool) -> dict:
 Cost = tuple[float, float]  # seconds by the wall clock, and of the CPU
 
 
-def session_cost(config: dict, builder: Builder) -> Cost:
+def session_cost(config: dict, builder: Resources) -> Cost:
     """A run without the files of the ledger."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter(), time.process_time()
@@ -55,7 +55,7 @@ def session_cost(config: dict, builder: Builder) -> Cost:
         return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
-def task_cost(config: dict, builder: Builder) -> Cost:
+def task_cost(config: dict, builder: Resources) -> Cost:
     """A run as a worker executes it."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter(), time.process_time()
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of the sweeps")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    builder, rounds = Builder(), []
+    builder, rounds = Resources(), []
     for seed in range(given.rounds + 1):
         shown, bare = config_of(seed, True), config_of(seed, False)
         rounds.append((session_cost(bare, builder), session_cost(shown, builder), task_cost(shown, builder)))

@@ -13,9 +13,9 @@ import torch
 from draw_lecture import Runs, dots, figure, finish, runs_of, save
 from matplotlib.figure import Figure
 
-from runner.build.builder import Builder
 from runner.build.load import load
 from runner.report.surface_pictures import style
+from runner.task.resources import Resources
 
 IMAGES = 2000  # of the test split, for correlations
 
@@ -66,7 +66,7 @@ def as_ensemble(runs: Runs) -> np.ndarray:
 
 def correlations(runs: Runs) -> dict[float, tuple[float, float]]:
     """Mean absolute correlation between the features of the first hidden layer, over the test images; by rate."""
-    builder, found = Builder(), {}
+    builder, found = Resources(), {}
     for folder, result in runs:
         loaded = load(folder)
         test = builder.splits(loaded.config).test

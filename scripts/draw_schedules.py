@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from runner.build.check import locate
-from runner.schedule.base import Timeline
+from runner.core.timeline import Timeline
 from runner.sweep.compose.explain import CONF
 
 COLUMNS = 4

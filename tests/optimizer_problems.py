@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from runner.build.builder import Builder
 from runner.build.check import check
 from runner.model.convnet import ConvNet
 from runner.model.mlp import MLP
 from runner.model.stages import stages
 from runner.optimizer.param_groups import parameter_groups
+from runner.task.resources import Resources
 from tests.test_config import composed
 
 DRAW = np.random.default_rng(7)
@@ -76,7 +76,7 @@ def build(model: nn.Module, *overrides: str) -> torch.optim.Optimizer:
     """The optimizer that overrides choose, over a model's parameters, in the groups that a run would make."""
     config = check(composed(*overrides))
     rates = dict.fromkeys([name for name, _ in stages(model)], 1.0)
-    return Builder().optimizer(config, parameter_groups(model, rates, config["optimizer"]["no_decay"]))
+    return Resources().optimizer(config, parameter_groups(model, rates, config["optimizer"]["no_decay"]))
 
 
 def rosenbrock(p: Tensor) -> Tensor:

@@ -8,12 +8,12 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torch.func import functional_call, stack_module_state, vmap
 
-from runner.build.builder import Builder
 from runner.build.check import check
 from runner.build.load import load
 from runner.core.errors import ConfigError
 from runner.data.normalize import sample
 from runner.model.airbench import Airbench, whitening
+from runner.task.resources import Resources
 from tests.conftest import result_of
 from tests.test_config import composed
 
@@ -94,7 +94,7 @@ def test_what_cannot_be_built(widths, pixels, said):
 
 def test_a_sample_is_of_the_whole_split():
     """`sample` gives normalised training images from the first to the last, as many as asked for or as there are."""
-    splits = Builder().splits(check(composed("data.limit=200")))
+    splits = Resources().splits(check(composed("data.limit=200")))
     images = splits.train.images.float().div(255).sub(splits.mean.view(-1, 1, 1)).div(splits.std.view(-1, 1, 1))
     some = torch.cat(list(sample(splits, 90)))
     torch.testing.assert_close(some, images[torch.arange(90) * 180 // 90])
@@ -107,7 +107,7 @@ def test_members_share_what_the_data_says(cli, tmp_path):
     words = ("model=airbench", "model.widths=[4,4,4]", "model.look_at=50", "epochs=1", "data.limit=200", "name=a")
     assert cli(*words, "ensemble=independent", "ensemble.members=2", "log.tensorboard=false")[0] == 0
     one, two = (network.model for network in load(next((tmp_path / "outputs/a").glob("model*"))).networks)
-    splits = Builder().splits(check(composed("data.limit=200")))
+    splits = Resources().splits(check(composed("data.limit=200")))
     assert len(splits.train) == 180
     filters = whitening(sample(splits, 50), 2, 5e-4).float()
     for model in (one, two):
@@ -137,7 +137,7 @@ def test_the_experiment_is_the_papers_recipe(cli, tmp_path):
     optimizer = config["optimizer"]
     assert optimizer["lr"] == pytest.approx(11.5 / nesterov)
     assert optimizer["lr"] * optimizer["weight_decay"] == pytest.approx(0.0153 / nesterov, rel=1e-3)
-    builder = Builder()
+    builder = Resources()
     parts = builder.parts(config, builder.splits(config), torch.device("cpu"), torch.Generator())
     plain, fast = parts.optimizer.param_groups
     assert fast["name"] == "weights_norm_biases" and len(fast["params"]) == 6

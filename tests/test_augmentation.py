@@ -10,10 +10,10 @@ from torchvision.transforms import functional
 from runner.augmentation.base import Transform
 from runner.augmentation.crop import Crop, crop
 from runner.augmentation.flip import Flip, flip
-from runner.build.builder import Builder
 from runner.build.check import Refused, check
 from runner.core.errors import ConfigError
 from runner.data.splits import ResidentSplit
+from runner.task.resources import Resources
 from tests.test_config import GROUP_OPTIONS, composed, split
 
 ITEMS = [split(option)[1] for option in GROUP_OPTIONS if option.startswith("augmentation/")]
@@ -52,7 +52,7 @@ PLAIN = [name for name in ITEMS if name not in ("cifar", "imagenet", "none")]  #
 def built(name, size=8):
     """The item at its defaults, fitted to 40 random colour images."""
     config = check(composed(f"augmentation=[{name}]", *NEEDS.get(name, [])))
-    transform = Builder().stack(config, "augmentation")[name]
+    transform = Resources().stack(config, "augmentation")[name]
     images = torch.randint(0, 256, (40, 3, size, size), generator=seeded(9)).to(torch.uint8)
     transform.fit(ResidentSplit(images, torch.arange(40) % 2), size)
     return transform
@@ -177,10 +177,10 @@ def test_crop_reflects_no_more_than_there_is():
     with pytest.raises(ConfigError, match="augmentation.crop.fill=9: padding_mode=reflect fills nothing; use fill=0"):
         Crop(fill=9, padding_mode="reflect")
     config = check(composed("augmentation=[crop]", "augmentation.crop.padding=8"))
-    Builder().rehearse(config)
+    Resources().rehearse(config)
     config["augmentation"]["crop"]["padding_mode"] = "reflect"
     with pytest.raises(Refused, match="augmentation.crop.padding=8: an image of 8 pixels .* use 7 or less"):
-        Builder().rehearse(config)
+        Resources().rehearse(config)
 
 
 def test_crop_corners_are_uniform():
@@ -239,5 +239,5 @@ def test_crop_padding_larger_than_the_image_is_refused():
     """More padding than image is refused, with the reason; as much as the image is not."""
     words = ("data.limit=200", "augmentation=[crop]")
     with pytest.raises(Refused, match="augmentation.crop.padding=9: more than the image's 8 pixels"):
-        Builder().rehearse(check(composed(*words, "augmentation.crop.padding=9")))
-    Builder().rehearse(check(composed(*words, "augmentation.crop.padding=8")))
+        Resources().rehearse(check(composed(*words, "augmentation.crop.padding=9")))
+    Resources().rehearse(check(composed(*words, "augmentation.crop.padding=8")))

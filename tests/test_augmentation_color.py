@@ -18,10 +18,10 @@ from runner.augmentation.grayscale import Grayscale
 from runner.augmentation.invert import Invert
 from runner.augmentation.posterize import Posterize
 from runner.augmentation.solarize import Solarize
-from runner.build.builder import Builder
 from runner.build.check import Refused, check
 from runner.core.errors import ConfigError
 from runner.data.splits import ResidentSplit
+from runner.task.resources import Resources
 from tests.test_config import composed
 
 SOME = {"grayscale": Grayscale, "blur": Blur, "solarize": Solarize, "posterize": Posterize, "invert": Invert}
@@ -48,12 +48,12 @@ def as_bytes(images):
 def rebuilt(name, *overrides):
     """An item as a config makes it, with overrides `key=value`."""
     words = [f"augmentation.{name}.{override}" for override in overrides]
-    return Builder().stack(check(composed(f"augmentation=[{name}]", *words)), "augmentation")[name]
+    return Resources().stack(check(composed(f"augmentation=[{name}]", *words)), "augmentation")[name]
 
 
 def rehearse(name, *overrides, data=("data=digits", "data.limit=200")):
     words = [f"augmentation.{name}.{override}" for override in overrides]
-    return Builder().rehearse(check(composed(*data, f"augmentation=[{name}]", *words)))
+    return Resources().rehearse(check(composed(*data, f"augmentation=[{name}]", *words)))
 
 
 def coloured(tmp_path, pixels=None):

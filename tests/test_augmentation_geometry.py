@@ -18,10 +18,10 @@ from runner.augmentation.rotate import Rotate, rotate
 from runner.augmentation.scale import Scale, rescale
 from runner.augmentation.translate import Translate, translate
 from runner.augmentation.vertical_flip import VerticalFlip
-from runner.build.builder import Builder
 from runner.build.check import Refused, check
 from runner.core.errors import ConfigError
 from runner.data.splits import ResidentSplit
+from runner.task.resources import Resources
 from runner.train.state import Run
 from tests.test_config import composed
 
@@ -222,9 +222,9 @@ def test_all_of_them_in_one_pipeline():
         check(composed("data.limit=200", "model=mlp", f"augmentation=[{','.join(ITEMS)}]")),
         torch.device("cpu"),
     )
-    builder = Builder()
+    builder = Resources()
     splits = builder.splits(config)
-    run = Run(config, builder.parts(config, splits, cpu, seeded(), checks=True), cpu, seeded())
+    run = Run(config, builder.parts(config, splits, cpu, seeded(), rules=()), cpu, seeded())
     batch = run.next_batch()
     assert batch.images.shape == (64, 1, 8, 8) and batch.images.isfinite().all()
 
@@ -636,7 +636,7 @@ def test_bad_values_are_refused(word, line):
     """What cannot work is refused before training, in a line with the value and what is allowed."""
     item = word.partition(".")[0]
     with pytest.raises(ConfigError) as refused:
-        Builder().rehearse(
+        Resources().rehearse(
             check(composed("data.limit=200", "model=mlp", f"augmentation=[{item}]", f"augmentation.{word}"))
         )
     assert str(refused.value) == f"augmentation.{word}" + ("" if line.startswith(" with") else ": ") + line
@@ -646,7 +646,7 @@ def test_bad_values_are_refused(word, line):
 def test_the_largest_and_smallest_that_work(word):
     """A square as large as the image, a shift of one pixel and a part of one pixel are accepted."""
     item = word.partition(".")[0]
-    Builder().rehearse(check(composed("data.limit=200", f"augmentation=[{item}]", f"augmentation.{word}")))
+    Resources().rehearse(check(composed("data.limit=200", f"augmentation=[{item}]", f"augmentation.{word}")))
 
 
 def test_refusals_are_collected():
@@ -657,5 +657,5 @@ def test_refusals_are_collected():
         "augmentation.translate.translate=[0.01,0]",
     )
     with pytest.raises(Refused) as refused:
-        Builder().rehearse(check(composed("data.limit=200", "model=mlp", *words)))
+        Resources().rehearse(check(composed("data.limit=200", "model=mlp", *words)))
     assert len(refused.value.lines) == 2

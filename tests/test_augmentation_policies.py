@@ -12,11 +12,11 @@ from runner.augmentation.flip import Flip
 from runner.augmentation.randaugment import RandAugment
 from runner.augmentation.torchvision_transform import TRIED, TorchvisionTransform
 from runner.augmentation.trivialaugment import TrivialAugment
-from runner.build.builder import Builder
 from runner.build.check import Refused, check
 from runner.core.context import Context
 from runner.core.errors import ConfigError
 from runner.store.fingerprint import fingerprints
+from runner.task.resources import Resources
 from tests.test_config import composed
 
 BILINEAR, NEAREST = v2.InterpolationMode.BILINEAR, v2.InterpolationMode.NEAREST
@@ -166,7 +166,7 @@ def test_policies_refuse_values_out_of_range(words, line):
     """A value out of its range is refused before anything runs, with the range."""
     name = words.partition(".")[0]
     with pytest.raises(ConfigError) as refused:
-        Builder().stack(check(composed(f"augmentation=[{name}]", f"augmentation.{words}")), "augmentation")
+        Resources().stack(check(composed(f"augmentation=[{name}]", f"augmentation.{words}")), "augmentation")
     assert str(refused.value) == f"augmentation.{name}.{line}"
 
 
@@ -260,7 +260,7 @@ def test_it_is_quiet_where_an_earlier_item_complains():
     config["augmentation"]["torchvision"]["size"] = 8
     config["augmentation"]["crop"]["padding"] = 9
     with pytest.raises(Refused) as refused:
-        Builder().rehearse(check(config))
+        Resources().rehearse(check(config))
     (line,) = refused.value.lines
     assert line.startswith("augmentation.crop.padding=9")
 
@@ -271,14 +271,14 @@ def test_two_transforms_by_name_in_one_pipeline():
     words += ("+augmentation@augmentation.second=torchvision", "augmentation.second.name=RandomEqualize")
     config = check(composed(*words))
     assert list(config["augmentation"]) == ["torchvision", "flip", "second"]
-    assert [item.name for item in Builder().stack(config, "augmentation").values() if not isinstance(item, Flip)] == [
+    assert [item.name for item in Resources().stack(config, "augmentation").values() if not isinstance(item, Flip)] == [
         "RandomInvert",
         "RandomEqualize",
     ]
     config["augmentation"]["second"]["name"] = "TenCrop"
     config["augmentation"]["second"]["size"] = 8
     with pytest.raises(Refused, match="^augmentation.second.name=TenCrop: gives tuple"):
-        Builder().rehearse(config)
+        Resources().rehearse(config)
 
 
 @pytest.mark.parametrize("name", ["randaugment", "trivialaugment", "autoaugment", "augmix", "torchvision"])
@@ -286,7 +286,7 @@ def test_items_pass_the_rehearsal(name):
     """On the default data, which are grey, every item is accepted."""
     words = ["data.limit=200", f"augmentation=[{name}]"]
     words += ["augmentation.torchvision.name=RandomEqualize"] if name == "torchvision" else []
-    Builder().rehearse(check(composed(*words)))
+    Resources().rehearse(check(composed(*words)))
 
 
 # -- presets --------------------------------------------------------------------------------------------------------

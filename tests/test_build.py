@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from runner.build.builder import Builder
-from runner.build.check import Refused, check, shown
+from runner.build.check import Refused, check
 from runner.core.devices import cores, threads
 from runner.core.errors import ConfigError
 from runner.core.schema import STACKS
 from runner.core.targets import locate
+from runner.core.text import shown
+from runner.task.resources import Resources
 from tests.test_config import composed
 
 FEW = ("data.limit=200",)
@@ -23,7 +24,7 @@ OWN = ("model=custom", "trust=[tests]")
 def complaints(*overrides):
     """The lines that `check`, or else the rehearsal, has about a combination."""
     try:
-        Builder().rehearse(check(composed(*overrides)))
+        Resources().rehearse(check(composed(*overrides)))
     except Refused as error:
         return error.lines
     except ConfigError as error:
@@ -206,7 +207,7 @@ def test_helpers_are_no_options(tmp_path, group, target, keys):
     path = str(tmp_path / "written")
     config[group] = {"_target_": target} | {k: path if v == "PATH" else v for k, v in keys.items()}
     with pytest.raises(ConfigError, match=f"{group}._target_={target}"):
-        Builder().rehearse(check(config))
+        Resources().rehearse(check(config))
     assert not list(tmp_path.iterdir())
 
 
@@ -291,7 +292,7 @@ class WrongSize(Plain):
 def test_rehearsal_counts_the_real_parameters(model):
     """The count from the meta device is that of the network that is trained, and no real memory is taken for it."""
     config = check(composed(*FEW, f"model={model}", "batch_size=16"))
-    builder = Builder()
+    builder = Resources()
     facts = builder.rehearse(config)
     splits = builder.splits(config)
     real = builder.parts(config, splits, torch.device("cpu"), None).model
@@ -302,7 +303,7 @@ def test_rehearsal_counts_the_real_parameters(model):
 
 def test_rehearsal_counts_operations():
     """The forward pass of one image through an MLP takes two operations a weight."""
-    facts = Builder().rehearse(check(composed(*FEW, "model=mlp", "model.hidden=[12]")))
+    facts = Resources().rehearse(check(composed(*FEW, "model=mlp", "model.hidden=[12]")))
     assert facts.flops == 2 * (64 * 12 + 12 * 10)
 
 
@@ -310,7 +311,7 @@ def test_rehearsal_counts_operations():
 def test_networks_that_cannot_be_on_the_meta_device(name):
     """A network that reads values while it is made, or while it runs, is rehearsed on the CPU."""
     config = check(composed(*FEW, *OWN, f"model._target_=tests.test_build.{name}"))
-    assert Builder().rehearse(config).parameters == 650
+    assert Resources().rehearse(config).parameters == 650
 
 
 def test_logits_of_the_wrong_shape():
@@ -331,7 +332,7 @@ def test_rehearsal_leaves_torchs_generator_alone():
     for words in (("model=mlp",), (*OWN, "model._target_=tests.test_build.Stubborn")):
         config = check(composed(*FEW, *words))
         state = torch.get_rng_state()
-        Builder().rehearse(config)
+        Resources().rehearse(config)
         assert torch.equal(state, torch.get_rng_state())
 
 
@@ -387,7 +388,7 @@ def test_device_that_is_not_here(monkeypatch):
 
 def test_weights_depend_on_the_seed_only():
     """Networks of one seed start alike whatever was drawn before or is configured beside; other seeds differ."""
-    builder = Builder()
+    builder = Resources()
     found = []
     for words in (("seed=3",), ("seed=3", "optimizer=sgd", "regularization=[dropout]"), ("seed=4",)):
         config = check(composed(*FEW, "model=mlp", *words))
@@ -402,7 +403,7 @@ def test_optimizer_gets_its_keys_and_scaled_rate():
     words = ("optimizer=adamw", "optimizer.lr=0.01", "lr_scale=3", "optimizer.betas=[0.8,0.9]")
     for no_decay in (True, False):
         config = check(composed(*FEW, "model=mlp", *words, f"optimizer.no_decay={str(no_decay).lower()}"))
-        builder = Builder()
+        builder = Resources()
         parts = builder.parts(config, builder.splits(config), torch.device("cpu"), None)
         assert type(parts.optimizer) is torch.optim.AdamW
         for group in parts.optimizer.param_groups:
@@ -415,7 +416,7 @@ def test_optimizer_gets_its_keys_and_scaled_rate():
 
 def test_data_is_loaded_once():
     """Configs that share their data share its splits; another cut is another split of the same images."""
-    builder = Builder()
+    builder = Resources()
     first, same, other = (
         builder.splits(check(composed(*words))) for words in ((), ("seed=5", "model=mlp"), ("data.split_seed=1",))
     )
@@ -425,16 +426,16 @@ def test_data_is_loaded_once():
 
 def test_threads():
     """`auto` is one thread for small steps, a run's share of the cores for large ones; a number is that number."""
-    builder = Builder()
+    builder = Resources()
     for words, expected in (
         (("model=mlp",), 1),
         (("threads=3", "model=mlp"), 3),
     ):
         config = check(composed(*FEW, *words))
-        assert threads(config, builder.rehearse(config), 1) == expected
+        assert threads(config, builder.rehearse(config).flops, 1) == expected
     config = check(composed(*FEW, "model=resnet56"))
     facts = builder.rehearse(config)
-    shares = [threads(config, facts, at_once) for at_once in (0, 1, 2, 1000)]
+    shares = [threads(config, facts.flops, at_once) for at_once in (0, 1, 2, 1000)]
     assert shares == [cores(), cores(), max(1, cores() // 2), 1]
 
 
@@ -463,7 +464,7 @@ class TinyTransformer(nn.Module):
 def test_small_networks_count_alike_on_real_numbers(words, monkeypatch):
     """The rehearsal counts the operations of a network that is too large for numbers, by shapes alone."""
     config = check(composed(*words, *FEW))
-    real = Builder().rehearse(config)
+    real = Resources().rehearse(config)
     monkeypatch.setattr("runner.task.preflight.SMALL", 0)
-    shapes = Builder().rehearse(config)
+    shapes = Resources().rehearse(config)
     assert real == shapes and real.flops > 0

@@ -8,8 +8,8 @@ import zipfile
 import pytest
 import torch
 
+from runner.execution.eager import train
 from runner.store import checkpoint
-from runner.train.loop import train
 from tests.test_train import make, numbers, weights
 
 STATE = {

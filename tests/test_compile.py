@@ -17,9 +17,10 @@ from runner.execution import trial as trying
 from runner.execution.choose import compile as compile_trial
 from runner.execution.choose.compile import choose_compile
 from runner.execution.choose.lone import train_alone
+from runner.execution.eager import Alone
 from runner.execution.fused.compatible import apart
 from runner.execution.trial import Answer
-from runner.train.loop import Alone, step
+from runner.train.loop import step
 from tests.conftest import results_of
 from tests.test_fuse import SMALL_CONV, splits, states
 from tests.test_train import make

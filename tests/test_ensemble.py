@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from runner.build.builder import Builder
 from runner.build.check import Refused
 from runner.core.errors import ConfigError
 from runner.core.seeds import generator
@@ -18,13 +17,14 @@ from runner.data.splits import ResidentSplit
 from runner.ensemble.batch_norm import estimate
 from runner.evaluation.evaluate import Member, ensembles, evaluate, examine
 from runner.evaluation.standard import Standard
+from runner.execution.eager import train
 from runner.schedule.base import Schedule, Timeline
 from runner.schedule.cyclic import Cyclic
 from runner.schedule.warm_restarts import WarmRestarts
 from runner.store import checkpoint
 from runner.task import train as module
 from runner.task.ensemble_facts import compared, draw
-from runner.train.loop import train
+from runner.task.resources import Resources
 from tests.conftest import result_of, results_of
 from tests.test_train import CPU, checked, make, numbers, splits, weights
 
@@ -234,7 +234,7 @@ def test_an_average_of_too_few_epochs():
 
 def rehearse(*overrides):
     config = copy.deepcopy(checked(("model=mlp", "model.hidden=[12]", *overrides)))
-    return Builder().rehearse(config)
+    return Resources().rehearse(config)
 
 
 # -- snapshots ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from torchvision.transforms import functional
 
 from runner.augmentation.crop import Crop
 from runner.augmentation.flip import Flip
-from runner.build.builder import Builder
 from runner.build.check import Refused, check
 from runner.core.errors import ConfigError
 from runner.data.normalize import Normalize
@@ -29,6 +28,7 @@ from runner.model.mlp import MLP
 from runner.model.noise import Noise, noisy, sampled
 from runner.model.resnet import ResNet
 from runner.regularization.dropout import Dropout, DropoutLayer
+from runner.task.resources import Resources
 from tests.conftest import result_of, results_of
 from tests.test_config import composed
 
@@ -255,7 +255,7 @@ def test_monte_carlo_of_each_noise(item, kind):
     torch.manual_seed(0)
     shape, noise = {"in_channels": 3, "num_classes": 5, "image_size": 18}, seeded(5)
     model = ConvNet([6, 8], 16, **shape) if kind is ConvNet else ResNet(20, **shape)
-    Builder().stack(check(composed(f"regularization=[{item}]")), "regularization")[item].modify(model, noise)
+    Resources().stack(check(composed(f"regularization=[{item}]")), "regularization")[item].modify(model, noise)
     model.eval()
     images, normalize, before = photos(4, 18), normalizer(18), noise.get_state()
     still = ask(Standard(), model, images, normalize)
@@ -292,10 +292,10 @@ def test_monte_carlo_needs_noise(words, tmp_path):
     """A network without noise is refused in one line with the way out; dropout in the stack is noise."""
     data = folder(tmp_path) if "vit_b_16" in words[0] else ("data.limit=200",)
     with pytest.raises(Refused) as refused:
-        Builder().rehearse(check(composed("evaluation=monte_carlo", *words, *data)))
+        Resources().rehearse(check(composed("evaluation=monte_carlo", *words, *data)))
     (line,) = refused.value.lines
     assert line.startswith("evaluation=monte_carlo: nothing in ") and "'regularization=[dropout]'" in line
-    Builder().rehearse(check(composed("evaluation=monte_carlo", "regularization=[dropout]", *words, *data)))
+    Resources().rehearse(check(composed("evaluation=monte_carlo", "regularization=[dropout]", *words, *data)))
 
 
 # -- views ----------------------------------------------------------------------------------------------------------
@@ -498,7 +498,7 @@ def test_views_that_do_not_fit(words, line):
     """Values out of range, draws of nothing, and crops without room are refused in one line."""
     words = [f"evaluation.{word}" for word in words]
     with pytest.raises(Refused) as refused:
-        Builder().rehearse(check(composed("evaluation=views", "data.limit=200", *words)))
+        Resources().rehearse(check(composed("evaluation=views", "data.limit=200", *words)))
     (found,) = refused.value.lines
     assert found.startswith(line)
 
@@ -507,7 +507,7 @@ def test_views_that_fit():
     """The edges of what is allowed are allowed."""
     for words in (("crops=5", "padding=7"), ("crops=10", "padding=1"), ("draws=1",)):
         words = [f"evaluation.{word}" for word in words]
-        Builder().rehearse(check(composed("evaluation=views", "data.limit=200", "augmentation=[flip]", *words)))
+        Resources().rehearse(check(composed("evaluation=views", "data.limit=200", "augmentation=[flip]", *words)))
 
 
 # -- together, and through the command line -------------------------------------------------------------------------

@@ -9,19 +9,19 @@ from torch import nn
 
 from runner.augmentation.flip import Flip
 from runner.augmentation.vertical_flip import VerticalFlip
-from runner.build.builder import Builder
 from runner.build.check import Refused, check
 from runner.core.errors import ConfigError
 from runner.core.seeds import generator
 from runner.data.splits import ResidentSplit
 from runner.evaluation.evaluate import Member, examine
 from runner.evaluation.standard import Standard
+from runner.execution.eager import train
 from runner.execution.features import activations as kept
 from runner.execution.features import cache
 from runner.execution.features.cache import Store
 from runner.execution.fused.errors import Unlike
 from runner.execution.fused.program import Fused
-from runner.train.loop import train
+from runner.task.resources import Resources
 from runner.train.state import Run
 from tests.conftest import result_of, results_of
 from tests.test_config import composed
@@ -65,7 +65,7 @@ def make(*overrides, data=None, store=None, prepare=lambda parts: None, budget=N
     config["data"]["budget_gb"] = budget
     torch.manual_seed(0)  # from which layers of libraries draw
     noise = generator(config["seed"], "noise")
-    parts = Builder().parts(config, data, CPU, noise)
+    parts = Resources().parts(config, data, CPU, noise)
     prepare(parts)
     run = Run(config, parts, CPU, noise)
     return run, (store or Store()).serve(run, data)
@@ -402,7 +402,7 @@ def test_declined(reason, case):
         assert reason in said
     config = check(composed(*CONVNET, "data.limit=100", HEAD, *LOOP, *words, "transfer.cache=true"))
     with pytest.raises(Refused) as caught:
-        Builder().rehearse(config)
+        Resources().rehearse(config)
     (line,) = [line for line in caught.value.lines if line.startswith("transfer.cache=true: ")]
     assert reason in line
     assert way_out in line

@@ -9,9 +9,10 @@ from runner.augmentation.base import Transform
 from runner.augmentation.flip import Flip
 from runner.augmentation.vertical_flip import VerticalFlip
 from runner.core.errors import ConfigError
+from runner.execution.eager import train
 from runner.execution.features.activations import pick
 from runner.execution.fused.program import Fused
-from runner.train.loop import step, train
+from runner.train.loop import step
 from tests.test_feature_cache import make as make_cached
 from tests.test_train import make, splits
 

@@ -5,13 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from runner.execution.eager import Alone, train
 from runner.execution.fused.errors import Unlike
 from runner.execution.fused.network import Network
 from runner.execution.fused.program import Fused
-from runner.execution.fused.slot import APART, MANY_WEIGHTS, Seat
+from runner.execution.fused.slot import MANY_WEIGHTS
 from runner.execution.fused.stacked_runs import Bundle
 from runner.model.library_noise import Dropout
-from runner.train.loop import Alone, step, train
+from runner.train.loop import step
+from runner.train.slot import APART, Seat
 from tests.test_train import make, splits
 
 ELEMENTWISE = ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"]

@@ -10,9 +10,9 @@ import torch
 from runner.execution.fused.broadcast import Once
 from runner.execution.fused.network import Network
 from runner.execution.fused.program import Fused
-from runner.execution.fused.slot import BATCHES, NOISE, Seat
 from runner.regularization.gaussian_noise import GaussianNoiseLayer as GaussianNoise
 from runner.train.loop import step
+from runner.train.slot import BATCHES, NOISE, Seat
 from tests.conftest import results_of
 from tests.test_feature_cache import SQUEEZENET
 from tests.test_feature_cache import make as on_features

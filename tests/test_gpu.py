@@ -6,13 +6,14 @@ import copy
 import pytest
 import torch
 
-from runner.build.builder import Builder
 from runner.core.seeds import generator
 from runner.execution.choose.cuda_graph import choose_graph
 from runner.execution.cuda_graph.capture import CudaGraphs
 from runner.execution.cuda_graph.replay import WARM
+from runner.execution.eager import Alone
 from runner.execution.fused.program import Fused
-from runner.train.loop import Alone, step
+from runner.task.resources import Resources
+from runner.train.loop import step
 from runner.train.state import Run
 from tests.test_fuse import ELEMENTWISE, compare, states
 from tests.test_train import SMALL, checked, splits
@@ -29,7 +30,7 @@ def on_gpu(*overrides, data=None):
     config = copy.deepcopy(checked((*SMALL, "precision=fp32", "epochs=50", "log.every=1000", *overrides)))
     noise = generator(config["seed"], "noise", GPU)
     own = (data or splits(train=320)).to(GPU)
-    run = Run(config, Builder().parts(config, own, GPU, noise), GPU, noise)
+    run = Run(config, Resources().parts(config, own, GPU, noise), GPU, noise)
     run.val_split = None
     return run
 

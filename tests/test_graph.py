@@ -11,9 +11,10 @@ from runner.core.errors import ConfigError
 from runner.execution import trial as trying
 from runner.execution.choose.cuda_graph import choose_graph
 from runner.execution.cuda_graph.replay import MOST, WARM
+from runner.execution.eager import Alone
 from runner.execution.fused.program import Fused
 from runner.train.batch import Batch
-from runner.train.loop import Alone, step
+from runner.train.loop import step
 from tests.conftest import result_of
 from tests.tape import Tape
 from tests.test_fuse import SMALL_CONV, splits, states

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from runner.__main__ import main
-from runner.build.builder import Builder
 from runner.build.check import check
 from runner.build.load import load
 from runner.core.errors import ConfigError
 from runner.core.targets import construct, locate, nested_complaints
 from runner.store import checkpoint
+from runner.task.resources import Resources
 from runner.transfer.weights import read as read_weights
 from tests.test_config import composed
 
@@ -374,7 +374,7 @@ def test_the_builder_checks_what_nobody_checked():
     config = check(composed("model=mlp", "data.limit=100"))
     config["model"]["hidden"] = [NODE]
     with pytest.raises(ConfigError, match=r"^model.hidden.0._target_=shutil.copyfile: not from a trusted package"):
-        Builder().model(config, Builder().splits(config))
+        Resources().model(config, Resources().splits(config))
 
 
 @pytest.mark.parametrize(

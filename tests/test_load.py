@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 
 from runner.__main__ import main
-from runner.build.builder import Builder
 from runner.build.check import check
-from runner.build.load import Loaded, load
+from runner.build.load import load
 from runner.core.errors import ConfigError
 from runner.data.decode import decode
+from runner.evaluation.trained import Loaded
 from runner.store import checkpoint
 from runner.task.predict import grey
+from runner.task.resources import Resources
 from tests.conftest import result_of, results_of
 from tests.test_config import composed
 
@@ -59,7 +60,7 @@ def answer(path: Path, images):
 
 
 def digits():
-    return Builder().splits(check(composed(*QUICK)))
+    return Resources().splits(check(composed(*QUICK)))
 
 
 # -- load -----------------------------------------------------------------------------------------------------------

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from runner.build.builder import Builder
 from runner.build.check import Refused, check
 from runner.core.seeds import generator
+from runner.execution.eager import train
 from runner.model.mlp import MLP
-from runner.train.loop import train
+from runner.task.resources import Resources
 from tests.conftest import result_of
 from tests.test_config import composed
 from tests.test_fuse import compare, doubled
@@ -133,10 +133,10 @@ def test_fewer_steps_than_one_move():
     with pytest.raises(
         Refused, match=r"ensemble\.every=7: the run has 6 steps, the slow weights would never move; use"
     ):
-        Builder().rehearse(check(composed(*words, "ensemble.every=7")))
-    Builder().rehearse(check(composed(*words, "ensemble.every=6")))
+        Resources().rehearse(check(composed(*words, "ensemble.every=7")))
+    Resources().rehearse(check(composed(*words, "ensemble.every=6")))
     with pytest.raises(Refused, match="an optimizer of full batches"):
-        Builder().rehearse(check(composed(*words[1:3], "optimizer=lbfgs")))
+        Resources().rehearse(check(composed(*words[1:3], "optimizer=lbfgs")))
 
 
 def test_through_the_command_line(cli):

@@ -10,7 +10,6 @@ import scipy.stats
 import torch
 from torch.nn.functional import cross_entropy
 
-from runner.build.builder import Builder
 from runner.build.check import Refused, check
 from runner.model.convnet import ConvNet
 from runner.model.resnet import ResNet
@@ -19,6 +18,7 @@ from runner.regularization.confidence_penalty import ConfidencePenalty, entropy
 from runner.regularization.elastic_net import ElasticNet
 from runner.regularization.l1 import L1
 from runner.regularization.l2 import L2
+from runner.task.resources import Resources
 from tests.test_config import composed
 from tests.test_tracking import accumulate
 from tests.test_train import first_look, gradient, make
@@ -153,7 +153,7 @@ def test_each_term_is_a_scalar_of_the_event_file(cli):
     (folder,) = Path("outputs/terms").glob("[!.]*/")
     read = accumulate(folder)
     config = check(composed(*words))
-    builder = Builder()
+    builder = Resources()
     model = builder.model(config, builder.splits(config))
     size = sum(np.abs(w).sum() for w in kernels(model).values())
     squares = sum(np.square(w).sum() for w in kernels(model).values())
@@ -195,9 +195,9 @@ def test_threshold_above_every_entropy_is_refused():
     """More than log K is refused with the bound; less is not."""
     words = ("regularization=[confidence_penalty]", "model=mlp")
     with pytest.raises(Refused) as refused:
-        Builder().rehearse(check(composed(*words, "regularization.confidence_penalty.threshold=2.4")))
+        Resources().rehearse(check(composed(*words, "regularization.confidence_penalty.threshold=2.4")))
     assert refused.value.lines == [
         "regularization.confidence_penalty.threshold=2.4: the entropy of 10 classes is never above 2.303; "
         "use less, or null for no threshold"
     ]
-    Builder().rehearse(check(composed(*words, "regularization.confidence_penalty.threshold=2.3")))
+    Resources().rehearse(check(composed(*words, "regularization.confidence_penalty.threshold=2.3")))

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from runner.build.builder import Builder
 from runner.core import memory
 from runner.core.memo import Recent
+from runner.task.resources import Resources
 from runner.train.state import Run
 from tests.conftest import result_of, results_of
 
@@ -196,18 +196,18 @@ def test_equal_runs_report_equal_peaks_after_larger_ones_too(tmp_path):
 
 def test_what_a_sweep_over_data_leaves_behind_is_given_up(cli, monkeypatch):
     """Of a sweep over ways to cut the data the last few stay, not all."""
-    builders, begin = [], Builder.__init__
+    builders, begin = [], Resources.__init__
 
     def kept(self):
         begin(self)
         builders.append(self)
 
-    monkeypatch.setattr(Builder, "__init__", kept)
+    monkeypatch.setattr(Resources, "__init__", kept)
     sizes = ",".join(str(200 + i) for i in range(12))
     words = ("-m", f"data.limit={sizes}", "hydra.launcher.workers=0", "model=mlp", "epochs=1", "log.images=0")
     assert cli(*words, "log.tensorboard=false")[0] == 0
     assert len(results_of(Path("outputs/runs"))) == 12
-    assert all(len(builder._splits) <= 8 for builder in builders)
+    assert all(len(builder._data._splits) <= 8 for builder in builders)
 
 
 def test_recent_keeps_what_was_used_last():

@@ -10,11 +10,11 @@ import torchvision
 from scipy import stats
 from torch import nn
 
-from runner.build.builder import Builder
 from runner.build.check import Refused, check
 from runner.model.library_noise import own
 from runner.model.noise import CHUNK, FEW, drop, mask, noisy
 from runner.regularization.stochastic_depth import DropPath, StochasticDepth, blocks
+from runner.task.resources import Resources
 from tests.conftest import result_of
 from tests.test_config import composed
 
@@ -234,7 +234,7 @@ OWN = ("model=custom", "model._target_=tests.test_noise.Net", "trust=[tests]", "
 def test_who_draws(words, who):
     """A full-batch optimizer names the item of the stack that brought noise, or the model's own layer."""
     with pytest.raises(Refused) as refused:
-        Builder().rehearse(check(composed("optimizer=lbfgs", *words)))
+        Resources().rehearse(check(composed("optimizer=lbfgs", *words)))
     assert refused.value.lines[0].startswith(f"{'regularization=' if who[0] == '[' else ''}{who}: draws new noise")
 
 

@@ -13,9 +13,9 @@ from torch.nn.functional import fractional_max_pool2d
 from torchvision import models, ops
 from torchvision.models import convnext, efficientnet, mobilenetv2, resnet, swin_transformer
 
-from runner.build.builder import Builder
 from runner.build.check import Refused, check
 from runner.core.seeds import generator
+from runner.execution.eager import train
 from runner.model.convnet import ConvNet
 from runner.model.noise import sampled
 from runner.model.resnet import BasicBlock, ResNet
@@ -26,7 +26,7 @@ from runner.regularization import fractional_max_pool as fmp
 from runner.regularization.fractional_max_pool import FractionalMaxPool, FractionalPooling
 from runner.regularization.stochastic_depth import MODELS, DropPath, StochasticDepth, blocks
 from runner.store import checkpoint
-from runner.train.loop import train
+from runner.task.resources import Resources
 from runner.train.state import Run
 from tests.test_config import GROUP_OPTIONS, REQUIRED, composed, yaml_of
 from tests.test_train import CPU, numbers, splits
@@ -65,7 +65,7 @@ def meta(name, size=32):
 
 def built(node, size):
     with torch.device("meta"):
-        return Builder().model({"model": node, "seed": 0, "trust": []}, splits(side=size, channels=3))
+        return Resources().model({"model": node, "seed": 0, "trust": []}, splits(side=size, channels=3))
 
 
 @pytest.fixture(scope="module")
@@ -514,7 +514,7 @@ def made(stack, *more, without=False):
     item = () if without else STACKS[stack]
     words = (*MODEL_OF[stack], *item, "batch_size=16", "epochs=2", "optimizer=momentum", *more)
     config, noise = check(composed(*words)), generator(0, "noise")
-    return Run(config, Builder().parts(config, splits(train=40), CPU, noise), CPU, noise)
+    return Run(config, Resources().parts(config, splits(train=40), CPU, noise), CPU, noise)
 
 
 @pytest.mark.parametrize("stack", list(STACKS))
@@ -595,7 +595,7 @@ def test_trains_two_steps(model, item):
     """Larger networks train two steps with the item and evaluate."""
     words = (f"model={model}", f"regularization=[{item}]", "batch_size=4", "epochs=1", "optimizer=sgd")
     config, noise = check(composed(*words)), generator(0, "noise")
-    run = Run(config, Builder().parts(config, splits(8, 4, 3, side=32), CPU, noise), CPU, noise)
+    run = Run(config, Resources().parts(config, splits(8, 4, 3, side=32), CPU, noise), CPU, noise)
     train([run])
     (row,) = run.progress.history
     assert row["step"] == 2 and math.isfinite(row["train_loss"] + row["val_loss"])
@@ -644,7 +644,7 @@ def test_images_too_small_for_regions():
     """Where no region of any pool can move the item is refused."""
     words = ("model=convnet", "model.channels=[4]", "batch_size=10", "regularization=[fractional_max_pool]")
     with torch.device("meta"), pytest.raises(Refused) as refused:
-        Builder().parts(check(composed(*words)), splits(side=4), torch.device("meta"), None, checks=True)
+        Resources().parts(check(composed(*words)), splits(side=4), torch.device("meta"), None, rules=())
     assert refused.value.lines == [
         "regularization=[fractional_max_pool]: images of 4 pixels leave the pools of ConvNet no choice of regions; use "
         "larger images or leave it out"

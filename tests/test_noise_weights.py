@@ -10,10 +10,10 @@ from scipy import integrate, stats
 from torch import nn
 from torch.nn.functional import conv2d
 
-from runner.build.builder import Builder
 from runner.build.check import Refused, check
 from runner.core.errors import ConfigError
 from runner.core.seeds import generator
+from runner.execution.eager import train
 from runner.model.convnet import ConvNet
 from runner.model.mlp import MLP
 from runner.model.noise import sampled
@@ -25,7 +25,7 @@ from runner.regularization.dropconnect import DropConnect, WeightMask, quadratur
 from runner.regularization.gaussian_noise import GaussianNoise, GaussianNoiseLayer
 from runner.regularization.l2 import L2
 from runner.store import checkpoint
-from runner.train.loop import train
+from runner.task.resources import Resources
 from runner.train.state import Run
 from tests.test_config import composed
 from tests.test_train import CPU, numbers, splits
@@ -425,7 +425,7 @@ def test_gaussian_inference_under_autocast(dtype):
 def test_refusals(words, line):
     """What finds no place in the network, or none for its test time, is refused before training, with the way out."""
     with pytest.raises(Refused) as refused:
-        Builder().rehearse(check(composed(*words)))
+        Resources().rehearse(check(composed(*words)))
     assert refused.value.lines == [line]
 
 
@@ -440,7 +440,7 @@ def test_refusals(words, line):
 )
 def test_gaussian_inference_finds_its_places(words):
     """Networks whose dropped layers are read by ReLU, directly or through a norm, are accepted."""
-    Builder().rehearse(check(composed(*words, "regularization.dropconnect.inference=gaussian")))
+    Resources().rehearse(check(composed(*words, "regularization.dropconnect.inference=gaussian")))
 
 
 @torch.no_grad()
@@ -505,7 +505,7 @@ def made(model, stack, *more):
     if model == "resnet20" and "dropconnect" in STACKS[stack][0]:
         words += ("regularization.dropconnect.where=conv",)
     config, noise = check(composed(*words)), generator(0, "noise")
-    return Run(config, Builder().parts(config, splits(train=40), CPU, noise), CPU, noise)
+    return Run(config, Resources().parts(config, splits(train=40), CPU, noise), CPU, noise)
 
 
 @pytest.mark.parametrize("model", list(MODELS))

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn.functional import batch_norm, conv2d, group_norm, layer_norm, linear, max_pool2d
 from torch.nn.utils import parametrize
 
-from runner.build.builder import Builder
 from runner.build.check import Refused, check
 from runner.core.context import Context
+from runner.execution.eager import train
 from runner.model.convnet import ConvNet
 from runner.model.mlp import MLP
 from runner.model.resnet import ResNet
@@ -29,7 +29,7 @@ from runner.regularization.max_norm import MaxNorm
 from runner.regularization.norms import hidden_layers
 from runner.regularization.weight_standardization import Standardized, WeightStandardization
 from runner.store import checkpoint
-from runner.train.loop import train
+from runner.task.resources import Resources
 from tests.test_config import composed
 from tests.test_train import make, numbers, trained
 
@@ -68,7 +68,7 @@ def lines(*overrides):
     """What a rehearsal refuses."""
     config = check(composed("data.limit=200", *overrides))
     with pytest.raises(Refused) as refused:
-        Builder().rehearse(config)
+        Resources().rehearse(config)
     return refused.value.lines
 
 
@@ -558,7 +558,7 @@ def test_stacks_train(stack, more):
 @pytest.mark.parametrize("stack", [s for s in STACKS if s != ["max_norm"]], ids="+".join)
 def test_stacks_can_be_rehearsed(stack):
     """On the meta device too: the stack is accepted."""
-    Builder().rehearse(check(composed("data.limit=200", *words(stack))))
+    Resources().rehearse(check(composed("data.limit=200", *words(stack))))
 
 
 @pytest.mark.parametrize("name", [*NORMS, "weight_standardization"])
@@ -735,7 +735,7 @@ def test_refusals(overrides, line):
 def test_two_images_are_enough(overrides):
     """Micro-batches of two images have statistics."""
     run = make(*CONVNET, "regularization=[batchnorm]", *overrides)
-    Builder().rehearse(check(composed("data.limit=200", *CONVNET, "regularization=[batchnorm]", *overrides)))
+    Resources().rehearse(check(composed("data.limit=200", *CONVNET, "regularization=[batchnorm]", *overrides)))
     run.model.train()
     assert all(run.loss(part).isfinite() for part in run.next_batch().split(run.accumulate))
 

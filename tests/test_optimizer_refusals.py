@@ -6,12 +6,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from runner.build.builder import Builder
 from runner.build.check import Refused, check
 from runner.core.context import Context
 from runner.optimizer.param_groups import parameter_groups
 from runner.regularization.base import Item, soft
 from runner.sweep.compose.explain import CONF
+from runner.task.resources import Resources
 from tests.conftest import result_of
 from tests.optimizer_problems import build, problem
 from tests.test_config import composed
@@ -127,7 +127,7 @@ def test_noise_is_refused_by_full_batch_methods():
     """A network that draws noise at each look is no function to model: the item is named, and the way out."""
     config = check(composed("model=mlp", "optimizer=lbfgs", "regularization=[dropout]"))
     with pytest.raises(Refused) as refused:
-        Builder().rehearse(config)
+        Resources().rehearse(config)
     assert refused.value.lines == [
         "regularization=[dropout]: draws new noise at each look, and optimizer=lbfgs needs a loss that stays the same; "
         "leave it out, or use a mini-batch optimizer"

@@ -8,11 +8,11 @@ import pytest
 
 import runner.sweep.plan.cost
 import runner.sweep.plan.probe
-from runner.build.builder import Builder
 from runner.build.check import check
 from runner.sweep.compose.exclude import condition
 from runner.sweep.plan.cost import Cost, Costs
 from runner.sweep.plan.probe import probe
+from runner.task.resources import Resources
 from tests.conftest import results_of
 from tests.test_config import composed
 
@@ -354,7 +354,7 @@ def test_what_is_not_measured_goes_by_its_operations(cli, monkeypatch):
 
 def probed(*words):
     config = check(composed(*words))
-    builder = Builder()
+    builder = Resources()
     facts = builder.rehearse(config)
     return probe(builder, config, facts, 1), facts
 

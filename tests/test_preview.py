@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from runner.augmentation.flip import Flip
-from runner.build.builder import Builder
 from runner.build.check import check
 from runner.core.seeds import generator
 from runner.data.normalize import Normalize
@@ -17,6 +16,7 @@ from runner.data.splits import ResidentSplit
 from runner.regularization.base import Item, soft
 from runner.task.augmentation_grid import Preview, varied, words
 from runner.task.preview import mixed
+from runner.task.resources import Resources
 from runner.tracking.pictures import draws_grid
 from tests.conftest import result_of
 from tests.test_config import composed
@@ -48,7 +48,7 @@ def places(picture, image, side):
 def digits(*more):
     """The splits of the runs in this file, and what brings images to a network."""
     config = check(composed(*WORDS, "augmentation=[flip]", *more))
-    splits = Builder().splits(config, CPU)
+    splits = Resources().splits(config, CPU)
     return config, splits, Normalize(splits, CPU, torch.contiguous_format)
 
 
@@ -128,7 +128,7 @@ def test_a_preview_shows_the_pipeline():
 def test_a_preview_shows_what_enters_the_network(shared):
     """Photos are kept larger: the original is their centre, as at test time, each byte as it is stored."""
     words = ("data=image_folder", f"data.root={shared / 'flowers'}", "data.resize=24", "data.size=16", "task=preview")
-    splits = Builder().splits(check(composed(*words)), CPU)
+    splits = Resources().splits(check(composed(*words)), CPU)
     preview = Preview(splits, Normalize(splits, CPU, torch.contiguous_format), 0, 2, 1)
     assert preview.images.shape == (2, 3, 24, 24)
     assert torch.equal(preview.original, preview.images[..., 4:20, 4:20])

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from runner.build.builder import Builder
 from runner.build.check import Refused, check
 from runner.core.errors import ConfigError
+from runner.execution.eager import train
 from runner.model.convnet import ConvNet
 from runner.model.mlp import MLP
 from runner.model.resnet import ResNet
@@ -18,7 +18,7 @@ from runner.regularization.base import Item, soft, weights
 from runner.regularization.dropout import Dropout, DropoutLayer
 from runner.regularization.l2 import L2
 from runner.regularization.label_smoothing import LabelSmoothing, smooth_labels
-from runner.train.loop import train
+from runner.task.resources import Resources
 from tests.test_config import GROUP_OPTIONS, composed, split
 from tests.test_train import make
 
@@ -52,7 +52,7 @@ def test_each_item_changes_training(name):
     found = []
     for stack, more in ((f"[{name}]", STRONGER.get(name, [])), ("[]", [])):
         config = check(composed(*base, f"regularization={stack}", *more))
-        builder, noise = Builder(), seeded()
+        builder, noise = Resources(), seeded()
         parts = builder.parts(config, builder.splits(config), torch.device("cpu"), noise)
         run = type(make())(config, parts, torch.device("cpu"), noise)
         train([run])
@@ -64,7 +64,7 @@ def test_each_item_changes_training(name):
 @pytest.mark.parametrize("name", ITEMS)
 def test_each_item_has_a_hook(name):
     """An item overrides at least one hook, and only such are called."""
-    item = Builder().stack(check(composed(f"regularization=[{name}]")), "regularization")[name]
+    item = Resources().stack(check(composed(f"regularization=[{name}]")), "regularization")[name]
     assert any(item.overrides(hook) for hook in ("modify", "mix", "penalty", "output_penalty", "after_step"))
     assert not any(Item().overrides(hook) for hook in ("modify", "mix", "penalty", "output_penalty", "after_step"))
 
@@ -178,7 +178,7 @@ def test_dropout_that_has_no_place_is_refused():
     """A network without such a layer is refused with the way out."""
     config = check(composed("model=mlp", "regularization=[dropout]", "regularization.dropout.where=conv"))
     with pytest.raises(Refused) as refused:
-        Builder().rehearse(config)
+        Resources().rehearse(config)
     assert refused.value.lines == [
         "regularization.dropout.where=conv: MLP has no such layer after its first; use another of linear, conv, head"
     ]

@@ -320,14 +320,14 @@ def test_the_picture_shows_the_line_and_is_quick():
     """uint8 [H, W, 3]; the line stands where the rate is; 100 epochs of 500 steps take under a second."""
     schedule = Step(Timeline(50_000, 500), every="50%", gamma=0.5)
     started = time.perf_counter()
-    picture = draw(schedule, 0.1)
+    picture = draw(schedule, schedule.timeline, 0.1)
     assert time.perf_counter() - started < 1
     assert picture.dtype == np.uint8 and picture.shape == (400, 760, 3)
     blue = (np.abs(picture.astype(int) - (0, 114, 178)) < 12).all(-1)
     first, second = np.argwhere(blue[:, 200])[:, 0].mean(), np.argwhere(blue[:, 650])[:, 0].mean()
     bottom = 400 - 56  # half the rate is half the height
     assert (bottom - second) / (bottom - first) == pytest.approx(0.5, abs=0.02)
-    assert draw(Constant(Timeline(1, 1)), 1e-5).shape == (400, 760, 3)
+    assert draw(Constant(Timeline(1, 1)), Timeline(1, 1), 1e-5).shape == (400, 760, 3)
 
 
 @pytest.mark.parametrize("most", [1e-5, 0.03, 0.1, 1.0, 7.0, 20.0, 300.0])

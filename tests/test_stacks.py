@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from runner.build.builder import Builder
 from runner.build.check import Refused, check
 from runner.core.errors import ConfigError
 from runner.core.seeds import generator
 from runner.evaluation.evaluate import examine
 from runner.evaluation.standard import Standard
-from runner.train.loop import train
+from runner.execution.eager import train
+from runner.task.resources import Resources
 from runner.train.state import Run
 from tests.test_config import composed
 
@@ -22,7 +22,7 @@ MODELS = ("resnet20", "convnet")
 PRESETS = {"none", "cifar", "imagenet"}
 NEEDS = {"torchvision": ("augmentation.torchvision.name=RandomPerspective",)}
 COLOUR = {"color_jitter", "grayscale"}  # their words for grey images are tested on their own
-BUILDER = Builder()
+BUILDER = Resources()
 
 
 def items(group: str) -> list[str]:

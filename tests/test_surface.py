@@ -10,7 +10,6 @@ import torch
 from omegaconf import OmegaConf
 
 from runner.__main__ import main
-from runner.build.builder import Builder
 from runner.core.errors import ConfigError
 from runner.core.targets import locate
 from runner.report import write_report
@@ -27,6 +26,7 @@ from runner.surface.rosenbrock import Rosenbrock
 from runner.surface.saddle import Saddle
 from runner.surface.trajectory import LOST, Objective, Walk, oscillates, steps_to, verdict, walk
 from runner.sweep.compose.explain import CONF
+from runner.task.resources import Resources
 
 FILES = sorted((CONF / "surface").glob("*.yaml"))
 ALL = (Beale, Himmelblau, MonkeySaddle, Plateau, Rastrigin, Ravine, Rosenbrock, Saddle)
@@ -395,4 +395,4 @@ def test_what_a_walk_ignores_makes_no_second_run(tmp_path, monkeypatch, capsys):
 def test_the_builder_makes_the_surface():
     """From a config's node, by its target."""
     node = OmegaConf.to_container(OmegaConf.load(CONF / "surface" / "ravine.yaml"))
-    assert Builder().surface({"surface": node | {"condition": 7}}).condition == 7
+    assert Resources().surface({"surface": node | {"condition": 7}}).condition == 7

@@ -9,16 +9,17 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from runner.build.builder import Builder
 from runner.build.check import check
 from runner.core import steps
 from runner.core.seeds import generator
 from runner.data.splits import ResidentSplit, Splits
 from runner.evaluation.evaluate import Measured
+from runner.execution.eager import Alone, train
 from runner.model.convnet import ConvNet
 from runner.model.mlp import MLP
+from runner.task.resources import Resources
 from runner.train.batch import Batch
-from runner.train.loop import Alone, Objective, train
+from runner.train.program import Objective
 from runner.train.progress import Diverged
 from runner.train.state import Run
 from tests.test_config import composed
@@ -48,7 +49,7 @@ def make(*overrides, data=None, prepare=lambda parts: None):
     """A run ready to train, from overrides on top of `SMALL`."""
     config = copy.deepcopy(checked((*SMALL, *overrides)))
     noise = generator(config["seed"], "noise")
-    parts = Builder().parts(config, data or splits(), CPU, noise)
+    parts = Resources().parts(config, data or splits(), CPU, noise)
     prepare(parts)
     return Run(config, parts, CPU, noise)
 
@@ -135,7 +136,7 @@ def test_equals_a_plain_loop(options, optimizer, model, network):
     base = tuple(word for word in SMALL if not word.startswith("model"))
     config = check(composed(*base, *model, *options))
     noise = generator(0, "noise")
-    run = Run(config, Builder().parts(config, data, CPU, noise), CPU, noise)
+    run = Run(config, Resources().parts(config, data, CPU, noise), CPU, noise)
     train([run])
 
     torch.manual_seed(0)
@@ -434,7 +435,7 @@ def test_channels_last_gives_the_same():
         words = ("model=convnet", "model.channels=[4]", "model.hidden=8", f"channels_last={layout}")
         config = check(composed(*base, *words))
         noise = generator(0, "noise")
-        runs.append(Run(config, Builder().parts(config, splits(channels=3), CPU, noise), CPU, noise))
+        runs.append(Run(config, Resources().parts(config, splits(channels=3), CPU, noise), CPU, noise))
     assert [run.memory_format for run in runs] == [torch.contiguous_format] + [torch.channels_last] * 2
     for run, last in zip(runs, (False, True, True), strict=True):
         assert run.next_batch().images.is_contiguous(memory_format=torch.channels_last) is last

@@ -15,13 +15,13 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import conv2d
 
-from runner.build.builder import Builder
 from runner.build.check import Refused, check
 from runner.core.errors import ConfigError
+from runner.execution.eager import train
 from runner.model.convnet import ConvNet
 from runner.store import checkpoint
 from runner.store.fingerprint import fingerprints
-from runner.train.loop import train
+from runner.task.resources import Resources
 from runner.transfer import weights
 from runner.transfer.finetune import Finetune, broken_seals
 from runner.transfer.weights import channels, read
@@ -67,7 +67,7 @@ def of(stages, names):
 def refusal(*overrides):
     """The line that a combination is refused with."""
     with pytest.raises((ConfigError, Refused)) as caught:
-        Builder().rehearse(check(composed(*(() if overrides[0].startswith("model=") else NET), *overrides)))
+        Resources().rehearse(check(composed(*(() if overrides[0].startswith("model=") else NET), *overrides)))
     lines = caught.value.lines if isinstance(caught.value, Refused) else [str(caught.value)]
     assert len(lines) == 1 and "\n" not in lines[0]
     return lines[0]
@@ -460,7 +460,7 @@ def test_what_cannot_work_is_refused(tmp_path):
 
 def test_random_stages_that_are_frozen_are_warned_of(tmp_path, caplog):
     """All of them without weights, and those that did not come with them; whole ones are not."""
-    builder = Builder()
+    builder = Resources()
 
     def warned(*overrides):
         caplog.clear()
@@ -484,7 +484,7 @@ def test_random_stages_that_are_frozen_are_warned_of(tmp_path, caplog):
 
 def fingerprint(*overrides):
     config = check(composed(*NET, *overrides))
-    return fingerprints(config, Builder().rehearse(config).identity, frozenset())[0]
+    return fingerprints(config, Resources().rehearse(config).identity, frozenset())[0]
 
 
 def test_a_run_is_its_weights_not_their_path(tmp_path):
@@ -507,8 +507,8 @@ def test_scratch_loads_nothing(tmp_path):
     fresh = values(make(*NET))
     assert given.transfer.audit is None and all(torch.equal(v, fresh[name]) for name, v in values(given).items())
     assert fingerprint("transfer=scratch", saved(tmp_path, state)) == fingerprint("transfer=scratch")
-    mean = Builder().splits(check(composed("transfer=scratch", finished(tmp_path / "run", state, mean=(0.1,))))).mean
-    assert torch.equal(mean, Builder().splits(check(composed())).mean)
+    mean = Resources().splits(check(composed("transfer=scratch", finished(tmp_path / "run", state, mean=(0.1,))))).mean
+    assert torch.equal(mean, Resources().splits(check(composed())).mean)
 
 
 def test_images_are_normalized_as_the_weights_were_trained(tmp_path):
@@ -516,7 +516,7 @@ def test_images_are_normalized_as_the_weights_were_trained(tmp_path):
     state = network().state_dict()
 
     def statistics(*overrides):
-        found = Builder().splits(check(composed(*overrides, "data.limit=50")))
+        found = Resources().splits(check(composed(*overrides, "data.limit=50")))
         return found.mean.tolist(), found.std.tolist()
 
     run = finished(tmp_path / "run", state, mean=(0.3,), std=(0.2,))
@@ -627,7 +627,7 @@ def test_l2_sp_needs_weights(tmp_path):
     assert refusal("regularization=[l2_sp]") == line
     weights = saved(tmp_path, network(classes=10).state_dict())
     assert refusal("regularization=[l2_sp]", "transfer=scratch", weights) == line
-    Builder().rehearse(check(composed(*NET, "regularization=[l2_sp]", weights)))
+    Resources().rehearse(check(composed(*NET, "regularization=[l2_sp]", weights)))
 
 
 def test_a_module_of_weights_is_left_alone():

@@ -9,8 +9,8 @@ import torch
 from runner.execution import trial as trying
 from runner.execution.closeness import close, distance
 from runner.execution.decision import Decision, Decisions, too_short
+from runner.execution.eager import gradients
 from runner.execution.trial import Trial, Unusable
-from runner.train.loop import gradients
 from tests.test_fuse import SMALL_CONV
 from tests.test_train import make
 

@@ -10,9 +10,9 @@ from runner.augmentation.draws import Level, span, uniform
 from runner.augmentation.rotate import angles
 from runner.augmentation.translate import draw_shifts, farthest, fractions
 from runner.augmentation.warp import Interpolation, warp
-from runner.build.check import shown
 from runner.core.errors import ConfigError
 from runner.core.schema import Fraction, Rate, Real
+from runner.core.text import shown
 
 
 def affine(

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from runner.augmentation.base import Transform
 from runner.augmentation.color import luma, strengths, unit
-from runner.build.check import shown
 from runner.core.context import Context
 from runner.core.schema import NonNegative, Real
+from runner.core.text import shown
 
 Factors = NonNegative | tuple[NonNegative, NonNegative]
 Shift = Annotated[Real, Field(ge=-0.5, le=0.5)]  # of the hue, in circles

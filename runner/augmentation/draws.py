@@ -7,9 +7,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from runner.build.check import shown
 from runner.core.errors import ConfigError
 from runner.core.schema import Real
+from runner.core.text import shown
 
 Level = Annotated[Real, Field(ge=0, le=255)]  # of a pixel
 

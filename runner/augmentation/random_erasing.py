@@ -11,9 +11,9 @@ from runner.augmentation.base import Transform
 from runner.augmentation.cutout import data_mean, erase, in_units
 from runner.augmentation.draws import Level, span
 from runner.augmentation.resized_crop import draw_sides, draw_starts
-from runner.build.check import shown
 from runner.core.context import Context
 from runner.core.schema import Factor, Fraction, Rate
+from runner.core.text import shown
 from runner.data.splits import Split
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from runner.augmentation.base import Transform
 from runner.augmentation.draws import span
 from runner.augmentation.warp import resample, taps
-from runner.build.check import shown
 from runner.core.context import Context
 from runner.core.schema import Factor, Rate
+from runner.core.text import shown
 from runner.data.splits import Split
 
 TRIES = 10  # boxes drawn for each image, as torchvision does: the first that fits is taken

@@ -8,9 +8,9 @@ from torch import Tensor
 from runner.augmentation.base import Transform
 from runner.augmentation.draws import Level, span, uniform
 from runner.augmentation.warp import resample, taps
-from runner.build.check import shown
 from runner.core.context import Context
 from runner.core.schema import Rate
+from runner.core.text import shown
 
 
 def rescale(images: Tensor, factors: Tensor, smallest: float, fill: float = 0) -> Tensor:

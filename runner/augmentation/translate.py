@@ -9,10 +9,10 @@ from torch.nn.functional import pad
 from runner.augmentation.base import Transform
 from runner.augmentation.crop import crop
 from runner.augmentation.draws import Level
-from runner.build.check import shown
 from runner.core.context import Context
 from runner.core.errors import ConfigError
 from runner.core.schema import Fraction
+from runner.core.text import shown
 
 
 def translate(images: Tensor, shifts: Tensor, most: tuple[int, int], fill: float = 0) -> Tensor:

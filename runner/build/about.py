@@ -1,117 +1,16 @@
-"""The description of a trained network that a checkpoint carries: parsed, typed, its options checked.
+"""The description of a trained network that a checkpoint carries, its options checked.
 
-A checkpoint may come from anywhere. Nothing in it is interpolated, and its own word on whom to trust does not count.
+The file's own word on whom to trust does not count.
 """
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
-
-import torch
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, model_validator
-from torch import Tensor
+from typing import Any
 
 from runner.build.check import option_complaints
-from runner.core.errors import ConfigError
-from runner.evaluation.evaluate import Average
-from runner.core.schema import Count, Positive, Rate, Real
 from runner.core.targets import downloads
+from runner.store.about import describe, refusal, settings
 
 BUILT = ("model", "regularization", "augmentation")  # groups of its config that objects are made of
-MOST_NUMBERS = 1 << 28  # of an image: 16,384 pixels a side, grey
-
-
-class Ensemble(BaseModel):
-    model_config = ConfigDict(extra="allow")
-    average: Average = "probabilities"
-
-
-class Settings(BaseModel):
-    """The parts of a run's config that its network is built from, or that another command asks of it."""
-
-    model_config = ConfigDict(extra="allow")
-    seed: Annotated[Count, Field(lt=2**63)] = 0
-    model: dict[StrictStr, Any]
-    regularization: dict[StrictStr, Any] = {}
-    augmentation: dict[StrictStr, Any] = {}
-    ensemble: Ensemble = Ensemble()
-    transfer: dict[StrictStr, Any] = {}
-    data: dict[StrictStr, Any]
-
-
-class About(BaseModel):
-    """What a program must know to use the weights."""
-
-    config: dict[str, Any]
-    channels: Positive  # that enter the network
-    image_channels: Positive | None = None  # of its images: 1, where grey ones were repeated
-    transform_input: bool = False  # as torchvision's GoogLeNet and Inception have it; older checkpoints never had
-    size: Positive  # pixels of the side that enters the network
-    side: Positive | None = None  # of the images as they were kept, of which that is the centre
-    classes: Annotated[list[StrictStr], Field(min_length=1)]
-    mean: list[Real]  # a channel, of pixels in 0..1
-    std: list[Rate]
-    identity: StrictStr | None = None  # of the contents of its data
-
-    @model_validator(mode="after")
-    def _agree(self) -> "About":
-        if self.channels != len(self.mean) or self.channels != len(self.std):
-            raise ValueError(f"{self.channels} channels, and means of {len(self.mean)}")
-        self.image_channels = self.image_channels or self.channels
-        if self.image_channels not in (1, self.channels):
-            raise ValueError(f"images of {self.image_channels} channels, for a network that takes {self.channels}")
-        self.side = self.side or self.size
-        if self.side < self.size or self.channels * self.side**2 > MOST_NUMBERS:
-            raise ValueError(f"images of {self.side} pixels a side, for a network that takes {self.size}")
-        return self
-
-
-def contents(kept: Any, source: str | Path) -> dict[str, Any]:
-    """Return what a checkpoint holds: among others `members` (None of an unfinished run), and `abouts`, one a member.
-
-    source: the file, for messages. Raises `ConfigError` where it is no checkpoint of a run.
-    """
-    if not isinstance(kept, dict) or not {"members", "about"} <= set(kept):
-        raise refusal(source, "no checkpoint of a run")
-    members, texts = kept["members"], kept.get("abouts") or [kept["about"]]
-    if members is None:
-        return kept
-    if not (isinstance(members, list) and members and all(map(_is_state, members))):
-        raise refusal(source, "no checkpoint of a run (its networks are no tensors by name)")
-    if not isinstance(texts, list) or len(texts) not in (1, len(members)):
-        raise refusal(source, f"no checkpoint of a run (it does not describe its {len(members)} networks)")
-    return kept | {"abouts": texts * len(members) if len(texts) == 1 else texts}
-
-
-def _is_state(value: Any) -> bool:
-    """Tell a mapping from names to dense tensors."""
-    return isinstance(value, dict) and all(
-        isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout is torch.strided
-        for name, tensor in value.items()
-    )
-
-
-def describe(text: Any, source: str | Path) -> dict[str, Any]:
-    """Return the description in a checkpoint's `about`. Raises `ConfigError` where it is none."""
-    try:
-        return About.model_validate(json.loads(text)).model_dump()
-    except ValidationError as error:
-        raise _invalid(source, "about", error) from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise refusal(source, f"no checkpoint of a run (about: {error})") from error
-
-
-def settings(about: dict[str, Any], source: str | Path) -> dict[str, Any]:
-    """Return the config of a description, its groups being mappings. Raises `ConfigError` where they are none."""
-    try:
-        return Settings.model_validate(about["config"]).model_dump()
-    except ValidationError as error:
-        raise _invalid(source, "about.config", error) from error
-
-
-def _invalid(source: str | Path, place: str, error: ValidationError) -> ConfigError:
-    first = error.errors()[0]
-    return refusal(source, f"no checkpoint of a run ({'.'.join(map(str, (place, *first['loc'])))}: {first['msg']})")
 
 
 def describe_network(text: Any, source: str | Path, trust: list[str]) -> dict[str, Any]:
@@ -131,9 +30,3 @@ def check_options(source: str | Path, config: dict[str, Any], groups: tuple[str,
     """Raises `ConfigError` where options of these groups of a checkpoint's config may not be built."""
     if lines := [line for group in groups for line in option_complaints(config, group)]:
         raise refusal(source, "; ".join(lines))
-
-
-def refusal(source: str | Path, words: str) -> ConfigError:
-    """Return the error that names a file and says in one printable line what is wrong with its contents."""
-    line = " ".join(words.split())
-    return ConfigError(f"{source}: {''.join(sign if sign.isprintable() else '?' for sign in line)[:400]}")

@@ -3,14 +3,16 @@
 import functools
 import inspect
 import json
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from runner.build.check import Refused, arguments, shown
+from runner.build.data import DataSets
+from runner.build.check import Refused, arguments
+from runner.core.text import shown
 from runner.core.context import Context
 from runner.data.prepare import prepare
 from runner.data.splits import Source, Splits
@@ -23,91 +25,28 @@ from runner.model.library_noise import own
 from runner.model.presets import preset
 from runner.optimizer.param_groups import parameter_groups, scaled
 from runner.core.option import Option
-from runner.task.preflight import Facts, Rehearsals
-from runner.schedule.base import Timeline
+from runner.core.timeline import Timeline
 from runner.core.schema import GROUPS
-from runner.core.steps import timeline
+from runner.core.timeline import timeline
 from runner.core.targets import construct, locate
-from runner.execution.features.cache import Store
-from runner.execution.features.eligible import refusal
-from runner.transfer.stem import as_trained
+from runner.train.parts import Parts
 
-if TYPE_CHECKING:
-    from runner.execution.choose.group import Group
-
-SOURCES, CUTS = 4, 8  # data sets that stay loaded, and ways to cut them; each counts again on a device
-PHOTO_SIZES = (72, 64)  # resize, size: where the architecture has no preset
-CUTTING = ("val_fraction", "split_seed", "limit", "per_class", "classes")  # keys of data that `prepare` takes
-DATA_DEFAULTS = {key: field.default for key, field in GROUPS["data"].model_fields.items()}
-
-
-@dataclass
-class Parts:
-    """The objects of one run, on its device."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: Any
-    stack: dict[str, Any]
-    pipeline: dict[str, Any]
-    transfer: Any
-    ensemble: Any
-    evaluation: Any
-    splits: Splits
-    timeline: Timeline
+Rule = Callable[[Context], str | None]  # the line that the user sees, or None
 
 
 class Builder:
-    """Builds what checked configs say; keeps what runs share: the data, and what was rehearsed."""
+    """Builds what checked configs say; keeps the data, which runs share."""
 
     def __init__(self) -> None:
-        # What a sweep over keys of the data leaves behind is given up, and made again where a later run needs it.
-        self._sources: MutableMapping[str, Source] = Recent(SOURCES)
-        self._cut: MutableMapping[str, Splits] = Recent(CUTS)  # normalized by their own statistics
-        self._splits: MutableMapping[tuple[str, str], Splits] = Recent(CUTS)
-        self._rehearsals = Rehearsals(self)
-        self.features = Store()
-        self.group: Group | None = None  # jobs that this process trains side by side, as long as it does
+        self._data = DataSets()
 
     # -- data ---------------------------------------------------------------------------------------------------
 
     def splits(self, config: dict[str, Any], device: torch.device | None = None) -> Splits:
         """Return the data of a config, cut and normalized; loaded once for all configs that share it."""
-        node = dict(config["data"])
         source = config["transfer"].get("weights", "asked")  # a class of the user's own may have them elsewhere
         weights = None if source is None else self.transfer(config).weights(config["model"])
-        sizes = preset(config["model"]) if weights is None else weights.preset
-        resize, size = (sizes.resize, sizes.size) if sizes else PHOTO_SIZES
-        node["resize"] = resize if node["resize"] == "auto" else node["resize"]
-        node["size"] = min(size, node["resize"]) if node["size"] == "auto" else node["size"]
-        if node["size"] > node["resize"]:
-            raise ConfigError(
-                f"data.size={node['size']} is larger than data.resize={node['resize']}, of which it is a cut"
-            )
-        target = locate("data", node["_target_"], config["trust"])
-        takes = inspect.signature(target).parameters
-        unused = [
-            f"data.{key}={shown(config['data'][key])}"
-            for key, plain in DATA_DEFAULTS.items()
-            if key not in takes and key not in CUTTING and config["data"][key] != plain
-        ]
-        if unused:
-            raise ConfigError(f"{', '.join(unused)}: data={_short(node['_target_'])} has no use for it; leave it out")
-        given = {key: value for key, value in node.items() if key in takes}
-        source_key = json.dumps([node["_target_"], given], sort_keys=True)
-        cut = {key: node[key] for key in CUTTING}
-        cut_key = source_key + json.dumps(cut, sort_keys=True)
-        if cut_key not in self._cut:
-            if source_key not in self._sources:
-                self._sources[source_key] = construct("data", {"_target_": node["_target_"]} | given, config["trust"])
-            self._cut[cut_key] = prepare(self._sources[source_key], **cut)
-        splits = self._cut[cut_key]
-        if weights is not None:
-            splits = as_trained(splits, weights, functools.partial(self.model, config, splits))
-        key = (cut_key + json.dumps([splits.mean.tolist(), splits.std.tolist()]), str(device))
-        if key not in self._splits:
-            self._splits[key] = splits if device is None else splits.to(device)
-        return self._splits[key]
+        return self._data.of(config, device, weights, functools.partial(self.model, config))
 
     # -- objects ------------------------------------------------------------------------------------------------
 
@@ -172,9 +111,13 @@ class Builder:
         splits: Splits,
         device: torch.device,
         noise: torch.Generator | None,
-        checks: bool = False,
+        rules: Sequence[Rule] | None = None,
     ) -> Parts:
-        """Everything that a run owns. With `checks` also every item's word on the combination."""
+        """Build everything that a run owns.
+
+        rules: where given, they and every option's `check` are asked about the combination. Raises `Refused` with
+            their lines.
+        """
         model = self.model(config, splits)
         if isinstance(model, Fitted) and device.type != "meta":
             model.fit(sample(splits, model.look_at))
@@ -205,15 +148,15 @@ class Builder:
         )
         lines = []
         for item in stack.values():
-            if checks and (line := item.check(context)):
+            if rules is not None and (line := item.check(context)):
                 lines.append(line)
             else:
                 item.modify(model, noise)
         transfer.prepare(model)
-        if checks:
+        if rules is not None:
             asked = [*pipeline.values(), schedule, transfer, ensemble, evaluation]
             lines += [line for option in asked if (line := option.check(context))]
-            lines += [line] if (line := refusal(context)) else []
+            lines += [line for rule in rules if (line := rule(context))]
         if lines:
             raise Refused(lines)
         model.to(device)
@@ -221,7 +164,7 @@ class Builder:
         spare = config["optimizer"]["no_decay"] and config["optimizer"].get("weight_decay") != 0
         groups = parameter_groups(model, transfer.rates(model), spare, config["optimizer"]["norm_bias_lr_scale"])
         optimizer = self.optimizer(config, groups)
-        if checks and isinstance(optimizer, Option) and (line := optimizer.check(context)):
+        if rules is not None and isinstance(optimizer, Option) and (line := optimizer.check(context)):
             raise Refused([line])
         return Parts(
             model,
@@ -235,15 +178,6 @@ class Builder:
             splits,
             length,
         )
-
-    def rehearse(self, config: dict[str, Any]) -> Facts:
-        """What is known of a checked combination before it runs. Raises `ConfigError` for what cannot be built."""
-        return self._rehearsals.of(config)
-
-
-def _short(target: str) -> str:
-    """The file that a target lies in: the option's name, as a rule."""
-    return target.split(".")[-2]
 
 
 def _option(config: dict[str, Any], group: str, **arguments: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
+from runner.core.text import shown
 from runner.core.errors import ConfigError, did_you_mean
 from runner.core.schema import GROUPS, OWN_KEYS, STACKS, Config, Keys
 from runner.core.targets import locate, nested_complaints
@@ -149,17 +150,7 @@ def said(error: ValidationError) -> list[dict[str, Any]]:
     return found
 
 
-def shown(value: Any) -> str:
-    """A value as a user types it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(shown(item) for item in value) + "]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{shown(item)}" for key, item in value.items()) + "}"
-    return str(value)
+
 
 
 def arguments(group: str, node: dict[str, Any]) -> dict[str, Any]:

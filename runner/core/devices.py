@@ -2,24 +2,24 @@
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from runner.core.errors import ConfigError
 
-if TYPE_CHECKING:
-    from runner.task.preflight import Facts
-
 SMALL_STEP = 2e8  # operations of a batch's forward pass, below which one thread serves best (docs/benchmarks.md)
 
 
-def threads(config: dict[str, Any], facts: "Facts", at_once: int) -> int:
-    """CPU threads of a run, of which `at_once` are done side by side. `auto`: one where a step is too small to share,
-    where a second gains nothing and, on a busy machine, makes the first wait; else the run's share of the cores."""
+def threads(config: dict[str, Any], flops: int, at_once: int) -> int:
+    """Return the CPU threads of a run, of which `at_once` are done side by side.
+
+    flops: of one image's forward pass. `auto`: one thread where a step is too small to share, where a second gains
+    nothing and, on a busy machine, makes the first wait; else the run's share of the cores.
+    """
     if config["threads"] != "auto":
         return config["threads"]
-    small = facts.flops * config["batch_size"] < SMALL_STEP
+    small = flops * config["batch_size"] < SMALL_STEP
     return 1 if small else max(1, cores() // max(1, at_once))
 
 

@@ -49,6 +49,7 @@ Below1 = Annotated[Real, Field(ge=0, lt=1)]
 Fraction = Annotated[Real, Field(ge=0, le=1)]
 Factor = Annotated[Real, Field(gt=0, le=1)]
 AutoOr = Literal["auto"]
+Average = Literal["probabilities", "logits"]  # what is averaged over the members of an ensemble
 
 
 class Keys(BaseModel):

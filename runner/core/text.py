@@ -1,6 +1,7 @@
 """Wording of lists, numbers, times and errors: in messages, tables and reports. Loads no torch."""
 
 from collections.abc import Iterable
+from typing import Any
 
 
 def few(items: Iterable[str], most: int = 4, between: str = ", ", last: str = " and ") -> str:
@@ -45,3 +46,16 @@ def first_line(error: BaseException) -> str:
 def type_and_line(error: BaseException) -> str:
     """Return an error's type and the first line of its text."""
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+
+
+def shown(value: Any) -> str:
+    """A value as a user types it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(shown(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{shown(item)}" for key, item in value.items()) + "}"
+    return str(value)

@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from runner.build.load import Loaded
 from runner.core.context import Context
 from runner.core.errors import ConfigError
-from runner.core.schema import NOT_IDENTITY
+from runner.core.schema import NOT_IDENTITY, Average
 from runner.core.text import few
 from runner.ensemble.base import Ensemble
-from runner.evaluation.evaluate import Average, Member
+from runner.evaluation.evaluate import Member
+from runner.evaluation.trained import Loaded
 from runner.store import checkpoint
 from runner.store.ledger import read
 

@@ -1,12 +1,8 @@
 """An exponential moving average of the weights."""
 
-from typing import TYPE_CHECKING
-
 from runner.core.schema import Below1
+from runner.ensemble.training_run import TrainingRun
 from runner.ensemble.weight_average import WeightAverage
-
-if TYPE_CHECKING:
-    from runner.train.state import Run
 
 
 class Ema(WeightAverage):
@@ -20,11 +16,11 @@ class Ema(WeightAverage):
     def __init__(self, decay: Below1 = 0.999):
         self.decay = decay
 
-    def due(self, run: "Run") -> bool:
+    def due(self, run: TrainingRun) -> bool:
         return True
 
     def share(self) -> float:
         return 1 - min(self.decay, (1 + self.count_averaged) / (10 + self.count_averaged))
 
-    def watched(self, run: "Run"):
+    def watched(self, run: TrainingRun):
         return self.network

@@ -1,9 +1,8 @@
 """Networks from different seeds (Hansen & Salamon 1990; Lakshminarayanan et al. 2017)."""
 
 from runner.core.errors import ConfigError
-from runner.core.schema import Positive
+from runner.core.schema import Average, Positive
 from runner.ensemble.base import Ensemble
-from runner.evaluation.evaluate import Average
 
 
 class Independent(Ensemble):

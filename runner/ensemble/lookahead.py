@@ -1,18 +1,15 @@
 """Lookahead (Zhang et al. 2019): the weights that train are pulled back to slow ones that follow them."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from runner.core.context import Context
 from runner.core.schema import Below1, NonNegative, Positive
-from runner.core.steps import timeline
+from runner.core.timeline import timeline
+from runner.ensemble.training_run import TrainingRun
 from runner.ensemble.weight_average import WeightAverage
-
-if TYPE_CHECKING:
-    from runner.train.state import Run
 
 
 class Lookahead(WeightAverage):
@@ -40,11 +37,11 @@ class Lookahead(WeightAverage):
             )
         return None
 
-    def begin(self, run: "Run") -> None:
+    def begin(self, run: TrainingRun) -> None:
         super().begin(run)
         self._steps = run.steps
 
-    def due(self, run: "Run") -> bool:
+    def due(self, run: TrainingRun) -> bool:
         return (run.progress.step + 1) % self.every == 0
 
     def share(self) -> float:
@@ -52,14 +49,14 @@ class Lookahead(WeightAverage):
         return 1 - self.decay * done**self.power
 
     @torch.no_grad()
-    def after_step(self, run: "Run") -> None:
+    def after_step(self, run: TrainingRun) -> None:
         super().after_step(run)
         if self.due(run):
             slow, now = zip(*self._means)
             torch._foreach_copy_(now, slow)
 
-    def watched(self, run: "Run") -> nn.Module:
+    def watched(self, run: TrainingRun) -> nn.Module:
         return self.network
 
-    def compared(self, runs: Sequence["Run"]) -> list[nn.Module]:
+    def compared(self, runs: Sequence[TrainingRun]) -> list[nn.Module]:
         return []  # the run's own weights are the slow ones, or a few steps ahead of them

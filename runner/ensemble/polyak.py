@@ -1,12 +1,8 @@
 """The running average of Polyak & Juditsky (1992), of the tail of a run (Rakhlin et al. 2012)."""
 
-from typing import TYPE_CHECKING
-
 from runner.core.schema import Below1
+from runner.ensemble.training_run import TrainingRun
 from runner.ensemble.weight_average import EstimatedAverage
-
-if TYPE_CHECKING:
-    from runner.train.state import Run
 
 
 class Polyak(EstimatedAverage):
@@ -18,5 +14,5 @@ class Polyak(EstimatedAverage):
     def __init__(self, start: Below1 = 0.5):
         self.start_share = start
 
-    def due(self, run: "Run") -> bool:
+    def due(self, run: TrainingRun) -> bool:
         return run.progress.step >= int(self.start_share * run.steps)

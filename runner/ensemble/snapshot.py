@@ -2,18 +2,15 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
 from runner.core.context import Context
 from runner.core.errors import ConfigError
-from runner.core.schema import Positive
+from runner.core.schema import Average, Positive
 from runner.ensemble.base import Ensemble
-from runner.evaluation.evaluate import Average
-
-if TYPE_CHECKING:
-    from runner.train.state import Run
+from runner.ensemble.training_run import TrainingRun
 
 
 class Snapshot(Ensemble):
@@ -46,14 +43,14 @@ class Snapshot(Ensemble):
             )
         return None
 
-    def begin(self, run: "Run") -> None:
+    def begin(self, run: TrainingRun) -> None:
         self.ends = frozenset(run.schedule.cycles()[-self.last :])
 
-    def after_step(self, run: "Run") -> None:
+    def after_step(self, run: TrainingRun) -> None:
         if run.progress.step + 1 in self.ends:
             self.kept.append({name: value.clone() for name, value in run.model.state_dict().items()})
 
-    def members(self, runs: Sequence["Run"]) -> list[nn.Module]:
+    def members(self, runs: Sequence[TrainingRun]) -> list[nn.Module]:
         (run,) = runs
         networks = [copy.deepcopy(run.model) for _ in self.kept]
         for network, weights in zip(networks, self.kept):

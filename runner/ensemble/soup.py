@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from runner.build.load import Loaded
 from runner.core.errors import ConfigError
 from runner.ensemble.checkpoints import Bench, Checkpoints
 from runner.evaluation.evaluate import Member
+from runner.evaluation.trained import Loaded
 
 
 class Soup(Checkpoints):

@@ -1,14 +1,11 @@
 """Stochastic weight averaging (Izmailov et al. 2018)."""
 
 import math
-from typing import TYPE_CHECKING
 
 from runner.core.context import Context
 from runner.core.schema import Below1
+from runner.ensemble.training_run import TrainingRun
 from runner.ensemble.weight_average import EstimatedAverage
-
-if TYPE_CHECKING:
-    from runner.train.state import Run
 
 
 class Swa(EstimatedAverage):
@@ -29,6 +26,6 @@ class Swa(EstimatedAverage):
             )
         return None
 
-    def due(self, run: "Run") -> bool:
+    def due(self, run: TrainingRun) -> bool:
         epoch, rest = divmod(run.progress.step + 1, run.steps_per_epoch)
         return rest == 0 and epoch > math.ceil(self.start_share * run.config["epochs"])

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +10,8 @@ from torch import Tensor, nn
 from runner.core.seeds import generator
 from runner.ensemble.base import Ensemble
 from runner.ensemble.batch_norm import batch_norms, estimate
+from runner.ensemble.training_run import TrainingRun
 from runner.model.noise import sampled
-
-if TYPE_CHECKING:
-    from runner.train.progress import Row
-    from runner.train.state import Run
 
 
 class WeightAverage(Ensemble):
@@ -25,7 +22,7 @@ class WeightAverage(Ensemble):
 
     count_averaged: int  # weights in the average so far
 
-    def due(self, run: "Run") -> bool:
+    def due(self, run: TrainingRun) -> bool:
         """Whether the weights after this step enter the average."""
         raise NotImplementedError
 
@@ -33,10 +30,10 @@ class WeightAverage(Ensemble):
         """The part of the new weights in the average."""
         return 1 / (self.count_averaged + 1)
 
-    def settle(self, run: "Run") -> None:
+    def settle(self, run: TrainingRun) -> None:
         """At the end of an epoch, before validation: what weights alone do not give."""
 
-    def begin(self, run: "Run") -> None:
+    def begin(self, run: TrainingRun) -> None:
         self.network = copy.deepcopy(run.model).requires_grad_(False).eval()
         self.count_averaged = 0
         # Parameters and buffers themselves, not their storage, which an optimizer may replace.
@@ -45,7 +42,7 @@ class WeightAverage(Ensemble):
         self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
-    def after_step(self, run: "Run") -> None:
+    def after_step(self, run: TrainingRun) -> None:
         if self.due(run):
             means, now = zip(*self._means)
             torch._foreach_lerp_(means, now, self.share())
@@ -57,20 +54,20 @@ class WeightAverage(Ensemble):
         if self.count_averaged and (run.progress.step + 1) % run.steps_per_epoch == 0:
             self.settle(run)
 
-    def start(self, run: "Run") -> None:
+    def start(self, run: TrainingRun) -> None:
         """The first weights are in: what was best before was another network."""
         progress = run.progress
         progress.best = progress.best_weights = progress.watched = None
         progress.waited = 0
 
-    def after_epoch(self, run: "Run", row: "Row") -> None:
+    def after_epoch(self, run: TrainingRun, row: Mapping[str, float | int | None]) -> None:
         if not self.count_averaged:  # a run that stops before there is an average would have none
             run.progress.stopped, run.progress.watched, run.progress.waited = False, None, 0
 
-    def watched(self, run: "Run") -> nn.Module:
+    def watched(self, run: TrainingRun) -> nn.Module:
         return self.network if self.count_averaged else run.model
 
-    def compared(self, runs: Sequence["Run"]) -> list[nn.Module]:
+    def compared(self, runs: Sequence[TrainingRun]) -> list[nn.Module]:
         return [run.model for run in runs]
 
     def state_dict(self) -> dict[str, Any]:
@@ -84,7 +81,7 @@ class WeightAverage(Ensemble):
 class EstimatedAverage(WeightAverage):
     """An average whose batch-norm statistics are estimated anew, for those of its weights are no mean of theirs."""
 
-    def settle(self, run: "Run") -> None:
+    def settle(self, run: TrainingRun) -> None:
         run.transfer.train_mode(self.network, run.progress.step // run.steps_per_epoch)
         if batch_norms(self.network):
             draws = generator(run.config["seed"], f"batch norm statistics of step {run.progress.step}", run.device)
@@ -93,7 +90,7 @@ class EstimatedAverage(WeightAverage):
         self.network.eval()
 
 
-def training_images(run: "Run") -> Iterator[Tensor]:
+def training_images(run: TrainingRun) -> Iterator[Tensor]:
     """All training images but for the last, smaller batch, shuffled, and not augmented: as a test has them."""
     draw = generator(run.config["seed"], "batch norm statistics")
     order = torch.randperm(len(run.train_split), generator=draw).to(run.train_split.device)

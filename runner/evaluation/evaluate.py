@@ -4,12 +4,13 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import nll_loss, one_hot
 
+from runner.core.schema import Average
 from runner.data.normalize import Normalize
 from runner.data.splits import Split
 from runner.evaluation.base import Evaluation, answer
@@ -21,7 +22,6 @@ TOP5_CLASSES = 10  # above so many classes the five best answers are counted too
 MISTAKES = 24
 
 Autocast = Callable[[], contextlib.AbstractContextManager]
-Average = Literal["probabilities", "logits"]  # what is averaged over the members of an ensemble
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,9 @@ from torch.nn.functional import pad
 from runner.augmentation.crop import reflect
 from runner.core.context import Context
 from runner.core.errors import ConfigError
-from runner.core.schema import Count
+from runner.core.schema import Average, Count
 from runner.data.normalize import Normalize
 from runner.evaluation.base import Evaluation, Pipeline, answer
-from runner.evaluation.evaluate import Average
 
 
 class Views(Evaluation):

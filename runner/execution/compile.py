@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from runner.store.cache import home
+from runner.train.state import Run
 
 
 def compiled(model: nn.Module) -> nn.Module:
@@ -30,3 +31,10 @@ def lacking(device: torch.device) -> str:
         return ""
     name = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     return "" if shutil.which(name) else f"there is no C++ compiler ({name})"
+
+
+def compile_as_told(run: Run) -> Run:
+    """Compile the network of a run whose config says `compile=true`; return the run."""
+    if run.config["compile"] is True:
+        run.forward = compiled(run.model)
+    return run

@@ -1,8 +1,7 @@
 """One run in several processes, which `torchrun` starts: each trains on its part of every batch.
 
-The first process is the command: it plans, holds the run's lock, writes, evaluates and prints. It tells the others,
-through torchrun's store, which run to train and what it measured; they follow and write nothing. Gradients go through
-torch's DistributedDataParallel.
+The first process tells the others, through torchrun's store, what it measured. Gradients go through torch's
+DistributedDataParallel.
 """
 
 import contextlib
@@ -10,13 +9,11 @@ import functools
 import logging
 import os
 import pickle
-import threading
-import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,22 +21,12 @@ from torch import distributed as dist
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from runner.build.builder import Builder
 from runner.core import interruption
-from runner.core.errors import ConfigError
 from runner.core.seeds import generator
-from runner.core.targets import locate
 from runner.model.noise import noisy
-from runner.optimizer.base import FullBatch
-from runner.store.files import write_json
-from runner.store.ledger import read
-from runner.task.base import RESULT, Job, failure
 from runner.train.batch import Batch
-from runner.train.loop import Program
+from runner.train.program import Program
 from runner.train.state import Run
-
-if TYPE_CHECKING:
-    from runner.sweep.plan.planner import Plan
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +34,6 @@ PATIENCE = timedelta(days=1)  # of processes that wait for the first to plan, to
 LOOK = 1.0  # seconds between two looks at whether another process failed, or was asked to end
 MOMENT = timedelta(seconds=LOOK)
 INTERRUPTED = "interrupted"  # the signal that asked one of the others to end
-GRACE = 30.0  # seconds that a process which failed leaves the first to write it down
 
 
 class Over(Exception):
@@ -130,53 +116,6 @@ class Team:
         finally:
             dist.destroy_process_group()
 
-    @contextlib.contextmanager
-    def lead(self, job: Job, device: torch.device) -> Iterator[None]:
-        """The first process's part of a run: the others train it too. Where one of them fails, so does the run."""
-        self.tell(job)
-        ended = threading.Event()
-        threading.Thread(target=self._watch, args=(job, ended), daemon=True).start()
-        try:
-            with self.together(device):
-                try:
-                    yield
-                except interruption.Interrupted:
-                    self.dismiss()  # before their gradients find nobody any more
-                    raise
-        finally:
-            ended.set()
-
-    def _watch(self, job: Job, ended: threading.Event) -> None:
-        """A process that waits for another's gradients cannot be woken: where they will never come, it is ended."""
-        while not ended.wait(LOOK):
-            if self.store.check([INTERRUPTED]):
-                interruption.request(int(self.store.get(INTERRUPTED)))
-            if self.store.check(["failed"]):
-                found = pickle.loads(self.store.get("failed"))
-                log.error("the run ended early: %s", found["reason"])
-                record = read(job.folder)
-                write_json(job.folder / RESULT, ({} if record is None else record.result) | found)
-                os._exit(1)
-
-    def follow(self, builder: Builder) -> None:
-        """The part of every other process: to train what the first one says, until it has ended."""
-        try:
-            while True:
-                job = self.hear()
-                task = builder.task(job.config)
-                device = task.device(job.config)
-                with self.together(device):
-                    task.follow(job, builder, device)
-        except Over:
-            return
-        except Exception as error:
-            if self.over:  # it was the first that ended, in the middle of the run
-                return
-            found = failure(error)
-            self.store.set("failed", pickle.dumps(found | {"reason": f"process {self.rank}: {found['reason']}"}))
-            time.sleep(GRACE)
-            raise
-
     def join(self, run: Run) -> "Shared":
         """Makes a run, as it begins or goes on, this process's part of one that all train."""
         run.team = self
@@ -247,47 +186,3 @@ def team() -> Team | None:
         return None
     store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
     return Team(dist.PrefixStore("runner", store), rank, size, int(os.environ["LOCAL_RANK"]))
-
-
-def leading(job: Job, device: torch.device) -> contextlib.AbstractContextManager:
-    """Around a run of the first of several processes; of a lone one, nothing."""
-    first = team()
-    return contextlib.nullcontext() if first is None else first.lead(job, device)
-
-
-def refuse_sweep(multirun: bool) -> None:
-    """Raises `ConfigError` for a sweep that torchrun started."""
-    if multirun:
-        raise ConfigError("torchrun trains one run on several devices: leave -m out, or start the sweep without it")
-
-
-def check(plan: "Plan") -> None:
-    """Raises `ConfigError` for what several processes, where there are such, cannot do together."""
-    if (together := team()) is None:
-        return
-    config, builder, size = plan.entries[0].job.config, plan.builder, together.size
-    lines = []
-    if plan.workers:
-        lines.append("hydra/launcher: torchrun's own processes do the run: leave hydra/launcher and its keys out")
-    if not builder.task(config).together:
-        lines.append("task: several processes can do task=train alone; start this without torchrun")
-    optimizer = locate("optimizer", config["optimizer"]["_target_"], config["trust"])
-    if config["optimizer"]["full_batch"] or isinstance(optimizer, type) and issubclass(optimizer, FullBatch):
-        lines.append("optimizer: one that compares losses of a step cannot be shared out; start it without torchrun")
-    if config["cuda_graph"] is True:
-        lines.append("cuda_graph=true: steps of several processes are not replayed; use cuda_graph=auto")
-    if builder.ensemble(config).count > 1:
-        lines.append("ensemble: its members are runs of their own; start it without torchrun")
-    if builder.transfer(config).cache is True:
-        lines.append("transfer.cache=true: several processes keep no features; use transfer.cache=auto")
-    if config["batch_size"] < size * config["accumulate"]:
-        shares = f"{size} processes" + (f" times accumulate={config['accumulate']}" * (config["accumulate"] > 1))
-        lines.append(f"batch_size={config['batch_size']}: fewer images than {shares}")
-    if plan.device.startswith("cuda"):
-        here, have = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
-        if ":" in plan.device:
-            lines.append(f"device={plan.device}: each process has a GPU of its own; use device=cuda")
-        elif here > have:
-            lines.append(f"--nproc-per-node {here}: there are GPUs for {have}; start as many, or use device=cpu")
-    if lines:
-        raise ConfigError("torchrun: " + "; ".join(lines))

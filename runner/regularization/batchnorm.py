@@ -6,7 +6,7 @@ from torch import nn
 
 from runner.core.context import Context
 from runner.core.schema import Factor, Rate
-from runner.core.steps import batches
+from runner.core.timeline import batches
 from runner.regularization.norms import Norms
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from runner.core.context import Context
 from runner.core.schema import Fraction
-from runner.core.steps import batches
+from runner.core.timeline import batches
 from runner.regularization.base import Item, soft
 
 

@@ -1,45 +1,10 @@
 """What a schedule is: a multiplier of every learning rate, a pure function of the step."""
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from runner.core.errors import ConfigError
 from runner.core.option import Option
-
-Duration = int | float | str  # epochs (`5`, `0.5`), or a share of the whole run (`'5%'`)
-
-
-@dataclass(frozen=True)
-class Timeline:
-    """The length of a run."""
-
-    steps: int
-    steps_per_epoch: int
-
-    def steps_of(self, key: str, duration: Duration) -> int:
-        """Return the whole steps of a duration, as `length_of`."""
-        return round(self.length_of(key, duration))
-
-    def length_of(self, key: str, duration: Duration) -> float:
-        """Return a duration in steps: epochs (`5`, `0.5`), or a share of the whole run (`'5%'`).
-
-        Raises `ConfigError`, naming `key`, where it is neither or below zero.
-        """
-        text = str(duration).strip()
-        try:
-            value = float(text.removesuffix("%"))
-        except ValueError:
-            value = -1.0
-        if isinstance(duration, bool) or not 0 <= value < float("inf"):
-            raise ConfigError(f"{key}={duration}: must be epochs (5) or a share of the run (5%), not below zero")
-        return value / 100 * self.steps if text.endswith("%") else value * self.steps_per_epoch
-
-    def period(self, key: str, duration: Duration) -> int:
-        """As `steps_of`; raises `ConfigError` where it is shorter than one step."""
-        steps = self.steps_of(key, duration)
-        if steps < 1:
-            raise ConfigError(f"{key}={duration}: must be at least one step (of {self.steps}); make it longer")
-        return steps
+from runner.core.timeline import Duration, Timeline
 
 
 class Schedule(Option):

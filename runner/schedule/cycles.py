@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from runner.core.errors import ConfigError
-from runner.schedule.base import Duration, Schedule, Timeline
+from runner.core.timeline import Duration, Timeline
+from runner.schedule.base import Schedule
 
 ROUNDING = 1e-9  # of sums of lengths, relative
 

@@ -7,7 +7,7 @@ import itertools
 from typing import ClassVar
 
 from runner.core.schema import Factor, Fraction
-from runner.schedule.base import Duration, Timeline
+from runner.core.timeline import Duration, Timeline
 from runner.schedule.cycles import Cycles
 
 

@@ -1,7 +1,8 @@
 """The rate falls by the same factor in equal times (torch's `ExponentialLR`, smooth between epochs)."""
 
 from runner.core.schema import Factor
-from runner.schedule.base import Duration, Schedule, Timeline
+from runner.core.timeline import Duration, Timeline
+from runner.schedule.base import Schedule
 
 
 class Exponential(Schedule):

@@ -2,7 +2,8 @@
 
 import math
 
-from runner.schedule.base import Duration, Schedule, Timeline
+from runner.core.timeline import Duration, Timeline
+from runner.schedule.base import Schedule
 
 
 class InverseSqrt(Schedule):

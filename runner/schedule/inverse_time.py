@@ -1,7 +1,8 @@
 """The rate falls as one over time: 1 / (1 + k t), the decay of Robbins & Monro 1951."""
 
 from runner.core.schema import Rate
-from runner.schedule.base import Duration, Schedule, Timeline
+from runner.core.timeline import Duration, Timeline
+from runner.schedule.base import Schedule
 
 
 class InverseTime(Schedule):

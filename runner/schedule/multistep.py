@@ -2,7 +2,8 @@
 
 from runner.core.errors import ConfigError
 from runner.core.schema import Factor
-from runner.schedule.base import Duration, Schedule, Timeline
+from runner.core.timeline import Duration, Timeline
+from runner.schedule.base import Schedule
 
 
 class MultiStep(Schedule):

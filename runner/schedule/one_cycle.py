@@ -7,7 +7,8 @@ import math
 
 from runner.core.errors import ConfigError
 from runner.core.schema import Rate
-from runner.schedule.base import Duration, Schedule, Timeline
+from runner.core.timeline import Duration, Timeline
+from runner.schedule.base import Schedule
 
 
 class OneCycle(Schedule):

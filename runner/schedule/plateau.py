@@ -4,7 +4,8 @@ from typing import Any, ClassVar, Literal
 
 from runner.core.context import Context
 from runner.core.schema import Factor, NonNegative
-from runner.schedule.base import Duration, Schedule, Timeline
+from runner.core.timeline import Duration, Timeline
+from runner.schedule.base import Schedule
 
 
 class Plateau(Schedule):

@@ -1,7 +1,8 @@
 """A power of the time that is left (torch's `PolynomialLR`; power 0.9 in Chen et al. 2017, DeepLab)."""
 
 from runner.core.schema import Rate
-from runner.schedule.base import Duration, Schedule, Timeline
+from runner.core.timeline import Duration, Timeline
+from runner.schedule.base import Schedule
 
 
 class Polynomial(Schedule):

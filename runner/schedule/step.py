@@ -1,7 +1,8 @@
 """The rate is multiplied by gamma every so often (torch's `StepLR`)."""
 
 from runner.core.schema import Factor
-from runner.schedule.base import Duration, Schedule, Timeline
+from runner.core.timeline import Duration, Timeline
+from runner.schedule.base import Schedule
 
 
 class Step(Schedule):

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from runner.core.errors import ConfigError
 from runner.core.schema import Real
-from runner.schedule.base import Duration, Timeline
+from runner.core.timeline import Duration, Timeline
 from runner.schedule.cycles import Cycles
 
 

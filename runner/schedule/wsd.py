@@ -4,7 +4,8 @@ import math
 from typing import Literal
 
 from runner.core.errors import ConfigError
-from runner.schedule.base import Duration, Schedule, Timeline
+from runner.core.timeline import Duration, Timeline
+from runner.schedule.base import Schedule
 
 
 class WarmupStableDecay(Schedule):

@@ -13,9 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from runner.core.errors import ConfigError
-from runner.store import ledger, lock
-from runner.store.files import EVENTS, RESULT
-from runner.sweep.plan import plan_file as frozen
+from runner.store import ledger, lock, plans
+from runner.store.files import EVENTS, PLAN, RESULT
 
 HYDRA_FILES = ("config.yaml", "hydra.yaml", "overrides.yaml")  # in the folder that `hydra.output_subdir` names
 RUN_FILES = (  # of any task, but for pictures of a preview and event files, whose names vary
@@ -23,7 +22,7 @@ RUN_FILES = (  # of any task, but for pictures of a preview and event files, who
     *("range.csv", "range.png", "saddles.csv", "saddles.png", "trajectory.csv", "surface.npz", "path.png", "steps.png"),
 )
 VARYING = re.compile(rf"preview(_.+)?\.png|{EVENTS.pattern}")
-SWEEP_FILES = ("results.csv", "results.parquet", "report.html", frozen.FILE, "study.db", "mean", lock.GUARD)
+SWEEP_FILES = ("results.csv", "results.parquet", "report.html", PLAN, "study.db", "mean", lock.GUARD)
 TABLE_HEAD = re.compile(rb"run,status[,\r\n]")
 PAGE_HEAD = "· report</title>\n<style>".encode()
 PARQUET_MARK = b"runner.results"  # among the file's metadata
@@ -98,9 +97,9 @@ def _owned(folder: Path, fingerprint: str) -> set[str] | None:
     if lock.read(folder) is not None or folder.name.endswith(f"-{fingerprint}"):
         return None
     for sweep in folder.parents:  # whose plan may name a run further below
-        if (sweep / frozen.FILE).is_file():
+        if (sweep / PLAN).is_file():
             with contextlib.suppress(ConfigError):  # another program's plan
-                if folder.relative_to(sweep).as_posix() in {run["run"] for run in frozen.runs(sweep)}:
+                if folder.relative_to(sweep).as_posix() in {run["run"] for run in plans.runs(sweep)}:
                     return None
             break
     return set()

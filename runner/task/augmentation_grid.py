@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from runner.augmentation.base import Transform
-from runner.build.check import shown
 from runner.core.seeds import generator
+from runner.core.text import shown
 from runner.data.normalize import Normalize
 from runner.data.splits import Split, Splits
 from runner.tracking.pictures import draws_grid

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 import torch
 
-from runner.build.builder import Builder
 from runner.core import memory
 from runner.core.devices import check_device
 from runner.core.errors import disk_full
@@ -26,6 +25,7 @@ from runner.store.owned import written
 from runner.store.revisions import covers, revision_list
 from runner.store.sources import Code, edited
 from runner.task.preflight import Facts, Origin
+from runner.task.resources import Resources
 from runner.tracking.events import Tracker
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class Task:
         """Return group -> option of the groups that matter to the task, of all that a config chooses."""
         return {group: choice for group, choice in chosen.items() if not covers(self.ignores, group)}
 
-    def rehearse(self, builder: Builder, config: dict[str, Any]) -> Facts:
+    def rehearse(self, builder: Resources, config: dict[str, Any]) -> Facts:
         """What is known before anything runs; raises `ConfigError` for what cannot work."""
         return builder.rehearse(config)
 
@@ -103,7 +103,7 @@ class Task:
         """Where the work is done."""
         return check_device(config)
 
-    def execute(self, job: Job, builder: Builder, listener: Listener) -> dict[str, Any]:
+    def execute(self, job: Job, builder: Resources, listener: Listener) -> dict[str, Any]:
         """Does the job and writes its `result.json`; an error of the run becomes its status. Returns the result."""
         device = self.device(job.config)
         memory.reset(device)
@@ -115,7 +115,7 @@ class Task:
         write_json(job.folder / RESULT, result)
         return result
 
-    def _worked(self, job: Job, builder: Builder, listener: Listener, device: torch.device) -> dict[str, Any]:
+    def _worked(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> dict[str, Any]:
         """Do the job; return its result, but for the memory that it took."""
         result = started(job, device)
         write_json(job.folder / RESULT, result)
@@ -139,11 +139,11 @@ class Task:
                 raise
         return result
 
-    def work(self, job: Job, builder: Builder, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
+    def work(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
         """The work itself; yields parts of the result as they are known, `status` among them."""
         raise NotImplementedError
 
-    def follow(self, job: Job, builder: Builder, device: torch.device) -> None:
+    def follow(self, job: Job, builder: Resources, device: torch.device) -> None:
         """The part of every process but the first, where `together`: it writes nothing."""
         raise NotImplementedError
 

@@ -8,9 +8,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from runner.build.about import check_options, describe, settings
-from runner.build.builder import Builder
-from runner.build.load import Network, read
+from runner.build.about import check_options
+from runner.build.load import read
 from runner.core.devices import check_device
 from runner.core.errors import ConfigError
 from runner.core.listener import Listener
@@ -20,11 +19,14 @@ from runner.ensemble.batch_norm import batch_norms, estimate
 from runner.ensemble.checkpoints import Bench
 from runner.evaluation.evaluate import Autocast, Member, evaluate, examine
 from runner.evaluation.standard import Standard
+from runner.evaluation.trained import Network
 from runner.model.noise import sampled
 from runner.store import checkpoint as files
+from runner.store.about import describe, settings
 from runner.task.base import Job, tracking
 from runner.task.ensemble_facts import compared, tell
 from runner.task.preflight import Facts
+from runner.task.resources import Resources
 from runner.task.trained import PER_BATCH, Answering, forward, networks, origins, refuse, seen_by, size
 from runner.tracking.pictures import confusion_matrix
 
@@ -54,14 +56,14 @@ class EvaluateTask(Answering):
         keys = {word.partition("=")[0].lstrip("+") for word in typed}
         if "data" in keys:
             return config
-        first = self.paths(self.combination(Builder(), config))[0]
+        first = self.paths(self.combination(Resources(), config))[0]
         own = settings(describe(read(first)["abouts"][0], first), first)["data"]
         mine = {key: value for key, value in config["data"].items() if f"data.{key}" in keys or key in OF_THE_MACHINE}
         config = config | {"data": own | mine}
         check_options(first, config, ("data",))
         return config
 
-    def rehearse(self, builder: Builder, config: dict[str, Any]) -> Facts:
+    def rehearse(self, builder: Resources, config: dict[str, Any]) -> Facts:
         """Loads the networks and the data. Raises `ConfigError` where one is not for the other."""
         check_device(config)
         runs = self.load(builder, config)
@@ -91,7 +93,7 @@ class EvaluateTask(Answering):
             )
         return split
 
-    def work(self, job: Job, builder: Builder, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
+    def work(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
         """Asks, and leaves ensemble.png where there are members; what was put together is saved as a checkpoint."""
         begun, config = time.perf_counter(), job.config
         runs = self.load(builder, config, device)

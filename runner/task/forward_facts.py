@@ -13,7 +13,7 @@ from runner.execution.features.eligible import Declined, foreseen
 from runner.model.attention import plain_attention
 
 if TYPE_CHECKING:
-    from runner.build.builder import Parts
+    from runner.train.parts import Parts
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,20 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from runner.build.builder import Builder
 from runner.core.errors import ConfigError
 from runner.core.listener import Listener
 from runner.core.schema import Below1, Positive, Rate
 from runner.core.seeds import generator
-from runner.schedule.base import Schedule, Timeline
+from runner.core.timeline import Timeline
+from runner.execution.compile import compile_as_told
+from runner.execution.eager import Alone
+from runner.schedule.base import Schedule
 from runner.store.files import csv_text, png, write_atomic
 from runner.task.base import Job, Task, tracking
 from runner.task.preflight import Facts
+from runner.task.resources import Resources
 from runner.tracking.figure import pixels
-from runner.train.loop import Alone, Objective
+from runner.train.program import Objective
 from runner.train.state import Run
 
 log = logging.getLogger(__name__)
@@ -75,7 +78,7 @@ class LrRange(Task):
         if steps < 20:
             raise ConfigError(f"task.steps={steps}: must be at least 20, or there is no curve to read")
 
-    def rehearse(self, builder: Builder, config: dict[str, Any]) -> Facts:
+    def rehearse(self, builder: Resources, config: dict[str, Any]) -> Facts:
         """Raises `ConfigError` for an optimizer that sees the whole training split each step."""
         if config["optimizer"]["full_batch"]:
             raise ConfigError(
@@ -84,7 +87,7 @@ class LrRange(Task):
             )
         return replace(builder.rehearse(config), steps=self.steps)
 
-    def work(self, job: Job, builder: Builder, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
+    def work(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
         """Sweeps, and leaves range.csv, range.png and a result with the suggestion."""
         with tracking(job) as tracker:
             run = self.run(job.config, builder, device)
@@ -111,7 +114,7 @@ class LrRange(Task):
             "parameters": sum(p.numel() for p in run.model.parameters()),
         }
 
-    def run(self, config: dict[str, Any], builder: Builder, device: torch.device) -> Run:
+    def run(self, config: dict[str, Any], builder: Resources, device: torch.device) -> Run:
         """The run of a training with this config, its schedule the sweep, its validation left out."""
         torch.manual_seed(generator(config["seed"], "layers of libraries").initial_seed())
         noise = generator(config["seed"], "noise", device)
@@ -120,12 +123,8 @@ class LrRange(Task):
         length = Timeline(self.steps, parts.timeline.steps_per_epoch)
         base = config["optimizer"]["lr"] * config["lr_scale"]
         sweep = Sweep(length, self.low, self.high, base)
-        return Run(
-            config,
-            replace(parts, timeline=length, schedule=sweep, splits=replace(splits, val=None)),
-            device,
-            noise,
-        )
+        parts = replace(parts, timeline=length, schedule=sweep, splits=replace(splits, val=None))
+        return compile_as_told(Run(config, parts, device, noise))
 
     def losses(self, run: Run, listener: Listener) -> tuple[list[float], list[float]]:
         """`(rates, losses)` of the mini-batches, each loss found before the step of its rate; up to the explosion."""

@@ -15,20 +15,21 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from runner.build.builder import Builder
-from runner.build.load import Network
 from runner.core.devices import check_device
 from runner.core.errors import ConfigError
 from runner.core.listener import Listener
+from runner.core.schema import Average
 from runner.core.seeds import generator
 from runner.data import photo_cache as cache
 from runner.data.decode import SUFFIXES, decode
 from runner.data.splits import ResidentSplit, Split
-from runner.evaluation.evaluate import Autocast, Average, Member, answers, ensembles, mean_log
+from runner.evaluation.evaluate import Autocast, Member, answers, ensembles, mean_log
+from runner.evaluation.trained import Network
 from runner.store.cache import open_cache
 from runner.store.files import write_atomic
 from runner.task.base import Job
 from runner.task.preflight import Facts
+from runner.task.resources import Resources
 from runner.task.trained import PER_BATCH, Answering, forward, networks, origins, refuse, size
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class PredictTask(Answering):
     def __init__(self, checkpoint: str | None = None, images: str | None = None):
         self.checkpoint, self.images = checkpoint, images
 
-    def rehearse(self, builder: Builder, config: dict[str, Any]) -> Facts:
+    def rehearse(self, builder: Resources, config: dict[str, Any]) -> Facts:
         """Loads the networks, lists the photos. Raises `ConfigError`."""
         check_device(config)
         runs = self.load(builder, config)
@@ -102,7 +103,7 @@ class PredictTask(Answering):
             raise ConfigError(f"task.images={self.images}: no images there ({' '.join(sorted(SUFFIXES))})")
         return root, sorted(found)
 
-    def work(self, job: Job, builder: Builder, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
+    def work(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
         """Reads the photos piece by piece; an unreadable one stays in the table, without an answer."""
         begun, config = time.perf_counter(), job.config
         runs = self.load(builder, config, device)

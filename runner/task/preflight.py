@@ -14,13 +14,15 @@ from runner.core.text import first_line
 from runner.data.splits import Splits
 from runner.execution.compile import lacking
 from runner.execution.cuda_graph.capture import unfit
+from runner.execution.features.eligible import refusal
 from runner.execution.fused.compatible import apart, structure
 from runner.model.fitted import Fitted
 from runner.task.forward_facts import Passed, passed
 from runner.train.selection import needs_validation
 
 if TYPE_CHECKING:
-    from runner.build.builder import Builder, Parts
+    from runner.build.builder import Builder
+    from runner.train.parts import Parts
 
 SMALL = 1 << 20  # parameters
 SMALL_IMAGE = 1 << 14  # numbers: up to 64 pixels a side in colour
@@ -115,10 +117,10 @@ class Rehearsals:
         try:
             try:
                 with torch.device("meta"):
-                    parts = self._builder.parts(config, splits, torch.device("meta"), None, checks=True)
+                    parts = self._builder.parts(config, splits, torch.device("meta"), None, rules=(refusal,))
                 found = self._passes(config, parts, splits)
             except (NotImplementedError, RuntimeError):  # perhaps a model that needs real numbers
-                parts = self._builder.parts(config, splits, torch.device("cpu"), torch.Generator(), checks=True)
+                parts = self._builder.parts(config, splits, torch.device("cpu"), torch.Generator(), rules=(refusal,))
                 found = self._passes(config, parts, splits)
         except (
             ValueError,

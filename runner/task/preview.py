@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from runner.build.builder import Builder
 from runner.core.errors import ConfigError
 from runner.core.listener import Listener
 from runner.core.schema import Positive
@@ -19,6 +18,7 @@ from runner.store.files import png, write_atomic
 from runner.task.augmentation_grid import Preview, words
 from runner.task.base import Job, Task, tracking
 from runner.task.preflight import Facts
+from runner.task.resources import Resources
 from runner.task.session import describe
 
 SIDE = 144  # pixels of an image in the pictures, about
@@ -54,7 +54,7 @@ class PreviewTask(Task):
     def __init__(self, images: Positive = 6, draws: Positive = 7):
         self.images, self.draws = images, draws
 
-    def rehearse(self, builder: Builder, config: dict[str, Any]) -> Facts:
+    def rehearse(self, builder: Resources, config: dict[str, Any]) -> Facts:
         """Raises `ConfigError` where there is nothing to see."""
         facts = builder.rehearse(config)
         items, mixers = len(config["augmentation"]), mixing(builder, config)
@@ -64,7 +64,7 @@ class PreviewTask(Task):
             )
         return replace(facts, steps=items + bool(items) + bool(mixers))
 
-    def work(self, job: Job, builder: Builder, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
+    def work(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
         """Leaves preview.png, preview_ITEM.png for each item and, of the stack, preview_mixed.png."""
         begun, config = time.perf_counter(), job.config
         splits, nodes = builder.splits(config, device), config["augmentation"]
@@ -93,7 +93,7 @@ class PreviewTask(Task):
         }
 
 
-def mixing(builder: Builder, config: dict[str, Any]) -> dict[str, Any]:
+def mixing(builder: Resources, config: dict[str, Any]) -> dict[str, Any]:
     """The stack's items that change images or targets."""
     return {name: item for name, item in builder.stack(config, "regularization").items() if item.overrides("mix")}
 

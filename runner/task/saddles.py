@@ -14,18 +14,20 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from runner.build.builder import Builder
 from runner.core.errors import ConfigError
 from runner.core.listener import Listener
 from runner.core.schema import Factor, Positive
 from runner.core.seeds import generator
+from runner.execution.compile import compile_as_told
+from runner.execution.eager import Alone
 from runner.optimizer.flat_params import Flat
 from runner.optimizer.newton import hessian
 from runner.store.files import csv_text, png, write_atomic
 from runner.task.base import Job, Task, tracking
 from runner.task.preflight import Facts
 from runner.task.random_functions import Field, critical_points, curvature
-from runner.train.loop import Alone, step
+from runner.task.resources import Resources
+from runner.train.loop import step
 from runner.train.state import Run
 
 BOX = 10.0  # length scales: the side of the cube in which searches start
@@ -78,7 +80,7 @@ class Saddles(Task):
                 f"directions; use task.features={10 * self.dimensions[-1]} or more"
             )
 
-    def rehearse(self, builder: Builder, config: dict[str, Any]) -> Facts:
+    def rehearse(self, builder: Resources, config: dict[str, Any]) -> Facts:
         """Raises `ConfigError` for a network whose eigenvalues would take too long."""
         if self.of == "function":
             searches = len(self.dimensions) * self.functions * self.starts
@@ -91,7 +93,7 @@ class Saddles(Task):
             )
         return facts
 
-    def work(self, job: Job, builder: Builder, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
+    def work(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
         """Leaves saddles.csv, saddles.png and a result."""
         # matplotlib takes a second: a run of another task does not pay for it.
         from runner.report import saddle_pictures as saddles_picture
@@ -131,13 +133,13 @@ class Saddles(Task):
         return rows
 
     def in_network(
-        self, config: dict[str, Any], builder: Builder, device: torch.device, listener: Listener
+        self, config: dict[str, Any], builder: Resources, device: torch.device, listener: Listener
     ) -> list[dict[str, Any]]:
         """One row a look, of the loss over the training split."""
         torch.manual_seed(generator(config["seed"], "layers of libraries").initial_seed())
         noise = generator(config["seed"], "noise", device)
         parts = builder.parts(config, builder.splits(config, device), device, noise)
-        run = Run(config, replace(parts, splits=replace(parts.splits, val=None)), device, noise)
+        run = compile_as_told(Run(config, replace(parts, splits=replace(parts.splits, val=None)), device, noise))
         due = {round(step) for step in np.geomspace(1, run.steps + 1, self.looks) - 1} | {run.steps}
         rows = []
         while True:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from runner.build.builder import Builder
 from runner.core.interruption import Interrupted, check, deferred
 from runner.core.listener import Listener
 from runner.core.seeds import generator
@@ -21,6 +20,7 @@ from runner.store.files import Lines, png, write_atomic, yaml_text
 from runner.task.augmentation_grid import Preview
 from runner.task.base import Job, failure
 from runner.task.ensemble_facts import compared, tell
+from runner.task.resources import Resources
 from runner.task.training import Training
 from runner.tracking.events import Tracker
 from runner.tracking.pictures import batch_grid, confusion_matrix
@@ -41,7 +41,7 @@ COLUMNS = ("epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_acc
 class Session(Training):
     """A run with its folder, tracker and checkpoint, from where it stood to its end."""
 
-    def __init__(self, job: Job, builder: Builder, device: torch.device, listener: Listener):
+    def __init__(self, job: Job, builder: Resources, device: torch.device, listener: Listener):
         super().__init__(job, builder, device)
         self.listener, resumed = listener, self.resumed
         self.status: str | None = None
@@ -89,7 +89,7 @@ class Session(Training):
             self.tracker.scalars(row["step"], _scalars(row))
         self.tracker.text("config", "    " + yaml_text(self.config).replace("\n", "\n    "))
         if self.run.schedule.foreseen:
-            self.tracker.picture("schedule", 0, draw(self.run.schedule, self.run.rates[0]))
+            self.tracker.picture("schedule", 0, draw(self.run.schedule, self.run.schedule.timeline, self.run.rates[0]))
         if count := min(self.config["log"]["images"], self.config["batch_size"]):
             batch = self.run.preview(count)
             labels = [describe(target, self.splits.classes) for target in batch.targets.cpu()]

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from runner.build.builder import Builder
 from runner.build.check import Refused
 from runner.core.context import Context
 from runner.core.errors import ConfigError
@@ -17,12 +16,13 @@ from runner.core.option import Option
 from runner.core.schema import Positive, Rate
 from runner.core.seeds import generator
 from runner.core.text import first_line
-from runner.schedule.base import Timeline
+from runner.core.timeline import Timeline
 from runner.store.files import csv_text, png, write_atomic
 from runner.surface.base import Surface
 from runner.surface.trajectory import COLUMNS, Walk, steps_to, verdict, walk
 from runner.task.base import Job, Task, tracking
 from runner.task.preflight import Facts
+from runner.task.resources import Resources
 from runner.tracking.events import Tracker
 
 GRID = (240, 180)  # points of the ground that a picture needs
@@ -72,7 +72,7 @@ class SurfaceTask(Task):
     def __init__(self, steps: Positive = 300, tolerance: Rate = 1e-6, max_iter: Positive | None = 1):
         self.steps, self.tolerance, self.max_iter = steps, tolerance, max_iter
 
-    def rehearse(self, builder: Builder, config: dict[str, Any]) -> Facts:
+    def rehearse(self, builder: Resources, config: dict[str, Any]) -> Facts:
         """Builds all and takes one step. Raises `ConfigError` where an option cannot work on a surface."""
         for key, plain in UNUSED.items():
             if config[key] not in plain:
@@ -112,7 +112,7 @@ class SurfaceTask(Task):
         if lines := [line for option in asked if (line := option.check(context))]:
             raise Refused(lines)
 
-    def parts(self, builder: Builder, config: dict[str, Any]) -> tuple[Surface, torch.optim.Optimizer, Any]:
+    def parts(self, builder: Resources, config: dict[str, Any]) -> tuple[Surface, torch.optim.Optimizer, Any]:
         """The surface, the optimizer on a point at its start, the schedule."""
         surface = builder.surface(config)
         weights = torch.tensor(surface.start, dtype=torch.float64) / surface.unit
@@ -130,7 +130,7 @@ class SurfaceTask(Task):
         """Two numbers are moved: nothing for a GPU."""
         return torch.device("cpu")
 
-    def work(self, job: Job, builder: Builder, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
+    def work(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
         """Walks, and leaves trajectory.csv, path.png, steps.png, surface.npz and a result: whatever the verdict."""
         begun = time.perf_counter()
         surface, optimizer, schedule = self.parts(builder, job.config)

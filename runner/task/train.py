@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from runner.build.builder import Builder
 from runner.core import memory
 from runner.core.errors import ConfigError
 from runner.core.listener import Listener
-from runner.execution import distributed
 from runner.task.base import Job, Task, process_settings
+from runner.task.resources import Resources
 from runner.task.session import Session
+from runner.task.torchrun import leading
 from runner.task.training import Training
 from runner.train.progress import Diverged
 from runner.train.state import Run
@@ -48,19 +48,19 @@ class Train(Task):
             )
         return config
 
-    def work(self, job: Job, builder: Builder, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
+    def work(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
         """Trains, or goes on; where torchrun started several processes, together with the others."""
-        with distributed.leading(job, device):
+        with leading(job, device):
             yield from self._attempts(job, builder, listener, device)
 
-    def follow(self, job: Job, builder: Builder, device: torch.device) -> None:
+    def follow(self, job: Job, builder: Resources, device: torch.device) -> None:
         """Trains along with the first process."""
         silent = {"probe": {"every": 0, "curvature_every": 0}}  # what is only looked at
         with process_settings(job.config, job.threads), contextlib.suppress(Diverged):
             Training(replace(job, config=job.config | silent), builder, device).train()
 
     def _attempts(
-        self, job: Job, builder: Builder, listener: Listener, device: torch.device
+        self, job: Job, builder: Resources, listener: Listener, device: torch.device
     ) -> Iterator[dict[str, Any]]:
         """Trains, or goes on; what was known before an error stays known. Where memory does not suffice, the batch goes
         through in more pieces, whose gradients add up to its own."""

@@ -10,20 +10,22 @@ from typing import Any, ClassVar
 
 import torch
 
-from runner.build.builder import Builder
-from runner.build.load import Loaded, Network, load
+from runner.build.load import load
 from runner.core.context import Context
 from runner.core.errors import ConfigError
+from runner.core.schema import Average
 from runner.core.startup.torch_compiler import flop_counter
 from runner.core.targets import locate
 from runner.core.text import few
 from runner.data.splits import Splits
 from runner.ensemble.checkpoints import Checkpoints, keeps_networks, matching
 from runner.ensemble.none import NoEnsemble
-from runner.evaluation.evaluate import Autocast, Average
+from runner.evaluation.evaluate import Autocast
+from runner.evaluation.trained import Loaded, Network
 from runner.store.ledger import read
 from runner.task.base import Task
 from runner.task.preflight import Facts, Origin
+from runner.task.resources import Resources
 from runner.train.state import precision
 
 PER_BATCH = 64  # images that surely fit where a network was trained
@@ -55,7 +57,7 @@ class Answering(Task):
         trained = {group: _distinct(facts.origins, group) for group in TRAINED if group not in keys}
         return own | {group: choice for group, choice in trained.items() if choice is not None}
 
-    def combination(self, builder: Builder, config: dict[str, Any]) -> Checkpoints | None:
+    def combination(self, builder: Resources, config: dict[str, Any]) -> Checkpoints | None:
         """The ensemble of finished runs that is asked for. Raises `ConfigError` where it is not clear who answers."""
         ensemble = builder.ensemble(config)
         if isinstance(ensemble, Checkpoints):
@@ -77,7 +79,7 @@ class Answering(Task):
             )
         return None
 
-    def load(self, builder: Builder, config: dict[str, Any], device: torch.device | str = "cpu") -> list[Loaded]:
+    def load(self, builder: Resources, config: dict[str, Any], device: torch.device | str = "cpu") -> list[Loaded]:
         """The runs that answer."""
         combination = self.combination(builder, config)
         runs = [load(path, device, config["trust"]) for path in self.paths(combination)]
@@ -95,7 +97,7 @@ class Answering(Task):
             )
         return found
 
-    def average(self, builder: Builder, config: dict[str, Any], runs: Sequence[Loaded]) -> Average:
+    def average(self, builder: Resources, config: dict[str, Any], runs: Sequence[Loaded]) -> Average:
         """What is averaged: as the ensemble was trained, or as it is now typed."""
         combination = self.combination(builder, config)
         return runs[0].average if combination is None else combination.average
@@ -163,7 +165,7 @@ def size(runs: Iterable[Loaded]) -> tuple[int, int]:
     return parameters, flops
 
 
-def seen_by(builder: Builder, config: dict[str, Any], network: Network, device: torch.device | None = None) -> Splits:
+def seen_by(builder: Resources, config: dict[str, Any], network: Network, device: torch.device | None = None) -> Splits:
     """The data as a network takes it: photos in the size that it was made for. Raises `ConfigError` where it cannot."""
     inputs, data = network.inputs, config["data"]
     takes = inspect.signature(locate("data", data["_target_"], config["trust"])).parameters
@@ -183,7 +185,9 @@ def seen_by(builder: Builder, config: dict[str, Any], network: Network, device: 
     return splits
 
 
-def refuse(builder: Builder, config: dict[str, Any], network: Network, side: int, pipeline: Mapping[str, Any]) -> None:
+def refuse(
+    builder: Resources, config: dict[str, Any], network: Network, side: int, pipeline: Mapping[str, Any]
+) -> None:
     """Raises `ConfigError` where the evaluation cannot work with a network and images of `side` pixels."""
     context = Context(
         config=config,

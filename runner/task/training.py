@@ -5,16 +5,17 @@ from typing import Any
 
 import torch
 
-from runner.build.builder import Builder
 from runner.core import interruption
 from runner.core.seeds import generator
 from runner.execution import distributed
 from runner.execution.choose.lone import train_alone
-from runner.execution.fused.slot import Seat
+from runner.execution.compile import compile_as_told
 from runner.store import checkpoint
 from runner.store.files import PLAN
 from runner.task.base import Job
+from runner.task.resources import Resources
 from runner.train.loop import train
+from runner.train.slot import Seat
 from runner.train.state import Run
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 class Training:
     """What is trained, from where its checkpoint stood."""
 
-    def __init__(self, job: Job, builder: Builder, device: torch.device):
+    def __init__(self, job: Job, builder: Resources, device: torch.device):
         self.job, self.config = job, job.config
         seed = generator(self.config["seed"], "layers of libraries").initial_seed()
         torch.default_generator.manual_seed(seed)  # torch.manual_seed takes 2 ms to put seeds down for absent devices
@@ -58,13 +59,13 @@ class Training:
             train_alone(self.runs, self.folder)
         interruption.check()
 
-    def _build(self, builder: Builder, device: torch.device, number: int) -> Run:
+    def _build(self, builder: Resources, device: torch.device, number: int) -> Run:
         """The run, or one member of an ensemble of several: a run with a seed of its own."""
         seed = self.config["seed"]
         seed = seed if number == 0 else generator(seed, f"member {number}").initial_seed() >> 1
         config = self.config | {"seed": seed}
         noise = generator(seed, "noise", device)
-        return Run(config, builder.parts(config, self.splits, device, noise), device, noise)
+        return compile_as_told(Run(config, builder.parts(config, self.splits, device, noise), device, noise))
 
     def _resume(self, device: torch.device) -> bool:
         own = checkpoint.load_if_whole(self.path, device)

@@ -2,22 +2,24 @@
 
 import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from runner.schedule.base import Schedule, Timeline
+from runner.core.timeline import Timeline
 
 INK, SOFT, LINE, BLUE = (33, 37, 41), (90, 98, 106), (222, 226, 230), (0, 114, 178)
 FINE = 2  # drawn so many times as large, then reduced: smooth lines
 MOST_POINTS = 4000  # of the line; a longer run is sampled
 
 
-def draw(schedule: Schedule, rate: float, width: int = 760, height: int = 400) -> np.ndarray:
-    """The learning rate (`rate` times the multiplier) over the epochs, uint8 [height, width, 3]."""
-    line = schedule.timeline
+def draw(
+    multiplier: Callable[[int], float], line: Timeline, rate: float, width: int = 760, height: int = 400
+) -> np.ndarray:
+    """Return the learning rate, `rate` times the multiplier of each step, over the epochs: uint8 [height, width, 3]."""
     steps = np.unique(np.linspace(0, line.steps - 1, min(line.steps, MOST_POINTS)).round().astype(int))
-    rates = tuple(rate * schedule(int(step)) for step in steps)
+    rates = tuple(rate * multiplier(int(step)) for step in steps)
     return _drawn(rates, tuple(steps / line.steps_per_epoch), line, width, height)
 
 

@@ -1,15 +1,13 @@
 """What a run finds in its steps, kept on the device until somebody looks."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from runner.train.progress import Diverged, Progress
-
-if TYPE_CHECKING:
-    from runner.execution.distributed import Team
+from runner.train.protocols import Collective
 
 
 class Meter:
@@ -57,7 +55,7 @@ class Meter:
         self.since, self.norm, self.penalties = state["since"], state["norm"], dict(state["penalties"])
         self.losses, self._guesses, self._labels = (list(state[key]) for key in ("losses", "guesses", "labels"))
 
-    def read(self, progress: Progress, team: "Team | None") -> dict[str, float]:
+    def read(self, progress: Progress, team: Collective | None) -> dict[str, float]:
         """Moves what was found into the progress; returns what is to be logged. Raises `Diverged`."""
         losses = torch.stack(self.losses).tolist()
         bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)

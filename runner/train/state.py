@@ -7,35 +7,29 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from runner.build.builder import Parts
 from runner.core import memory
 from runner.core.schema import PRECISIONS
 from runner.core.seeds import generator
-from runner.core.steps import batches
+from runner.core.timeline import batches
 from runner.data.normalize import Normalize, sample_by_class
 from runner.data.splits import Split
 from runner.evaluation.evaluate import Measured, Member, evaluate
-from runner.execution.compile import compiled
-from runner.execution.fused.slot import Seat
 from runner.model.stages import stage_parameters
 from runner.optimizer.kernels import direct, lay_out, use_kernel
 from runner.train.batch import Batch
 from runner.train.metrics import Meter
+from runner.train.parts import Parts
 from runner.train.probes import Probe, hessian_ends
 from runner.train.progress import Diverged, Progress, Row
+from runner.train.protocols import Collective, Features, Gradients
 from runner.train.selection import select_weights
-
-if TYPE_CHECKING:
-    from runner.execution.cuda_graph.replay import Replays
-    from runner.execution.distributed import Team
-    from runner.execution.features.cache import Features
-    from runner.train.loop import Objective
+from runner.train.slot import Seat
 
 CURVATURE_IMAGES = 1024
 
@@ -77,7 +71,7 @@ class Run:
         self.memory_format = torch.channels_last if channels_last(config, self.model) else torch.contiguous_format
         self.model.to(memory_format=self.memory_format)
         self.normalize = Normalize(splits, device, self.memory_format)
-        self.forward = compiled(self.model) if config["compile"] is True else self.model
+        self.forward = self.model
         moved = {id(p) for p in self.trained}
         stages = [(name, [p for _, p in named if id(p) in moved]) for name, named in stage_parameters(self.model)]
         self.probe = Probe(stages, config["probe"]["every"])
@@ -91,8 +85,8 @@ class Run:
         self._batches: Iterator[tuple[Tensor, Tensor]] | None = None
         self._rows: Iterator[Tensor] | None = None
         self.features: Features | None = None
-        self.team: Team | None = None  # processes that train this run together
-        self.replays: Replays | None = None  # what a lone run's gradients come from, where they are a CUDA graph
+        self.team: Collective | None = None  # processes that train this run together
+        self.replays: Gradients | None = None  # what a lone run's gradients come from, where they are a CUDA graph
         self.compiled: bool | None = None  # as a trial found; None before it
         self.compile_reason = "as when the run began"  # where nothing says more
         self.chosen: dict[str, str] = {}  # for the result: by key, how its steps are done, and why
@@ -104,7 +98,7 @@ class Run:
         self.ensemble.begin(self)
         memory.watch(self, self.optimizer, *self.model.parameters())
 
-    def use(self, features: "Features") -> None:
+    def use(self, features: Features) -> None:
         """Trains on what enters the first stage that trains, kept by the cache, in place of images."""
         self.features, self.forward = features, features.rest(self.model)
 
@@ -194,7 +188,7 @@ class Run:
         """Adds to the gradients."""
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
-    def step(self, loss: Tensor, objective: "Objective") -> None:
+    def step(self, loss: Tensor, objective: Callable[[], Tensor]) -> None:
         """The update, from gradients that stand; optimizers that look more than once a step ask the objective."""
         self.before_update(loss)
         self.update(objective)
@@ -218,7 +212,7 @@ class Run:
         if self.probe.due(self.progress.step):
             self.probe.before()
 
-    def update(self, objective: "Objective") -> None:
+    def update(self, objective: Callable[[], Tensor]) -> None:
         """The optimizer's step."""
         if self.scaler is not None:
             self.scaler.step(self.optimizer)

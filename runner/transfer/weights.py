@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from runner.build.about import contents, describe
 from runner.core.errors import ConfigError, did_you_mean
 from runner.core.text import few
 from runner.model.presets import Preset, preset
 from runner.model.stages import raw_name
 from runner.store import checkpoint
+from runner.store.about import contents, describe
 from runner.store.ledger import run_folders
 from runner.transfer.part import refuse_small_part
 from runner.transfer.published import renamed
@@ -248,3 +248,9 @@ def channels(kernel: Tensor, count: int) -> Tensor:
         return torch.stack([kernel[:, first::count].sum(1) for first in range(count)], 1)
     source = [i % have for i in range(count)]
     return torch.stack([kernel[:, i] / source.count(i) for i in source], 1)
+
+
+def stem_channels(model: nn.Module, weights: Weights) -> int | None:
+    """Return the channels of images that weights are for; None where that is not known."""
+    kernel = weights.state.get(stem(model) or "")
+    return weights.channels if kernel is None or kernel.ndim != 4 else kernel.shape[1]

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from runner.execution.compile import compiled, lacking
 from runner.execution.decision import Decision, Decisions, too_short
+from runner.execution.eager import gradients
 from runner.execution.fused.compatible import program, structure
 from runner.execution.trial import Trial, untouched
 from runner.optimizer.base import looks_again
-from runner.train.loop import gradients
 from runner.train.state import Run
 
 log = logging.getLogger(__name__)

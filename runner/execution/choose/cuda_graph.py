@@ -7,11 +7,12 @@ from torch import Tensor
 
 from runner.core import memory
 from runner.core.text import first_line
-from runner.execution.cuda_graph.capture import Capture, CudaGraphs, unfit
+from runner.execution.cuda_graph.capture import CudaGraphs, unfit
 from runner.execution.cuda_graph.replay import WARM, Replays
 from runner.execution.decision import Decision, too_short
 from runner.execution.trial import Trial, Unusable, untouched
-from runner.train.loop import Program
+from runner.train.program import Program
+from runner.train.protocols import Capture
 
 if TYPE_CHECKING:
     from runner.train.batch import Batch

@@ -14,10 +14,13 @@ from runner.core.seeds import generator
 from runner.execution.choose.cuda_graph import choose_graph
 from runner.execution.cuda_graph.replay import WARM
 from runner.execution.decision import Decision, too_short
+from runner.execution.eager import Alone
+from runner.execution.features.cache import Store
 from runner.execution.fused.errors import Unlike
 from runner.execution.fused.program import Fused
 from runner.execution.trial import LOOKS, fastest, is_faster
-from runner.train.loop import Alone, Program, move
+from runner.train.loop import move
+from runner.train.program import Program
 from runner.train.state import Run
 
 FEW = 4  # runs that speak for all where a lone step takes more than
@@ -63,7 +66,7 @@ def _lone(runs: list[Run]) -> float:
     return sum(_seconds([run], Alone(), 2) for run in runs) / len(runs)
 
 
-def impossible(builder: Builder, config: dict[str, Any], device: torch.device) -> str:
+def impossible(builder: Builder, features: Store, config: dict[str, Any], device: torch.device) -> str:
     """Why runs like this one cannot share a program, tried on two of them; empty where they can."""
     runs = []
     for seed in (config["seed"], config["seed"] + 1):
@@ -71,7 +74,7 @@ def impossible(builder: Builder, config: dict[str, Any], device: torch.device) -
         noise = generator(seed, "noise", device)
         splits = builder.splits(own, device)
         runs.append(Run(own, builder.parts(own, splits, device, noise), device, noise))
-        builder.features.serve(runs[-1], splits)
+        features.serve(runs[-1], splits)
     try:
         Fused(runs)
     except Unlike as error:

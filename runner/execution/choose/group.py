@@ -9,7 +9,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from runner.core import interruption
 from runner.execution.choose.cuda_graph import choose_graph
@@ -18,16 +18,20 @@ from runner.execution.choose.lone import train_alone
 from runner.execution.decision import Decision, Decisions
 from runner.execution.fused.errors import Blamed, Unlike
 from runner.execution.fused.program import Fused
-from runner.execution.fused.slot import Seat
-from runner.train.loop import Leave, train
+from runner.train.loop import train
+from runner.train.program import Leave
+from runner.train.slot import Seat
 from runner.train.state import Run
-
-if TYPE_CHECKING:
-    from runner.task.training import Training
 
 log = logging.getLogger(__name__)
 
 TOLD = ("on_log", "on_epoch", "on_pause")
+
+
+class Trained(Protocol):
+    """A job that is ready to train."""
+
+    runs: list[Run]  # several of an ensemble
 
 
 class Group:
@@ -40,10 +44,10 @@ class Group:
     def __init__(self, key: str, folder: Path, must: bool, coming: Callable[[], bool]):
         self._key, self._folder, self._must, self._coming = key, folder, must, coming
         self.seat = Seat(0, 1)  # of the job that comes next
-        self._waiting: list[Training] = []
+        self._waiting: list[Trained] = []
         self._errors: dict[int, Exception] = {}  # by id of the run that it ended
 
-    def train(self, training: "Training") -> None:
+    def train(self, training: Trained) -> None:
         """Trains a job's runs, with those of the jobs that are still to come. Raises what the job's own part raised."""
         self._waiting.append(training)
         with _own_log(training.runs):
@@ -61,7 +65,7 @@ class Group:
                 finally:
                     del error  # whose traceback holds this frame: all that it has would stay
 
-    def _all(self, waiting: list["Training"]) -> None:
+    def _all(self, waiting: list[Trained]) -> None:
         mates = {id(run): one.runs for one in waiting for run in one.runs}
 
         def leave(run: Run, error: Exception) -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 from runner.core import interruption
 from runner.execution.choose.compile import choose_compile
 from runner.execution.choose.cuda_graph import choose_graph
-from runner.train.loop import Alone, Leave, train
+from runner.execution.eager import Alone
+from runner.train.loop import train
+from runner.train.program import Leave
 from runner.train.state import Run
 
 

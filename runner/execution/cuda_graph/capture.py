@@ -2,21 +2,12 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from runner.optimizer.base import looks_again
-
-Replay = Callable[[], None]
-
-
-class Capture(Protocol):
-    """How work is recorded. While it is, nothing is computed; each replay computes it all, from what lies then where
-    it was read, into the memory that was written. Of the host's part nothing happens again, but that the generators
-    draw anew."""
-
-    def __call__(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Replay: ...
+from runner.train.protocols import Replay
 
 
 class CudaGraphs:

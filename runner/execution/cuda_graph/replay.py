@@ -11,10 +11,11 @@ from torch import Tensor
 from runner.core import memory
 from runner.core.errors import ConfigError
 from runner.core.text import first_line
-from runner.execution.cuda_graph.capture import Capture, Replay, beside
+from runner.execution.cuda_graph.capture import beside
 from runner.execution.trial import aside
 from runner.model.noise import noisy
 from runner.train.batch import Batch
+from runner.train.protocols import Capture, Replay
 
 if TYPE_CHECKING:
     from runner.train.state import Run

@@ -11,7 +11,7 @@ from runner.optimizer.base import looks_again
 from runner.transfer.published import transforms_input
 
 if TYPE_CHECKING:
-    from runner.build.builder import Parts
+    from runner.train.parts import Parts
     from runner.train.state import Run
 
 

@@ -9,15 +9,15 @@ from torch import Tensor
 from runner.core import memory
 from runner.data.splits import ResidentSplit
 from runner.evaluation.evaluate import Measured
-from runner.execution.cuda_graph.capture import Capture
 from runner.execution.cuda_graph.replay import Replays
 from runner.execution.fused.compatible import program, refusal, same_batches, structure
 from runner.execution.fused.errors import Unlike, by
 from runner.execution.fused.network import mappable
-from runner.execution.fused.slot import Seat
 from runner.execution.fused.stacked_runs import Bundle
 from runner.train.batch import Batch
-from runner.train.loop import Leave, Objective, Program
+from runner.train.program import Leave, Objective, Program
+from runner.train.protocols import Capture
+from runner.train.slot import Seat
 from runner.train.state import Run
 
 

@@ -1,22 +1,12 @@
-"""A run's place in a program, and what it has in common with the others there. Loads no torch."""
+"""What runs of one program have in common. Loads no torch."""
 
 import json
 from collections.abc import Iterable
-from typing import Any, NamedTuple
-
-APART, BATCHES, NOISE = range(3)  # what all runs of a program have in common: nothing; batches; noise, too
+from typing import Any
 
 # Weights of a run, above which an optimizer whose step is a few calls takes it for each run by itself, on a CPU: what
 # goes through memory then gains more than calls for all, whose steps each run's rate has yet to multiply.
 MANY_WEIGHTS = 30_000
-
-
-class Seat(NamedTuple):
-    """Fixed before the first step, and kept in the checkpoint: on all of it a run's last digits depend."""
-
-    row: int
-    count: int  # places
-    common: int = APART
 
 
 def batches(config: dict[str, Any], mixing: Iterable[str]) -> str:

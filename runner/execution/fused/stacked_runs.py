@@ -13,17 +13,17 @@ from runner.core.text import first_line
 from runner.evaluation.evaluate import Measured, evaluate_all
 from runner.evaluation.softmax import padded
 from runner.execution.closeness import TOLERANCE, distance
-from runner.execution.cuda_graph.capture import Capture
 from runner.execution.cuda_graph.replay import Replays
 from runner.execution.fused.broadcast import beside, once
 from runner.execution.fused.errors import Unlike, by
 from runner.execution.fused.network import Network
 from runner.execution.fused.optimizer import Together, kind
-from runner.execution.fused.slot import APART, NOISE, Seat
 from runner.execution.trial import untouched
 from runner.model.noise import noisy
 from runner.model.train_mode import set_mode
 from runner.train.batch import Batch
+from runner.train.protocols import Capture
+from runner.train.slot import APART, NOISE, Seat
 from runner.train.state import Run
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
-from runner.build.check import shown
 from runner.core.errors import ConfigError
+from runner.core.text import shown
 from runner.sweep.compose.exclude import Condition, alternatives, condition
 from runner.sweep.compose.overrides import Pairs, name, parse, values
 from runner.sweep.compose.product import check_zip, combine, is_part, part

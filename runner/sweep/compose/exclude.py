@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from runner.build.check import shown
 from runner.core.errors import ConfigError, did_you_mean
 from runner.core.schema import STACKS
+from runner.core.text import shown
 from runner.sweep.compose.compose import Composer
 from runner.sweep.compose.overrides import Pairs, is_interpolated
 

@@ -7,9 +7,9 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from runner.build.check import shown
 from runner.core.errors import ConfigError
 from runner.core.schema import NOT_IDENTITY, STACKS
+from runner.core.text import shown
 from runner.sweep.compose.argv import as_typed
 
 Pairs = list[tuple[str, str]]  # keys and their values as typed, of one combination

@@ -7,9 +7,10 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from runner.build.check import Refused, complaints, shown
+from runner.build.check import Refused, complaints
 from runner.core.errors import ConfigError, did_you_mean
 from runner.core.schema import Sweep
+from runner.core.text import shown
 from runner.report.results.format import count
 from runner.sweep.compose.grammar import OWN
 from runner.sweep.compose.overrides import Pairs, name, values

@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.core.steps import batches
+from runner.core.timeline import batches
 from runner.data.splits import Splits
-from runner.sweep.plan.planner import Entry, Plan
+from runner.sweep.plan.plan import Entry, Plan
 from runner.sweep.plan.probe import BACKWARD, Measured, probe
 from runner.task.base import failure
 from runner.task.train import Train

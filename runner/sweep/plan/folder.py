@@ -8,7 +8,7 @@ from pathlib import Path
 from runner.core.errors import ConfigError
 from runner.store import lock
 from runner.sweep.plan import plan_file as frozen
-from runner.sweep.plan.planner import Plan
+from runner.sweep.plan.plan import Plan
 
 HIDDEN = (".submitit", ".fuse", ".compile")  # folders of ours in a sweep's; removed where the sweep's was made in vain
 

@@ -4,15 +4,15 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.core.errors import ConfigError
 from runner.execution.decision import too_short
-from runner.execution.fused.slot import APART, BATCHES, MANY_WEIGHTS, NOISE, Seat, batches, noise
+from runner.execution.fused.slot import MANY_WEIGHTS, batches, noise
+from runner.sweep.plan.plan import Entry, Place, Plan
+from runner.train.slot import APART, BATCHES, NOISE, Seat
 
 if TYPE_CHECKING:
-    from runner.sweep.plan.planner import Entry, Plan
-    from runner.sweep.run.launch import Launcher
     from runner.task.preflight import Facts
 
 # What a program is made of beside the network: the rest (optimizer, rates, schedule, penalties, seeds, augmentation,
@@ -23,7 +23,13 @@ AUTO_MOST = 32  # runs of a group: more gain little
 # networks that gained, in docs/benchmarks.md, have a tenth), and many such at once may not fit into memory. On a GPU
 # too little memory halves a program.
 LARGE = 2e9
-Place = tuple[str, Seat]  # the group, and the seat in it
+
+
+class Sharing(Protocol):
+    """What a launcher says of runs that may share a program."""
+
+    fuse: bool | str
+    fuse_max: int | str
 
 
 def program(config: dict[str, Any], facts: "Facts") -> str:
@@ -35,7 +41,7 @@ def program(config: dict[str, Any], facts: "Facts") -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def ask(plan: "Plan", launcher: "Launcher") -> None:
+def ask(plan: Plan, launcher: Sharing) -> None:
     """Whether runs are to be trained as one. Raises `ConfigError` where they are told to and cannot, each reason
     once."""
     plan.fusing = str(launcher.fuse).lower()
@@ -44,7 +50,7 @@ def ask(plan: "Plan", launcher: "Launcher") -> None:
         raise ConfigError(f"hydra.launcher.fuse=true: {'; '.join(lines)}; use hydra.launcher.fuse=auto")
 
 
-def settle(plan: "Plan", launcher: "Launcher", earlier: dict[str, Place]) -> None:
+def settle(plan: Plan, launcher: Sharing, earlier: dict[str, Place]) -> None:
     """Fixes which runs are trained as one; `earlier`: by fingerprint, what the folder's plans have fixed. Raises
     `ConfigError` as `ask` does."""
     ask(plan, launcher)
@@ -67,24 +73,24 @@ def settle(plan: "Plan", launcher: "Launcher", earlier: dict[str, Place]) -> Non
             plan.seats |= {entry.job.fingerprint: (name, seat) for entry, seat in zip(some, seated(some))}
 
 
-def seated(entries: list["Entry"]) -> list[Seat]:
+def seated(entries: list[Entry]) -> list[Seat]:
     """Seats for runs that share a program."""
     common = _common(entries)
     return [Seat(row, len(entries), common) for row in range(len(entries))]
 
 
-def _common(entries: list["Entry"]) -> int:
+def _common(entries: list[Entry]) -> int:
     """What all of these have in common, as `runner.execution.fused.slot` has it."""
     if len(entries) == 1 or entries[0].facts.members > 1 or not _same(entries, batches, "mixing"):
         return APART
     return NOISE if _same(entries, noise, "modifying") else BATCHES
 
 
-def _same(entries: list["Entry"], key: Callable[[dict[str, Any], Any], str], items: str) -> bool:
+def _same(entries: list[Entry], key: Callable[[dict[str, Any], Any], str], items: str) -> bool:
     return len({key(entry.job.config, getattr(entry.facts, items)) for entry in entries}) == 1
 
 
-def _refusals(plan: "Plan") -> list[str]:
+def _refusals(plan: Plan) -> list[str]:
     """Why runs cannot be trained as one, each reason once."""
     from runner.core.devices import check_device  # with all that trains: only who asks for it pays
     from runner.execution.choose.fused import impossible
@@ -93,11 +99,11 @@ def _refusals(plan: "Plan") -> list[str]:
     distinct = {entry.program: entry for entry in plan.entries if entry.program}
     for entry in distinct.values():
         config = entry.job.config
-        lines.add(impossible(plan.builder, config, check_device(config)))
+        lines.add(impossible(plan.builder, plan.builder.features, config, check_device(config)))
     return sorted(lines - {""})
 
 
-def reason_alone(plan: "Plan", entry: "Entry") -> str:
+def reason_alone(plan: Plan, entry: Entry) -> str:
     """Why a run shares no program, whoever else there is; empty where it may."""
     if not entry.program:
         return entry.facts.apart or "task: only task=train trains"
@@ -112,7 +118,7 @@ def reason_alone(plan: "Plan", entry: "Entry") -> str:
     return ""
 
 
-def _shared_out(entries: list["Entry"], plan: "Plan") -> list[list["Entry"]]:
+def _shared_out(entries: list[Entry], plan: Plan) -> list[list[Entry]]:
     """Groups of nearly equal size, as many as there are workers; in each those of one optimizer side by side, and not
     in many groups where their steps are taken together. Where it comes out even each group's runs see the same
     images."""
@@ -124,7 +130,7 @@ def _shared_out(entries: list["Entry"], plan: "Plan") -> list[list["Entry"]]:
     return alike if all(map(_common, alike)) and not all(map(_common, together)) else together
 
 
-def _stretches(order: list["Entry"], count: int) -> list[list["Entry"]]:
+def _stretches(order: list[Entry], count: int) -> list[list[Entry]]:
     size, more = divmod(len(order), count)
     ends = list(itertools.accumulate(size + (number < more) for number in range(count)))
     return [order[first:end] for first, end in zip([0, *ends], ends)]

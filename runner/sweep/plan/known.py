@@ -3,17 +3,14 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from runner.core.schema import PRECISIONS
 from runner.store.fingerprint import Pair
 from runner.store.ledger import Record
-
-if TYPE_CHECKING:
-    from runner.sweep.plan.planner import Entry
+from runner.sweep.plan.plan import Entry
 
 
-def match(entry: "Entry", records: Mapping[str, Record]) -> "tuple[Entry, Record] | None":
+def match(entry: Entry, records: Mapping[str, Record]) -> "tuple[Entry, Record] | None":
     """Return an entry under the fingerprint that its run is recorded with, and the record; None without one.
 
     records: by fingerprint.
@@ -25,7 +22,7 @@ def match(entry: "Entry", records: Mapping[str, Record]) -> "tuple[Entry, Record
     return None
 
 
-def match_training(entry: "Entry", done: Mapping[str, Record]) -> "tuple[Entry, Path] | None":
+def match_training(entry: Entry, done: Mapping[str, Record]) -> "tuple[Entry, Path] | None":
     """Return an entry under the training that a finished run is recorded with, and that run's folder, likewise.
 
     done: by training.
@@ -37,7 +34,7 @@ def match_training(entry: "Entry", done: Mapping[str, Record]) -> "tuple[Entry, 
     return None
 
 
-def _pairs(entry: "Entry") -> Iterator[tuple[Pair, bool]]:
+def _pairs(entry: Entry) -> Iterator[tuple[Pair, bool]]:
     """Yield the pairs of an entry, and whether they had been hashed with an `auto` that could be two precisions."""
     precision = None if "precision" in entry.job.ignores else entry.job.config["precision"]
     yield (entry.job.fingerprint, entry.job.training), precision == "fp32"
@@ -45,11 +42,11 @@ def _pairs(entry: "Entry") -> Iterator[tuple[Pair, bool]]:
         yield entry.earlier, precision == "bf16"
 
 
-def _under(entry: "Entry", pair: Pair) -> "Entry":
+def _under(entry: Entry, pair: Pair) -> Entry:
     return replace(entry, job=replace(entry.job, fingerprint=pair[0], training=pair[1]))
 
 
-def _differs(record: Record, entry: "Entry") -> bool:
+def _differs(record: Record, entry: Entry) -> bool:
     """Return whether a run that was hashed with `auto` had another precision; where none is recorded, `auto` was bf16
     on a GPU, but for full batches."""
     config = entry.job.config

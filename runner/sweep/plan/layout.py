@@ -5,17 +5,14 @@ A lone run lies in `hydra.run.dir`.
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import OmegaConf, open_dict, read_write
 
 from runner.core.errors import ConfigError
 from runner.sweep.compose.compose import Composed, current
-
-if TYPE_CHECKING:
-    from runner.sweep.plan.planner import Entry
 
 REFERENCE = re.compile(r"(?<!\\)\$\{(?:oc\.select:)?((?:hydra:)?[A-Za-z_][\w.\[\]-]*)\}")  # to a key
 NESTED = 8  # levels of keys that stand for other keys
@@ -67,21 +64,6 @@ def check_one(sweeps: Iterable[Path]) -> None:
             f"hydra.sweep.dir differs between runs ({different[0]}, {different[1]}): a sweep is one folder; put what "
             "differs into hydra.sweep.subdir (or type one name= for all)"
         )
-
-
-def number(entries: "list[Entry]", taken: Mapping[str, int | None]) -> None:
-    """Give each run its place in the plan as its number, or another one where a run of the folder has that already.
-
-    taken: fingerprint -> number, of the folder's runs, which keep theirs.
-    """
-    used = {number for number in taken.values() if number is not None}
-    for i, entry in enumerate(entries):
-        own = taken.get(entry.job.fingerprint)
-        if own is None:
-            own = entry.job.number if entry.job.number not in used else max(used) + 1
-        used.add(own)
-        if own != entry.job.number:
-            entries[i] = entry.numbered(own)
 
 
 def check_apart(sweep: Path, planned: Iterable[Path], there: Iterable[Path]) -> None:

@@ -5,55 +5,20 @@ how many threads it has, and its place among the runs that are trained with it: 
 whatever the second command's workers.
 """
 
-import json
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock
 
-from runner.core.errors import ConfigError
-from runner.execution.fused.slot import Seat
 from runner.store import lock
-from runner.store.files import PLAN as FILE
-from runner.store.files import write_json
-from runner.store.ledger import records
-from runner.sweep.plan.layout import number
-
-if TYPE_CHECKING:
-    from runner.sweep.plan.grouping import Place
-    from runner.sweep.plan.planner import Plan
+from runner.store.files import PLAN, write_json
+from runner.store.plans import read, runs
+from runner.sweep.plan.plan import Place, Plan, number
+from runner.train.slot import Seat
 
 log = logging.getLogger(__name__)
-
-ELSEWHERE = ": choose another folder (name=, or hydra.sweep.dir=)"
-
-
-def read(folder: Path) -> list[dict[str, Any]]:
-    """The plans of a sweep's folder, oldest first. Raises `ConfigError` for the file of another program."""
-    path = folder / FILE
-    try:
-        content = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except (OSError, ValueError) as error:
-        if not any(records(folder)):  # nothing of ours is there: hardly our file
-            raise ConfigError(f"{path}: no plan of the runner{ELSEWHERE}") from error
-        log.warning("%s is damaged (%s): it is written anew", path, error)
-        return []
-    plans = content.get("plans") if isinstance(content, dict) else None
-    if not isinstance(plans, list) or not all(map(_is_plan, plans)):
-        raise ConfigError(f"{path}: no plan of the runner{ELSEWHERE}")
-    return plans
-
-
-def _is_plan(plan: Any) -> bool:
-    """Tell a command's plan, as `write` leaves it."""
-    if not isinstance(plan, dict) or not {"command", "config", "runs"} <= set(plan):
-        return False
-    keys = {"run", "fingerprint", "threads"}
-    return isinstance(plan["runs"], list) and all(isinstance(run, dict) and keys <= set(run) for run in plan["runs"])
 
 
 def threads(folder: Path) -> dict[str, int]:
@@ -66,18 +31,13 @@ def numbers(folder: Path) -> dict[str, int]:
     return {run["fingerprint"]: run["number"] for run in runs(folder) if run.get("number") is not None}
 
 
-def seats(folder: Path) -> "dict[str, Place]":
+def seats(folder: Path) -> dict[str, Place]:
     """Fingerprint -> its place among the runs that it is trained with, likewise."""
     told = {run["fingerprint"]: run["seat"] for run in runs(folder) if run.get("seat")}
     return {fingerprint: (group, Seat(*seat)) for fingerprint, (group, *seat) in told.items()}
 
 
-def runs(folder: Path) -> list[dict[str, Any]]:
-    """Return the runs that a folder's plans name, those of the first plan last."""
-    return [run for plan in reversed(read(folder)) for run in plan["runs"]]
-
-
-def write(plan: "Plan") -> None:
+def write(plan: Plan) -> None:
     """Adds a plan to the folder's; one of the same command and runs takes the place of the earlier one.
 
     Numbers that another command has given to its runs meanwhile are not given again.
@@ -86,10 +46,10 @@ def write(plan: "Plan") -> None:
         begun = plan.done.keys() | plan.left.keys()
         own = {entry.job.fingerprint: entry.job.number for entry in plan.entries if entry.job.fingerprint in begun}
         number(plan.entries, numbers(plan.folder) | own)
-        write_json(plan.folder / FILE, {"plans": [*_others(plan), _described(plan)]}, durable=False)
+        write_json(plan.folder / PLAN, {"plans": [*_others(plan), _described(plan)]}, durable=False)
 
 
-def _described(plan: "Plan") -> dict[str, Any]:
+def _described(plan: Plan) -> dict[str, Any]:
     """Return what the file says of a plan."""
     runs = [entry.job for entry in plan.entries]
     base = flat(runs[0].config)
@@ -112,21 +72,21 @@ def _described(plan: "Plan") -> dict[str, Any]:
     }
 
 
-def _flat(place: "Place | None") -> list[Any] | None:
+def _flat(place: Place | None) -> list[Any] | None:
     """The group, and the numbers of the seat."""
     return None if place is None else [place[0], *place[1]]
 
 
-def withdraw(plan: "Plan") -> None:
+def withdraw(plan: Plan) -> None:
     """Takes a plan out of the folder's, of which nothing has begun."""
     with FileLock(plan.folder / lock.GUARD):
         if others := _others(plan):
-            write_json(plan.folder / FILE, {"plans": others}, durable=False)
+            write_json(plan.folder / PLAN, {"plans": others}, durable=False)
         else:
-            (plan.folder / FILE).unlink()
+            (plan.folder / PLAN).unlink()
 
 
-def _others(plan: "Plan") -> list[dict[str, Any]]:
+def _others(plan: Plan) -> list[dict[str, Any]]:
     """The plans of a folder that are of another command, or of other runs."""
     command, names = plan.entries[0].job.command, {entry.job.fingerprint for entry in plan.entries}
     return [

@@ -1,150 +1,43 @@
 """From what was typed to a list of checked runs. Everything is composed and checked before anything starts."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from runner.build.builder import Builder
-from runner.build.check import Refused, check, shown
+from runner.build.check import Refused, check
 from runner.core import interruption
-from runner.core.devices import check_device, threads
+from runner.core.devices import threads
 from runner.core.errors import ConfigError
 from runner.core.schema import STACKS
 from runner.core.text import few
-from runner.store import lock
-from runner.store.fingerprint import Pair, earlier, fingerprints, own_code, slug
-from runner.store.ledger import FINISHED, GOOD, Record, by_fingerprint, read
-from runner.store.owned import check_run_folder, check_sweep_folder, holds_result, run_files
+from runner.store.fingerprint import earlier, fingerprints, own_code, slug
+from runner.store.ledger import FINISHED, Record, by_fingerprint, read
+from runner.store.owned import check_run_folder, holds_result, run_files
 from runner.store.revisions import applying
 from runner.store.sources import forget_edited
 from runner.sweep.compose.argv import command
 from runner.sweep.compose.combinations import bring, combinations, refuse_sweeps
-from runner.sweep.compose.compose import Composed, Composer, Part
+from runner.sweep.compose.compose import Composer
 from runner.sweep.compose.exclude import take_out
 from runner.sweep.compose.overrides import interpolated, parse, refuse_slips, value
 from runner.sweep.compose.product import part, several
 from runner.sweep.plan import grouping as fuse
 from runner.sweep.plan import plan_file as frozen
 from runner.sweep.plan.known import match, match_training
-from runner.sweep.plan.layout import Layout, check_apart, check_one, number, run_folder
+from runner.sweep.plan.layout import Layout, check_apart, check_one
+from runner.sweep.plan.plan import Entry, Plan, check_writable, moved, number
 from runner.task.base import Job, Task
-from runner.task.preflight import Facts
+from runner.task.resources import Resources
 from runner.train.state import resolved
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A checked combination."""
-
-    job: Job
-    facts: Facts
-    composed: Composed
-    name: str  # of its folder, as planned
-    program: str = ""  # the key of the one that it may share with other runs; empty where it can share none
-    earlier: Pair | None = None  # fingerprint and training that the same run had in earlier versions, see `identity`
-
-    @property
-    def hydra(self) -> Part:
-        """Hydra's own part of its config."""
-        part = self.composed.hydra(self.name, self.job.number or 0)
-        where = {} if self.job.number is None else {"sweep.dir": str(self.job.sweep), "sweep.subdir": self.job.run}
-        return replace(part, own=part.own | where)
-
-    def numbered(self, number: int) -> "Entry":
-        """The entry as the run of that number. Raises `ConfigError`."""
-        folder = run_folder(self.composed, self.name, number, self.job.sweep)
-        return replace(self, job=replace(self.job, folder=folder, number=number))
-
-    @property
-    def label(self) -> str:
-        """The combination in words."""
-        words = self.job.swept or dict.fromkeys(["defaults"])
-        return " ".join(f"{k}={shown(v)}" if v is not None or k != "defaults" else k for k, v in words.items())
-
-
-@dataclass
-class Plan:
-    """The runs of one command."""
-
-    entries: list[Entry]
-    folder: Path  # of the sweep
-    lone: bool
-    rerun: bool
-    builder: Builder
-    done: dict[str, Record] = field(default_factory=dict)  # fingerprint -> what was finished before
-    left: dict[str, Record] = field(default_factory=dict)  # fingerprint -> what was begun, or failed
-    trained: dict[str, Path] = field(default_factory=dict)  # training -> a finished run, whichever its evaluation
-    duplicates: int = 0
-    refused: dict[str, list[str]] = field(default_factory=dict)  # reason -> the combinations that cannot run
-    asked: int = 0  # combinations, those included
-    probe: bool = True  # a dry run measures
-    workers: int = 0  # runs done at once; 0: in this process, one after the other
-    fusing: str = "false"  # auto | true | false: whether runs of one program are trained as one
-    fuse_max: int = 1  # runs of a group
-    seats: dict[str, fuse.Place] = field(default_factory=dict)  # fingerprint -> its place among those it trains with
-
-    @property
-    def todo(self) -> list[Entry]:
-        """What is still to be run."""
-        return [entry for entry in self.entries if entry.job.fingerprint not in self.done]
-
-    @property
-    def device(self) -> str:
-        """The kind of device that the runs have: `cpu`, `cuda`, `mps`; `cuda:1` where one is named."""
-        config = self.entries[0].job.config
-        return config["device"] if ":" in config["device"] else check_device(config).type
-
-    def settle(self, workers: int, frozen: dict[str, int]) -> None:
-        """How many runs are done at once, and each one's threads: as typed, else those that an earlier plan gave it."""
-        self.workers = workers
-        for i, entry in enumerate(self.entries):
-            job = entry.job
-            earlier = frozen.get(job.fingerprint) if job.config["threads"] == "auto" else None
-            count = earlier or threads(job.config, entry.facts, workers)
-            self.entries[i] = replace(entry, job=replace(job, threads=count))
-
-    def status(self, entry: Entry) -> str:
-        """done, diverged, failed, ...: as its folder has it; `running` where somebody does it now, `resumable` where it
-        was begun; else `new`."""
-        fingerprint = entry.job.fingerprint
-        if fingerprint in self.done:
-            return self.done[fingerprint].status
-        if fingerprint in self.left:
-            status = self.left[fingerprint].status
-            going = status == "running" and lock.holder(self.left[fingerprint].folder) is not None
-            return status if going or status != "running" else "resumable"
-        return "new"
-
-    def results(self) -> list[dict[str, Any] | None]:
-        """The results as they stand in the folders, in the plan's order."""
-        return [self.result(entry) for entry in self.entries]
-
-    def result(self, entry: Entry) -> dict[str, Any] | None:
-        """One run's result as it stands in its folder."""
-        record = read(entry.job.folder)
-        return None if record is None else record.result
-
-    def shown(self, entry: Entry) -> dict[str, Any] | None:
-        """Return one run's result as a person is told it: with its standing, and where it resumes; None for a run that
-        was not started."""
-        record = read(entry.job.folder)
-        if record is None or record.standing == "not started":
-            return None
-        return record.result | {"status": record.standing, "resumes": record.resumes}
-
-    def exit_code(self) -> int:
-        """0 only if every run ended well."""
-        return 0 if all(result is not None and result["status"] in GOOD for result in self.results()) else 1
 
 
 class Planner:
     """Composes and checks combinations; a search may ask it for one at a time."""
 
-    def __init__(self, composer: Composer, builder: Builder, lone: bool):
+    def __init__(self, composer: Composer, builder: Resources, lone: bool):
         self.composer, self.builder, self.lone = composer, builder, lone
         self._layout = Layout(lone)
         forget_edited()
@@ -187,7 +80,7 @@ class Planner:
             swept=swept,
             choices=task.choices(composed.choices | {group: list(config[group]) for group in STACKS}, overrides, facts),
             command=line,
-            threads=threads(config, facts, 1),
+            threads=threads(config, facts.flops, 1),
             columns=task.columns,
             revisions=revised,
             code=own,
@@ -211,7 +104,7 @@ def make_plan(
     composer: Composer,
     arguments: list[str],
     multirun: bool,
-    builder: Builder,
+    builder: Resources,
     watch: Callable[[int, int], None] = lambda done, all: None,
 ) -> Plan:
     """Plans a command. Raises `ConfigError` with all complaints about all combinations; a dry run's plan keeps them,
@@ -270,7 +163,7 @@ def refusal(complaints: dict[str, list[str]], count: int) -> str:
     return "\n".join(lines)
 
 
-def _with_ledger(entries: list[Entry], duplicates: int, lone: bool, builder: Builder) -> Plan:
+def _with_ledger(entries: list[Entry], duplicates: int, lone: bool, builder: Resources) -> Plan:
     """The plan, its runs matched with the folders that are there."""
     first = entries[0]
     check_one(entry.job.sweep for entry in entries)
@@ -328,18 +221,3 @@ def _known(first: Entry, sweep: Path, own_folder: bool, rerun: bool) -> dict[str
     if match(first, known) is None and not rerun:
         raise ConfigError(f"{sweep} holds another run: choose another folder, or rerun=true to replace it")
     return known
-
-
-def moved(entry: Entry, folder: Path, trained: Path | None = None) -> Entry:
-    """The entry, its run in the folder where it was begun (under other words, perhaps)."""
-    return replace(entry, job=replace(entry.job, folder=folder, trained=trained))
-
-
-def check_writable(folder: Path) -> None:
-    """Raises `ConfigError` where results could not be written; makes nothing."""
-    there = next(path for path in (folder, *folder.resolve().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(
-            f"{folder}: cannot write there ({there} is not a writable folder); set name= or hydra.sweep.dir="
-        )
-    check_sweep_folder(folder)

@@ -10,22 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runner.build.builder import Builder
 from runner.core import memory
 from runner.core.devices import check_device
 from runner.core.seeds import generator
 from runner.core.startup.torch_compiler import flop_counter
+from runner.core.timeline import Timeline
 from runner.core.timing import timed, wait
 from runner.data.splits import Split
 from runner.evaluation.evaluate import examine
+from runner.execution.eager import Alone
 from runner.execution.features.activations import count_variants
 from runner.execution.features.cache import Features, Store
 from runner.execution.features.eligible import Declined
-from runner.schedule.base import Timeline
 from runner.store.cache import Cache
 from runner.task.base import process_settings
 from runner.task.preflight import Facts
-from runner.train.loop import Alone, step
+from runner.task.resources import Resources
+from runner.train.loop import step
 from runner.train.state import Run
 
 WARM = 2  # steps before the clock runs: allocations, kernels chosen at first use
@@ -71,7 +72,7 @@ class InMemory(Features):
         return Cache(None)
 
 
-def probe(builder: Builder, config: dict[str, Any], facts: Facts, threads: int) -> Measured:
+def probe(builder: Resources, config: dict[str, Any], facts: Facts, threads: int) -> Measured:
     """Trains a checked combination for a moment, on this process's device and with so many threads; writes nothing.
 
     Raises whatever the run itself would raise in its first steps.
@@ -82,7 +83,7 @@ def probe(builder: Builder, config: dict[str, Any], facts: Facts, threads: int) 
         return _probe(builder, config, facts, device)
 
 
-def _probe(builder: Builder, config: dict[str, Any], facts: Facts, device: torch.device) -> Measured:
+def _probe(builder: Resources, config: dict[str, Any], facts: Facts, device: torch.device) -> Measured:
     before, began = memory.peak(device), time.perf_counter()
     config, part = _smaller(config, facts, device)
     whole = builder.splits(config, device)

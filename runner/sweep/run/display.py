@@ -19,7 +19,7 @@ from runner.core.text import number
 from runner.execution.decision import Decisions
 from runner.report.results.format import count as counted
 from runner.store import lock
-from runner.sweep.plan.planner import Entry, Plan
+from runner.sweep.plan.plan import Entry, Plan
 from runner.sweep.run.fused_summary import told
 from runner.sweep.run.tally import tally
 

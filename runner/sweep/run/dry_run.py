@@ -8,7 +8,7 @@ from runner.core.console import console
 from runner.core.text import duration
 from runner.report.results.format import count
 from runner.sweep.plan.cost import Cost, Costs, costs
-from runner.sweep.plan.planner import Entry, Plan
+from runner.sweep.plan.plan import Entry, Plan
 from runner.sweep.run.display import COLOURS, MOST_ROWS, twice
 from runner.sweep.run.fused_summary import foretold
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from hydra.types import HydraContext
 
-from runner.build.builder import Builder
 from runner.core import interruption
 from runner.core.listener import Listener
 from runner.report import write_report
 from runner.sweep.run.work import Work, perform
+from runner.task.resources import Resources
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Crew:
 class ThisProcess(Crew):
     """Runs one after the other, here: a lone run, a debugger's, or a sweep with `hydra.launcher.workers=0`."""
 
-    def __init__(self, builder: Builder, context: HydraContext, listener: Listener):
+    def __init__(self, builder: Resources, context: HydraContext, listener: Listener):
         self.builder, self.context, self.listener = builder, context, listener
         self._next: list[Work] = []
 

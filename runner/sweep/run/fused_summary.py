@@ -9,7 +9,7 @@ from runner.report.results.format import count
 from runner.sweep.plan.grouping import reason_alone
 
 if TYPE_CHECKING:
-    from runner.sweep.plan.planner import Entry, Plan
+    from runner.sweep.plan.plan import Entry, Plan
 
 MOST = 3  # reasons that are named
 

@@ -4,13 +4,14 @@ import sys
 
 from hydra.plugins.launcher import Launcher
 
-from runner.build.builder import Builder
 from runner.core.errors import ConfigError
 from runner.execution import distributed
 from runner.sweep.compose.compose import Composer
 from runner.sweep.plan.planner import make_plan, refusal
-from runner.sweep.run import display
+from runner.sweep.run import display, torchrun
 from runner.sweep.run.launch import launch, opened, settle
+from runner.task.resources import Resources
+from runner.task.torchrun import follow
 
 
 def grid(composer: Composer, launcher: Launcher, arguments: list[str], multirun: bool) -> None:
@@ -19,10 +20,10 @@ def grid(composer: Composer, launcher: Launcher, arguments: list[str], multirun:
     if team is None:
         _command(composer, launcher, arguments, multirun)
     elif not team.leads:
-        team.follow(Builder())
+        follow(team, Resources())
     else:
         try:
-            distributed.refuse_sweep(multirun)
+            torchrun.refuse_sweep(multirun)
             _command(composer, launcher, arguments, multirun)
         finally:
             team.dismiss()
@@ -33,9 +34,9 @@ def _command(composer: Composer, launcher: Launcher, arguments: list[str], multi
     some run did not end well; raises `ConfigError` before anything starts where some combination cannot run."""
     ours = opened(launcher)
     with display.planning() as watch:
-        plan = make_plan(composer, arguments, multirun, Builder(), watch)
+        plan = make_plan(composer, arguments, multirun, Resources(), watch)
     settle(plan, ours)
-    distributed.check(plan)
+    torchrun.check(plan)
     if plan.entries[0].job.config["dry_run"]:
         from runner.sweep.run import dry_run  # which loads what counts and draws
 

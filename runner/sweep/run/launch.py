@@ -14,7 +14,7 @@ from runner.store.owned import present
 from runner.sweep.plan import grouping as fuse
 from runner.sweep.plan import plan_file as frozen
 from runner.sweep.plan.folder import planned
-from runner.sweep.plan.planner import Plan
+from runner.sweep.plan.plan import Plan
 from runner.sweep.run.display import Display
 from runner.sweep.run.executor import Crew
 from runner.sweep.run.scheduler import Drive

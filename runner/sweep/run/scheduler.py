@@ -16,7 +16,7 @@ from runner.store import git, lock
 from runner.store.files import RESULT, write_json
 from runner.store.ledger import read
 from runner.sweep.plan.grouping import seated
-from runner.sweep.plan.planner import Entry, Plan, moved
+from runner.sweep.plan.plan import Entry, Plan, moved
 from runner.sweep.run.display import Display
 from runner.sweep.run.executor import Crew, Ended
 from runner.sweep.run.work import Sharing, Work, done_meanwhile, standing

@@ -8,13 +8,11 @@ from pathlib import Path
 
 from hydra.types import HydraContext
 
-from runner.build.builder import Builder
 from runner.core import interruption
 from runner.core.errors import ConfigError, DiskFull, disk_full
 from runner.core.listener import Listener
 from runner.core.startup.frames import roomy
 from runner.execution.choose.group import Group
-from runner.execution.fused.slot import Seat
 from runner.store import lock
 from runner.store.files import RESULT
 from runner.store.ledger import FINISHED, Record, read
@@ -22,6 +20,8 @@ from runner.store.owned import clear_run
 from runner.sweep.compose.compose import Part
 from runner.sweep.run.hydra_job import run_job
 from runner.task.base import Job
+from runner.task.resources import Resources
+from runner.train.slot import Seat
 
 FRAMES = 60  # that a run which waits inside another one puts on Python's stack, and more
 
@@ -49,7 +49,7 @@ class Sharing:
 
 
 @roomy
-def perform(work: Work, builder: Builder, context: HydraContext, listener: Listener) -> bool:
+def perform(work: Work, builder: Resources, context: HydraContext, listener: Listener) -> bool:
     """Does a run, and its mates; each one's end stands in its folder. False where another process is doing it right
     now.
 
@@ -91,7 +91,7 @@ def perform(work: Work, builder: Builder, context: HydraContext, listener: Liste
     return done[work.job.fingerprint]
 
 
-def _guarded(work: Work, builder: Builder, context: HydraContext, listener: Listener) -> bool:
+def _guarded(work: Work, builder: Resources, context: HydraContext, listener: Listener) -> bool:
     try:
         return _perform(work, builder, context, listener)
     except OSError as error:
@@ -100,7 +100,7 @@ def _guarded(work: Work, builder: Builder, context: HydraContext, listener: List
         raise
 
 
-def _perform(work: Work, builder: Builder, context: HydraContext, listener: Listener) -> bool:
+def _perform(work: Work, builder: Resources, context: HydraContext, listener: Listener) -> bool:
     job = work.job
     with lock.Lock(job.folder, listener) as held:
         if not held:

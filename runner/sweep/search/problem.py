@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
-from runner.build.builder import Builder
 from runner.build.check import Refused
 from runner.core.errors import ConfigError
 from runner.sweep.compose.argv import command
@@ -15,10 +14,12 @@ from runner.sweep.compose.compose import Composer
 from runner.sweep.compose.overrides import name, parse, refuse_slips
 from runner.sweep.compose.product import is_part, part
 from runner.sweep.plan.layout import check_one
-from runner.sweep.plan.planner import Entry, Plan, Planner, check_writable, refusal
+from runner.sweep.plan.plan import Entry, Plan, check_writable
+from runner.sweep.plan.planner import Planner, refusal
 from runner.sweep.search.pruner import Pruner
 from runner.sweep.search.settings import PREFIX, TRIALS, Settings, settings
 from runner.sweep.search.space import Params, Space, make_space
+from runner.task.resources import Resources
 from runner.task.train import Train
 
 STARTUP = 5  # finished runs before which their median means nothing
@@ -47,7 +48,7 @@ def make_scope(composer: Composer, arguments: list[str]) -> Scope:
     master, loader = composer.master, composer.loader
     asked, space = settings(master), _space(master, loader, arguments)
     _check_sampler(asked, space)
-    planner = Planner(composer, Builder(), lone=False)
+    planner = Planner(composer, Resources(), lone=False)
     line = command()
     corners = _corners(planner, space, line)
     _check_runs(asked, corners, planner.builder)
@@ -137,7 +138,7 @@ def _one(line: str, labels: list[str], count: int) -> str:
     return line if named or len(labels) == count else f"{line}  [{labels[0]}, in this space]"
 
 
-def _check_runs(asked: Settings, corners: list[Entry], builder: Builder) -> None:
+def _check_runs(asked: Settings, corners: list[Entry], builder: Resources) -> None:
     """Raises `ConfigError` for runs that could not be judged."""
     for config in (entry.job.config for entry in corners):
         if not isinstance(builder.task(config), Train):

@@ -24,7 +24,7 @@ from runner.sweep.plan import grouping as fuse
 from runner.sweep.plan.folder import sweep_folder
 from runner.sweep.plan.known import match
 from runner.sweep.plan.layout import check_apart, check_one
-from runner.sweep.plan.planner import Entry, moved
+from runner.sweep.plan.plan import Entry, moved
 from runner.sweep.run.launch import interrupted, opened
 from runner.sweep.run.scheduler import Drive
 from runner.sweep.search.display import Trials, show_space, status
@@ -162,7 +162,7 @@ class Search:
         else:
             check_apart(self.plan.folder, [job.folder], (record.folder for record in self.records.values()))
         check_run_folder(entry.job.folder, job.fingerprint, job.files)
-        count = count or threads(job.config, entry.facts, self.plan.workers)
+        count = count or threads(job.config, entry.facts.flops, self.plan.workers)
         judge = None
         if self.scope.pruner.kind != "none":
             judge = Candidate(self.memory.url, trial.number, job.config["epochs"], self.scope.pruner)

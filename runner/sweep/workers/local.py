@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from hydra.types import HydraContext
 
-from runner.build.check import shown
 from runner.core.devices import cores
 from runner.core.errors import ConfigError
-from runner.sweep.plan.planner import Plan
+from runner.core.text import shown
+from runner.sweep.plan.plan import Plan
 from runner.sweep.run.display import Display
 from runner.sweep.run.executor import Crew, ThisProcess
 from runner.sweep.workers import processes

@@ -12,7 +12,7 @@ from hydra.types import HydraContext
 from runner.core import interruption
 from runner.core.devices import cores
 from runner.core.errors import ConfigError
-from runner.sweep.plan.planner import Plan
+from runner.sweep.plan.plan import Plan
 from runner.sweep.run.display import Display
 from runner.sweep.run.executor import Crew, Ended
 from runner.sweep.run.work import Work

@@ -13,13 +13,13 @@ from typing import Any, NoReturn
 from hydra.core.utils import setup_globals
 from hydra.types import HydraContext
 
-from runner.build.builder import Builder
 from runner.core import interruption
 from runner.core.errors import ConfigError, DiskFull
 from runner.core.listener import Listener
 from runner.store.ledger import read
-from runner.sweep.plan.planner import Plan
+from runner.sweep.plan.plan import Plan
 from runner.sweep.run.work import Work, perform
+from runner.task.resources import Resources
 
 BEGAN = time.monotonic()  # this process
 USED = 0.8  # of a job's time, after which a signal means that it is up, and not that another job is preferred
@@ -83,7 +83,7 @@ class Errand:
             setup_globals()
             before = _steps(self.work)
             with interruption.listening(everything=True):
-                done = perform(self.work, Builder(), self.origin.context, Listener())
+                done = perform(self.work, Resources(), self.origin.context, Listener())
                 interruption.check()
         except (ConfigError, DiskFull) as error:
             return error

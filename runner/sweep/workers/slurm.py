@@ -19,7 +19,7 @@ from runner.core.devices import cores
 from runner.core.errors import ConfigError, DiskFull
 from runner.store import lock
 from runner.store.ledger import read
-from runner.sweep.plan.planner import Plan
+from runner.sweep.plan.plan import Plan
 from runner.sweep.run.display import Display
 from runner.sweep.run.executor import Crew, Ended
 from runner.sweep.run.work import Work

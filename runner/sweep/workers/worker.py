@@ -16,12 +16,12 @@ from hydra.core.utils import setup_globals
 from hydra.types import HydraContext
 
 import runner.task.evaluate  # noqa: F401
-from runner.build.builder import Builder
 from runner.core import interruption
 from runner.core.listener import Listener
 from runner.core.startup import malloc
 from runner.store.lock import alive
 from runner.sweep.run.work import Work, perform
+from runner.task.resources import Resources
 
 gc.freeze()  # all that is loaded stays, in the workers too
 
@@ -39,7 +39,7 @@ class Post:
 
 
 _post: Post
-_builder: Builder  # what this worker's runs share
+_builder: Resources  # what this worker's runs share
 
 
 def begin(post: Post) -> None:
@@ -51,7 +51,7 @@ def begin(post: Post) -> None:
     setup_globals()
     interruption.begin_worker()
     malloc.keep()
-    _post, _builder = post, Builder()
+    _post, _builder = post, Resources()
     threading.Thread(target=_follow, args=post.parent, daemon=True).start()
 
 

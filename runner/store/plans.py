@@ -1,0 +1,45 @@
+"""Read `plan.json`, in which a sweep's commands say what they planned."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from runner.core.errors import ConfigError
+from runner.store.files import PLAN
+from runner.store.ledger import records
+
+log = logging.getLogger(__name__)
+
+ELSEWHERE = ": choose another folder (name=, or hydra.sweep.dir=)"
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The plans of a sweep's folder, oldest first. Raises `ConfigError` for the file of another program."""
+    path = folder / PLAN
+    try:
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, ValueError) as error:
+        if not any(records(folder)):  # nothing of ours is there: hardly our file
+            raise ConfigError(f"{path}: no plan of the runner{ELSEWHERE}") from error
+        log.warning("%s is damaged (%s): it is written anew", path, error)
+        return []
+    plans = content.get("plans") if isinstance(content, dict) else None
+    if not isinstance(plans, list) or not all(map(_is_plan, plans)):
+        raise ConfigError(f"{path}: no plan of the runner{ELSEWHERE}")
+    return plans
+
+
+def _is_plan(plan: Any) -> bool:
+    """Tell a command's plan, as `write` leaves it."""
+    if not isinstance(plan, dict) or not {"command", "config", "runs"} <= set(plan):
+        return False
+    keys = {"run", "fingerprint", "threads"}
+    return isinstance(plan["runs"], list) and all(isinstance(run, dict) and keys <= set(run) for run in plan["runs"])
+
+
+def runs(folder: Path) -> list[dict[str, Any]]:
+    """Return the runs that a folder's plans name, those of the first plan last."""
+    return [run for plan in reversed(read(folder)) for run in plan["runs"]]

@@ -1,0 +1,49 @@
+"""What a command that `torchrun` started cannot do."""
+
+import os
+
+import torch
+
+from runner.core.errors import ConfigError
+from runner.core.targets import locate
+from runner.execution.distributed import team
+from runner.optimizer.base import FullBatch
+from runner.sweep.plan.plan import Plan
+
+
+def refuse_sweep(multirun: bool) -> None:
+    """Raises `ConfigError` for a sweep that torchrun started."""
+    if multirun:
+        raise ConfigError("torchrun trains one run on several devices: leave -m out, or start the sweep without it")
+
+
+def check(plan: Plan) -> None:
+    """Raises `ConfigError` for what several processes, where there are such, cannot do together."""
+    if (together := team()) is None:
+        return
+    config, builder, size = plan.entries[0].job.config, plan.builder, together.size
+    lines = []
+    if plan.workers:
+        lines.append("hydra/launcher: torchrun's own processes do the run: leave hydra/launcher and its keys out")
+    if not builder.task(config).together:
+        lines.append("task: several processes can do task=train alone; start this without torchrun")
+    optimizer = locate("optimizer", config["optimizer"]["_target_"], config["trust"])
+    if config["optimizer"]["full_batch"] or isinstance(optimizer, type) and issubclass(optimizer, FullBatch):
+        lines.append("optimizer: one that compares losses of a step cannot be shared out; start it without torchrun")
+    if config["cuda_graph"] is True:
+        lines.append("cuda_graph=true: steps of several processes are not replayed; use cuda_graph=auto")
+    if builder.ensemble(config).count > 1:
+        lines.append("ensemble: its members are runs of their own; start it without torchrun")
+    if builder.transfer(config).cache is True:
+        lines.append("transfer.cache=true: several processes keep no features; use transfer.cache=auto")
+    if config["batch_size"] < size * config["accumulate"]:
+        shares = f"{size} processes" + (f" times accumulate={config['accumulate']}" * (config["accumulate"] > 1))
+        lines.append(f"batch_size={config['batch_size']}: fewer images than {shares}")
+    if plan.device.startswith("cuda"):
+        here, have = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+        if ":" in plan.device:
+            lines.append(f"device={plan.device}: each process has a GPU of its own; use device=cuda")
+        elif here > have:
+            lines.append(f"--nproc-per-node {here}: there are GPUs for {have}; start as many, or use device=cpu")
+    if lines:
+        raise ConfigError("torchrun: " + "; ".join(lines))

@@ -1,0 +1,25 @@
+"""What the runs of one process share."""
+
+from typing import Any
+
+from runner.build.builder import Builder
+from runner.execution.choose.group import Group
+from runner.execution.features.cache import Store
+from runner.task.preflight import Facts, Rehearsals
+
+
+class Resources(Builder):
+    """A builder with the cache of features and what preflight found; made once by a process, and passed down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = Store()
+        self.group: Group | None = None  # jobs that this process trains side by side, as long as it does
+        self._rehearsals = Rehearsals(self)
+
+    def rehearse(self, config: dict[str, Any]) -> Facts:
+        """Return what is known of a checked combination before it runs.
+
+        Raises `ConfigError` for what cannot be built.
+        """
+        return self._rehearsals.of(config)
