@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from runner.build.check import check
-from runner.core import steps
+from runner.core import timeline
 from runner.core.seeds import generator
 from runner.data.splits import ResidentSplit, Splits
 from runner.evaluation.evaluate import Measured
@@ -451,7 +451,7 @@ def test_channels_last_gives_the_same():
 
 def test_full_batch(monkeypatch):
     """full_batch: a step an epoch over all 50 images, whose chunks add up to the gradient of the whole."""
-    monkeypatch.setattr(steps, "CHUNK", 16)
+    monkeypatch.setattr(timeline, "CHUNK", 16)
     run = make("optimizer.full_batch=true", "epochs=3")
     assert (run.steps, run.steps_per_epoch, run.batch_size, run.accumulate) == (3, 1, 50, 4)
     data = splits()

@@ -2,33 +2,25 @@
 
 import functools
 import inspect
-import json
-from collections.abc import Callable, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from runner.build.data import DataSets
 from runner.build.check import Refused, arguments
-from runner.core.text import shown
+from runner.build.data import DataSets
 from runner.core.context import Context
-from runner.data.prepare import prepare
-from runner.data.splits import Source, Splits
-from runner.core.startup.torch_compiler import plain_optimizers
 from runner.core.errors import ConfigError
+from runner.core.option import Option
+from runner.core.startup.torch_compiler import plain_optimizers
+from runner.core.targets import construct, locate
+from runner.core.timeline import Timeline, timeline
 from runner.data.normalize import sample
-from runner.core.memo import Recent
+from runner.data.splits import Splits
 from runner.model.fitted import Fitted
 from runner.model.library_noise import own
-from runner.model.presets import preset
 from runner.optimizer.param_groups import parameter_groups, scaled
-from runner.core.option import Option
-from runner.core.timeline import Timeline
-from runner.core.schema import GROUPS
-from runner.core.timeline import timeline
-from runner.core.targets import construct, locate
 from runner.train.parts import Parts
 
 Rule = Callable[[Context], str | None]  # the line that the user sees, or None

@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
-from runner.core.text import shown
 from runner.core.errors import ConfigError, did_you_mean
 from runner.core.schema import GROUPS, OWN_KEYS, STACKS, Config, Keys
 from runner.core.targets import locate, nested_complaints
+from runner.core.text import shown
 
 # Arguments that the builder passes itself, by group.
 GIVEN: dict[str, frozenset[str]] = {
@@ -148,9 +148,6 @@ def said(error: ValidationError) -> list[dict[str, Any]]:
         plain = detail["msg"].replace("Input should be", "must be").removeprefix("Value error, ")
         found.append(detail | {"msg": words.format(**detail.get("ctx", {})) if words else plain})
     return found
-
-
-
 
 
 def arguments(group: str, node: dict[str, Any]) -> dict[str, Any]:

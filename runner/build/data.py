@@ -17,7 +17,6 @@ from runner.core.text import shown
 from runner.data.prepare import prepare
 from runner.data.splits import Source, Splits
 from runner.model.presets import preset
-from runner.transfer.stem import stem
 from runner.transfer.weights import Weights, stem_channels
 
 SOURCES, CUTS = 4, 8  # data sets that stay loaded, and ways to cut them; each counts again on a device

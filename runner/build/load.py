@@ -1,25 +1,20 @@
 """The networks of a finished run, ready to answer, in one call: `load("outputs/first/RUN")`."""
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from runner.store import checkpoint
 from runner.build.about import describe_network
-from runner.store.about import contents, refusal
 from runner.build.builder import Builder
+from runner.core.errors import ConfigError
 from runner.core.text import few
 from runner.evaluation.trained import Inputs, Loaded, Network, digest
-from runner.core.errors import ConfigError
-from runner.evaluation.evaluate import ensembles
-from runner.core.schema import Average
-from runner.data.normalize import Normalize
 from runner.model.library_noise import own
+from runner.store import checkpoint
+from runner.store.about import contents, refusal
 from runner.transfer.published import set_transform_input
 
 

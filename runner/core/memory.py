@@ -45,13 +45,13 @@ def released() -> Iterator[None]:
 
     Looking for cycles takes a tenth of a second, so it is done only where something is left.
     """
-    _watched.append([])
+    own: list[weakref.ref] = []
+    _watched.append(own)
     try:
         yield
-    except BaseException:
-        _watched.pop()
-        raise
-    if any(reference() is not None for reference in _watched.pop()):
+    finally:
+        _watched[:] = [other for other in _watched if other is not own]  # others may have begun meanwhile
+    if any(reference() is not None for reference in own):
         gc.collect()
 
 

@@ -4,12 +4,12 @@ import contextlib
 import functools
 import logging
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
@@ -27,8 +27,12 @@ from runner.store.sources import Code, edited
 from runner.task.preflight import Facts, Origin
 from runner.task.resources import Resources
 from runner.tracking.events import Tracker
+from runner.train.slot import Seat
+from runner.train.state import Run
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Judge:
@@ -64,6 +68,7 @@ class Job:
     judge: Judge | None = None  # a search's pruner
     sweep: Path | None = None  # the folder of its sweep, below which its own lies; None: the one above its own
     number: int | None = None  # among the runs of its sweep, hydra.job.num; None: a lone run
+    seat: Seat | None = None  # its place among the runs that it may share a program with
     files: tuple[str, ...] = ()  # names that the run may write in its folder, see `runner.store.owned`
 
     @property
@@ -75,6 +80,67 @@ class Job:
         """The name of a run of the same sweep."""
         sweep = self.sweep or self.folder.parent
         return folder.relative_to(sweep).as_posix() if sweep in folder.parents else folder.name
+
+
+class Trainable:
+    """What a task yields when its runs are ready to train."""
+
+    runs: list[Run]  # several of an ensemble
+    ended_by: BaseException | None = None  # what ended their training early; raised by the task when it goes on
+
+    def train(self) -> None:
+        """Train them to their ends, by themselves."""
+        raise NotImplementedError
+
+    def raise_end(self) -> None:
+        """Raise what ended the training early, if anything did."""
+        error, self.ended_by = self.ended_by, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # whose traceback holds this frame: all that it has would stay in memory
+
+
+@dataclass
+class Ready:
+    """Runs that are ready to train, and what their job has of the process meanwhile."""
+
+    training: Trainable
+    contexts: list[Callable[[], contextlib.AbstractContextManager]]  # the outermost first
+    logging: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext  # in which its log is written to
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Inside, the process is the job's: its number of threads, its environment, its log."""
+        with contextlib.ExitStack() as stack:
+            for context in self.contexts:
+                stack.enter_context(context())
+            yield
+
+    def train(self) -> None:
+        """Train the runs by themselves; what ends that early is noted."""
+        try:
+            with self.active():
+                self.training.train()
+        except BaseException as error:
+            self.training.ended_by = error
+
+
+Result = dict[str, Any]
+Work = Generator[Result | Trainable, None, None]
+Phases = Generator[Ready, None, Result]  # of a job, whose caller trains what is ready
+
+
+def carry_out(phases: Generator[Ready, None, T]) -> T:
+    """Go through the phases of a job, training its runs by themselves; return its result."""
+    while True:
+        try:
+            ready = next(phases)
+        except StopIteration as end:
+            return end.value
+        ready.train()
+        del ready  # what it has is freed with its last user
 
 
 class Task:
@@ -104,18 +170,22 @@ class Task:
         return check_device(config)
 
     def execute(self, job: Job, builder: Resources, listener: Listener) -> dict[str, Any]:
-        """Does the job and writes its `result.json`; an error of the run becomes its status. Returns the result."""
+        """Do the job and write its `result.json`; an error of the run becomes its status. Returns the result."""
+        return carry_out(self.phases(job, builder, listener))
+
+    def phases(self, job: Job, builder: Resources, listener: Listener) -> Phases:
+        """Do the job as `execute` does, but for the training: yield its runs when they are ready for it."""
         device = self.device(job.config)
         memory.reset(device)
         with memory.released():
-            result = self._worked(job, builder, listener, device)
+            result = yield from self._worked(job, builder, listener, device)
         result["peak_memory_mb"] = memory.peak(device)
         if job.files:
             result["files"] = written(job.folder, job.files)
         write_json(job.folder / RESULT, result)
         return result
 
-    def _worked(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> dict[str, Any]:
+    def _worked(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> Phases:
         """Do the job; return its result, but for the memory that it took."""
         result = started(job, device)
         write_json(job.folder / RESULT, result)
@@ -125,22 +195,32 @@ class Task:
             result |= {"status": "failed", "reason": reason}
             write_json(job.folder / RESULT, result)
             return result
-        with process_settings(job.config, job.threads):
-            try:
-                for found in self.work(job, builder, listener, device):
-                    result |= found
-            except Exception as error:
-                if disk_full(error):
-                    raise
-                log.exception("the run ended early")
-                result |= failure(error)
-            except KeyboardInterrupt:
-                write_json(job.folder / RESULT, {"stopped": None} | result)
+        settings = functools.partial(process_settings, job.config, job.threads)
+        work = self.work(job, builder, listener, device)
+        try:
+            while True:
+                with settings():
+                    part = next(work)
+                if isinstance(part, Trainable):
+                    yield Ready(part, [settings])
+                else:
+                    result |= part
+                del part
+        except StopIteration:
+            pass
+        except Exception as error:
+            if disk_full(error):
                 raise
+            log.exception("the run ended early")
+            result |= failure(error)
+        except KeyboardInterrupt:
+            write_json(job.folder / RESULT, {"stopped": None} | result)
+            raise
         return result
 
-    def work(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
-        """The work itself; yields parts of the result as they are known, `status` among them."""
+    def work(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> Work:
+        """Do the work itself; yield parts of the result as they are known, `status` among them, and what is ready to
+        train."""
         raise NotImplementedError
 
     def follow(self, job: Job, builder: Resources, device: torch.device) -> None:

@@ -3,7 +3,6 @@
 from typing import Any
 
 from runner.build.builder import Builder
-from runner.execution.choose.group import Group
 from runner.execution.features.cache import Store
 from runner.task.preflight import Facts, Rehearsals
 
@@ -14,7 +13,6 @@ class Resources(Builder):
     def __init__(self) -> None:
         super().__init__()
         self.features = Store()
-        self.group: Group | None = None  # jobs that this process trains side by side, as long as it does
         self._rehearsals = Rehearsals(self)
 
     def rehearse(self, config: dict[str, Any]) -> Facts:

@@ -11,6 +11,7 @@ import torch
 
 from runner.core.interruption import Interrupted, check, deferred
 from runner.core.listener import Listener
+from runner.core.run_log import writing
 from runner.core.seeds import generator
 from runner.data.splits import Split
 from runner.evaluation.evaluate import Examined, evaluate, examine
@@ -18,7 +19,7 @@ from runner.evaluation.standard import Standard
 from runner.store import checkpoint
 from runner.store.files import Lines, png, write_atomic, yaml_text
 from runner.task.augmentation_grid import Preview
-from runner.task.base import Job, failure
+from runner.task.base import Job, Work, failure
 from runner.task.ensemble_facts import compared, tell
 from runner.task.resources import Resources
 from runner.task.training import Training
@@ -106,12 +107,20 @@ class Session(Training):
         """The steps of further members are theirs alone."""
 
     def _on_log(self, step: int, scalars: dict[str, float]) -> None:
+        with writing(self.job.folder):
+            self._log(step, scalars)
+
+    def _log(self, step: int, scalars: dict[str, float]) -> None:
         if self.tracker is not None:
             self.tracker.scalars(step, scalars)
         shown = {"train_loss": scalars["train/loss"]} if "train/loss" in scalars else {}
         self.listener.progress(step, self.run.steps, shown)
 
     def _on_epoch(self, _: dict[str, Any]) -> None:
+        with writing(self.job.folder):
+            self._add_rows()
+
+    def _add_rows(self) -> None:
         known, self._rows = len(self._rows), self._history()
         for row in self._rows[known:]:
             self._epoch(row)
@@ -129,7 +138,8 @@ class Session(Training):
     def _on_pause(self, run: Run) -> None:
         together = len({run.progress.step for run in self.runs if not run.ended}) <= 1
         if together and time.perf_counter() - self._saved >= self.config["checkpoint"]["seconds"]:
-            self.save()
+            with writing(self.job.folder):
+                self.save()
 
     def save(self, members: list[torch.nn.Module] | None = None) -> None:
         """Writes the checkpoint: the last state, with the best weights in it; in the end, the networks that answer."""
@@ -212,10 +222,12 @@ class Session(Training):
         told |= {} if self.stopped is None else {"stopped": self.stopped}
         return told | self.run.chosen | ({"fused": self.run.fused} if self.run.fused else {})
 
-    def outcome(self) -> dict[str, Any]:
-        """Trains to the end, whichever it is, and says which."""
+    def outcome(self) -> Work:
+        """Yield this session, which is ready to train; then its end, whichever it is."""
         try:
-            self.train()
+            yield self
+            self.raise_end()
+            check()
             found = self.finish()
         except Diverged as end:
             log.warning("diverged: %s", end.reason)
@@ -230,7 +242,7 @@ class Session(Training):
             last = self._rows[-1]
             found = {"status": "pruned", "reason": str(end)} | {key: last[key] for key in ("val_loss", "val_accuracy")}
         self.status = found["status"]
-        return found
+        yield found
 
     def finish(self) -> dict[str, Any]:
         """After training: the chosen weights are validated, and tested this once."""

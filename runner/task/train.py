@@ -2,17 +2,17 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from runner.core import memory
+from runner.core import interruption, memory
 from runner.core.errors import ConfigError
 from runner.core.listener import Listener
-from runner.task.base import Job, Task, process_settings
+from runner.task.base import Job, Task, Work, process_settings
 from runner.task.resources import Resources
 from runner.task.session import Session
 from runner.task.torchrun import leading
@@ -48,7 +48,7 @@ class Train(Task):
             )
         return config
 
-    def work(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
+    def work(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> Work:
         """Trains, or goes on; where torchrun started several processes, together with the others."""
         with leading(job, device):
             yield from self._attempts(job, builder, listener, device)
@@ -58,10 +58,9 @@ class Train(Task):
         silent = {"probe": {"every": 0, "curvature_every": 0}}  # what is only looked at
         with process_settings(job.config, job.threads), contextlib.suppress(Diverged):
             Training(replace(job, config=job.config | silent), builder, device).train()
+            interruption.check()
 
-    def _attempts(
-        self, job: Job, builder: Resources, listener: Listener, device: torch.device
-    ) -> Iterator[dict[str, Any]]:
+    def _attempts(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> Work:
         """Trains, or goes on; what was known before an error stays known. Where memory does not suffice, the batch goes
         through in more pieces, whose gradients add up to its own."""
         while True:
@@ -70,7 +69,7 @@ class Train(Task):
                 with Session(job, builder, device, listener) as session:
                     yield session.facts()
                     try:
-                        yield session.outcome()
+                        yield from session.outcome()
                     finally:
                         yield session.reached()
                 return

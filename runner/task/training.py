@@ -5,14 +5,13 @@ from typing import Any
 
 import torch
 
-from runner.core import interruption
 from runner.core.seeds import generator
 from runner.execution import distributed
 from runner.execution.choose.lone import train_alone
 from runner.execution.compile import compile_as_told
 from runner.store import checkpoint
 from runner.store.files import PLAN
-from runner.task.base import Job
+from runner.task.base import Job, Trainable
 from runner.task.resources import Resources
 from runner.train.loop import train
 from runner.train.slot import Seat
@@ -21,7 +20,7 @@ from runner.train.state import Run
 log = logging.getLogger(__name__)
 
 
-class Training:
+class Training(Trainable):
     """What is trained, from where its checkpoint stood."""
 
     def __init__(self, job: Job, builder: Resources, device: torch.device):
@@ -34,15 +33,15 @@ class Training:
         self.run = self._build(builder, device, 0)  # the only one, but for ensembles of several
         self.runs = [self.run, *(self._build(builder, device, i) for i in range(1, self.run.ensemble.count))]
         self.sealed = [run.transfer.seal(run.model, self.config["epochs"]) for run in self.runs]
-        if (group := builder.group) is not None:  # a checkpoint has its own
-            place, members = group.seat, len(self.runs)
+        if (place := job.seat) is not None:  # a checkpoint has its own
+            members = len(self.runs)
             for row, run in enumerate(self.runs, place.row * members):
                 run.seat = Seat(row, place.count * members, place.common)
         self.path = job.folder / checkpoint.FILE
         folder = job.sweep or job.folder.parent
         self.folder = folder if (folder / PLAN).exists() else None  # of the sweep
         self.resumed = self._resume(device)
-        self.program, self.group, team = None, builder.group, distributed.team()
+        self.program, team = None, distributed.team()
         if team is not None:
             self.program = team.join(self.run)
             self.cached = ["declined: several processes keep no features"]
@@ -50,14 +49,11 @@ class Training:
         self.cached = [builder.features.serve(run, self.splits) for run in self.runs]
 
     def train(self) -> None:
-        """Train to the end. Raises `Diverged`, and `Interrupted` between two steps."""
-        if self.group is not None:
-            self.group.train(self)
-        elif self.program is not None:
+        """Train to the end, or to the step at which a signal asked for an end. Raises `Diverged`."""
+        if self.program is not None:
             train(self.runs, self.program)
         else:
             train_alone(self.runs, self.folder)
-        interruption.check()
 
     def _build(self, builder: Resources, device: torch.device, number: int) -> Run:
         """The run, or one member of an ensemble of several: a run with a seed of its own."""

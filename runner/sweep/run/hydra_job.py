@@ -6,7 +6,7 @@ Kept is all that a job can see of Hydra: `HydraConfig`, logging as `hydra.job_lo
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +14,92 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
+from runner.core.run_log import OwnLines
 from runner.store.files import write_atomic, yaml_text
 from runner.sweep.compose.compose import Part, current
-from runner.task.base import Job
+from runner.task.base import Job, Phases, Ready
 
 
-def run_job(task: Callable[[], Any], part: Part, job: Job, context: HydraContext) -> Any:
-    """What `task` returns, called as Hydra calls a job; raises what it raises."""
-    folder = job.folder.absolute()
-    own = {"run.dir": str(job.folder), "runtime.output_dir": str(folder)}
-    config = Part(part.content, part.own | own).node()
-    if part.refers or config.hydra.callbacks:  # which may look at the run's own part, too
-        config = OmegaConf.merge(config, job.config)
-    OmegaConf.set_readonly(config.hydra, True)
-    hydra = config.hydra
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(current(config))
-        if hydra.job.chdir:
-            stack.enter_context(contextlib.chdir(folder))
-        stack.callback(_forget_log)
+class HydraJob:
+    """A run's job: what of the process is its own while it is active."""
+
+    def __init__(self, part: Part, job: Job, context: HydraContext):
+        self._job, self._callbacks = job, context.callbacks
+        self._folder = job.folder.absolute()
+        own = {"run.dir": str(job.folder), "runtime.output_dir": str(self._folder)}
+        self._config = Part(part.content, part.own | own).node()
+        if part.refers or self._config.hydra.callbacks:  # which may look at the run's own part, too
+            self._config = OmegaConf.merge(self._config, job.config)
+        OmegaConf.set_readonly(self._config.hydra, True)
+        self._logs: list[logging.FileHandler] = []
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Inside, `HydraConfig`, the folder, the environment and the log are this job's."""
+        hydra = self._config.hydra
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(current(self._config))
+            if hydra.job.chdir:
+                stack.enter_context(contextlib.chdir(self._folder))
+            stack.enter_context(env_override(hydra.job.env_set))
+            stack.enter_context(self.logging())
+            yield
+
+    @contextlib.contextmanager
+    def logging(self) -> Iterator[None]:
+        """Inside, its log files are written to: with its own lines, and those that are of no run."""
+        root = logging.getLogger()
+        for handler in self._logs:
+            root.addHandler(handler)
+        try:
+            yield
+        finally:
+            for handler in self._logs:
+                root.removeHandler(handler)
+
+    def phases(self, task: Callable[[], Phases]) -> Phases:
+        """Go through the phases of a task as Hydra calls a job; raises what it raises."""
+        try:
+            with self.active():
+                self._begin(task)
+            done = yield from self._done(task())
+            with self.active():
+                self._callbacks.on_job_end(config=self._config, job_return=done)
+        finally:
+            for handler in self._logs:
+                handler.close()
+        return done.return_value  # a property of Hydra's: raises what escaped the run
+
+    def _begin(self, task: Callable[[], Any]) -> None:
+        hydra = self._config.hydra
         configure_log(hydra.job_logging, hydra.verbose)
+        root = logging.getLogger()
+        self._logs += [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]
+        for handler in self._logs:
+            handler.addFilter(OwnLines(self._job.folder))
         if hydra.output_subdir is not None:
-            _write(job, config, folder / hydra.output_subdir)
-        with env_override(hydra.job.env_set):
-            context.callbacks.on_job_start(config=config, task_function=task)
-            cfg = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-            done = JobReturn(overrides=job.overrides, cfg=cfg, hydra_cfg=config, working_dir=str(Path.cwd()))
+            _write(self._job, self._config, self._folder / hydra.output_subdir)
+        self._callbacks.on_job_start(config=self._config, task_function=task)
+
+    def _done(self, phases: Phases) -> Generator[Ready, None, JobReturn]:
+        """Advance a task, active; what is ready to train is yielded by an inactive job."""
+        cfg = OmegaConf.masked_copy(self._config, [key for key in self._config if key != "hydra"])
+        done = JobReturn(overrides=self._job.overrides, cfg=cfg, hydra_cfg=self._config, working_dir=str(self._folder))
+        while True:
             try:
-                done.return_value, done.status = task(), JobStatus.COMPLETED
+                with self.active():
+                    done.working_dir = str(Path.cwd())
+                    ready = next(phases)
+            except StopIteration as end:
+                done.return_value, done.status = end.value, JobStatus.COMPLETED
+                return done
             except Exception as error:
                 done.return_value, done.status = error, JobStatus.FAILED
-        context.callbacks.on_job_end(config=config, job_return=done)
-    return done.return_value  # a property of Hydra's: raises what escaped the run
+                return done
+            ready.contexts.insert(0, self.active)
+            ready.logging = self.logging
+            yield ready
+            del ready
 
 
 def _write(job: Job, config: DictConfig, folder: Path) -> None:
@@ -54,11 +108,3 @@ def _write(job: Job, config: DictConfig, folder: Path) -> None:
     hydra = OmegaConf.to_container(config.hydra, resolve=False, enum_to_str=True)
     for name, content in (("config", job.config), ("hydra", {"hydra": hydra}), ("overrides", job.overrides)):
         write_atomic(folder / f"{name}.yaml", yaml_text(content), durable=False)
-
-
-def _forget_log() -> None:
-    """Closes the run's log file, so that what comes after is not written to it."""
-    root = logging.getLogger()
-    for handler in [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]:
-        root.removeHandler(handler)
-        handler.close()

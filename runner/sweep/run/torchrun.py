@@ -6,7 +6,7 @@ import torch
 
 from runner.core.errors import ConfigError
 from runner.core.targets import locate
-from runner.execution.distributed import team
+from runner.execution import distributed
 from runner.optimizer.base import FullBatch
 from runner.sweep.plan.plan import Plan
 
@@ -19,7 +19,7 @@ def refuse_sweep(multirun: bool) -> None:
 
 def check(plan: Plan) -> None:
     """Raises `ConfigError` for what several processes, where there are such, cannot do together."""
-    if (together := team()) is None:
+    if (together := distributed.team()) is None:
         return
     config, builder, size = plan.entries[0].job.config, plan.builder, together.size
     lines = []

@@ -1,9 +1,9 @@
 """One run of a plan, wherever it is done: under its lock, in a Hydra job of its own."""
 
+import contextlib
 import os
-import sys
-from collections import deque
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydra.types import HydraContext
@@ -12,18 +12,16 @@ from runner.core import interruption
 from runner.core.errors import ConfigError, DiskFull, disk_full
 from runner.core.listener import Listener
 from runner.core.startup.frames import roomy
-from runner.execution.choose.group import Group
+from runner.execution.choose.group import train_group
 from runner.store import lock
 from runner.store.files import RESULT
 from runner.store.ledger import FINISHED, Record, read
 from runner.store.owned import clear_run
 from runner.sweep.compose.compose import Part
-from runner.sweep.run.hydra_job import run_job
-from runner.task.base import Job
+from runner.sweep.run.hydra_job import HydraJob
+from runner.task.base import Job, Ready, carry_out
 from runner.task.resources import Resources
 from runner.train.slot import Seat
-
-FRAMES = 60  # that a run which waits inside another one puts on Python's stack, and more
 
 
 @dataclass(frozen=True)
@@ -49,74 +47,128 @@ class Sharing:
 
 
 @roomy
-def perform(work: Work, builder: Resources, context: HydraContext, listener: Listener) -> bool:
-    """Does a run, and its mates; each one's end stands in its folder. False where another process is doing it right
-    now.
+def perform(work: Work, resources: Resources, context: HydraContext, listener: Listener) -> bool:
+    """Do a run, and its mates; each one's end stands in its folder. Return False where another process is doing it
+    right now.
 
     What another process has ended since the plan was made is not done again. Raises `DiskFull`, and what is a bug of
     ours.
     """
     if work.sharing is None:
-        return _guarded(work, builder, context, listener)
-    coming: deque[Work] = deque([work, *work.mates])
-    done: dict[str, bool] = {}
-    errors: list[Exception] = []
-
-    def one_more() -> bool:
-        """Also called by a run that is ready to train, inside of which the next one then is prepared."""
-        if not coming or interruption.pending():
-            return False
-        one = coming.popleft()
-        builder.group.seat = one.sharing.seat
-        try:
-            done[one.job.fingerprint] = _guarded(one, builder, context, listener)
-        except Exception as error:  # not the business of the run that waits
-            errors.append(error)
-            coming.clear()
-        return True
-
-    sharing = work.sharing
-    builder.group = Group(sharing.key, sharing.folder, sharing.must, one_more)
-    deep, each = sys.getrecursionlimit(), FRAMES * (1 + len(work.mates))
-    sys.setrecursionlimit(deep + each)
+        return carry_out(_phases(work, resources, context, listener))
+    members = Members(work.sharing)
     try:
-        while one_more():
-            pass
-    finally:
-        builder.group = None
-        sys.setrecursionlimit(deep)
-    if errors:
-        raise errors[0]
+        for one in (work, *work.mates):
+            if members.errors or interruption.pending():
+                break
+            members.open(one.job.fingerprint, _phases(one, resources, context, listener))
+        members.train()
+    except BaseException as end:  # it is all of theirs
+        members.finish(end)
+    members.finish()
     interruption.check()  # some were not begun
-    return done[work.job.fingerprint]
+    return members.done[work.job.fingerprint]
 
 
-def _guarded(work: Work, builder: Resources, context: HydraContext, listener: Listener) -> bool:
+class Members:
+    """Runs that may share a program: all are opened, then trained together, then each is finished."""
+
+    def __init__(self, sharing: Sharing):
+        self._sharing = sharing
+        self._waiting: list[tuple[str, Generator[Ready, None, bool], Ready]] = []
+        self.done: dict[str, bool] = {}  # fingerprint -> what `perform` returns
+        self.errors: list[Exception] = []  # of one run, and not the business of the others
+
+    def open(self, fingerprint: str, phases: Generator[Ready, None, bool]) -> None:
+        """Go on with a run until it is ready to train, or has ended."""
+        try:
+            self._waiting.append((fingerprint, phases, next(phases)))
+        except StopIteration as end:
+            self.done[fingerprint] = end.value
+        except Exception as error:
+            self.errors.append(error)
+
+    def train(self) -> None:
+        """Train all that are ready."""
+        if self._waiting:
+            self._train([ready for _, _, ready in self._waiting])
+
+    def _train(self, members: Sequence[Ready]) -> None:
+        sharing = self._sharing
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(members[0].active())
+            for member in members:
+                stack.enter_context(member.logging())
+            ends = train_group([one.training.runs for one in members], sharing.key, sharing.folder, sharing.must)
+        for number, error in ends.items():
+            members[number].training.ended_by = error
+
+    def finish(self, end: BaseException | None = None) -> None:
+        """Go on with each run to its end. Raises what ended one, when all have ended.
+
+        end: ends them all, as a signal does that comes while one is finished.
+        """
+        while self._waiting:
+            if end is not None:
+                self._waiting[0][-1].training.ended_by = end
+            try:
+                self._finish_next()
+            except Exception as error:
+                self.errors.append(error)
+            except BaseException as error:
+                end = error
+        if end is not None:
+            raise end
+        if self.errors:
+            raise self.errors[0]
+
+    def _finish_next(self) -> None:
+        """Go on with the first run that waits, to its end."""
+        fingerprint, phases, ready = self._waiting.pop(0)
+        while True:
+            _start_clocks(ready)
+            del ready  # what it has is freed with its last user
+            try:
+                ready = next(phases)
+            except StopIteration as end:
+                self.done[fingerprint] = end.value
+                return
+            self._train([ready])  # once more, with the batch in smaller pieces
+
+
+def _start_clocks(ready: Ready) -> None:
+    """The time in which others were finished is not these runs'."""
+    for run in ready.training.runs:
+        run.wait()
+
+
+def _phases(
+    work: Work, resources: Resources, context: HydraContext, listener: Listener
+) -> Generator[Ready, None, bool]:
+    """Do a run under its lock, but for the training: yield when it is ready for it. Return as `perform` does."""
+    job = work.job if work.sharing is None else replace(work.job, seat=work.sharing.seat)
     try:
-        return _perform(work, builder, context, listener)
+        with lock.Lock(job.folder, listener) as held:
+            if not held:
+                return False
+            if done_meanwhile(work):
+                return True
+            if work.rerun:
+                clear_run(job.folder, job.fingerprint, job.files)
+            elif (there := read(job.folder)) and there.result["fingerprint"] != job.fingerprint:
+                raise ConfigError(f"{job.folder} holds another command's run; hydra.sweep.subdir must tell them apart")
+            try:
+                task = resources.task(job.config)
+                hydra = HydraJob(work.hydra, job, context)
+                yield from hydra.phases(lambda: task.phases(job, resources, held))
+            finally:
+                if not os.path.lexists(job.folder / RESULT):  # without it nobody knows whose the other files are
+                    clear_run(job.folder, job.fingerprint, job.files)
+            return True
     except OSError as error:
         if disk_full(error):
-            raise DiskFull(f"{work.job.folder}: {error.strerror}") from error
+            raise DiskFull(f"{job.folder}: {error.strerror}") from error
         raise
-
-
-def _perform(work: Work, builder: Resources, context: HydraContext, listener: Listener) -> bool:
-    job = work.job
-    with lock.Lock(job.folder, listener) as held:
-        if not held:
-            return False
-        if done_meanwhile(work):
-            return True
-        if work.rerun:
-            clear_run(job.folder, job.fingerprint, job.files)
-        elif (there := read(job.folder)) and there.result["fingerprint"] != job.fingerprint:
-            raise ConfigError(f"{job.folder} holds another command's run; hydra.sweep.subdir must tell them apart")
-        try:
-            run_job(lambda: builder.task(job.config).execute(job, builder, held), work.hydra, job, context)
-        finally:
-            if not os.path.lexists(job.folder / RESULT):  # without it nobody knows whose the other files are
-                clear_run(job.folder, job.fingerprint, job.files)
-        return True
 
 
 def done_meanwhile(work: Work) -> bool:
