@@ -31,7 +31,7 @@ from runner.core.listener import Listener
 from runner.execution.choose.fused import choose_fused
 from runner.execution.eager import train
 from runner.sweep.compose.explain import CONF
-from runner.task.base import Job
+from runner.task.job import Job
 from runner.task.resources import Resources
 from runner.task.session import Session
 from runner.train.slot import NOISE, Seat

@@ -38,7 +38,7 @@ from runner.data.splits import ResidentSplit, Splits
 from runner.execution.compile import compile_as_told
 from runner.execution.eager import Alone, train
 from runner.execution.fused.program import Fused
-from runner.task.base import Job
+from runner.task.job import Job
 from runner.task.resources import Resources
 from runner.task.session import Session
 from runner.train.loop import step

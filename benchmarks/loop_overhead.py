@@ -26,7 +26,7 @@ from runner.build.check import check
 from runner.core.listener import Listener
 from runner.execution.eager import train
 from runner.sweep.compose.explain import CONF
-from runner.task.base import Job
+from runner.task.job import Job
 from runner.task.resources import Resources
 from runner.task.session import Session
 

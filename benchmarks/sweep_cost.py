@@ -27,7 +27,7 @@ from omegaconf import OmegaConf
 from runner.build.check import check
 from runner.core.listener import Listener
 from runner.sweep.compose.explain import CONF
-from runner.task.base import Job
+from runner.task.job import Job
 from runner.task.resources import Resources
 from runner.task.session import Session
 

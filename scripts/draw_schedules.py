@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from runner.build.check import locate
+from runner.core.targets import locate
 from runner.core.timeline import Timeline
 from runner.sweep.compose.explain import CONF
 

@@ -10,7 +10,8 @@ from torchvision.transforms import functional
 from runner.augmentation.base import Transform
 from runner.augmentation.crop import Crop, crop
 from runner.augmentation.flip import Flip, flip
-from runner.build.check import Refused, check
+from runner.build.check import check
+from runner.build.complaints import Refused
 from runner.core.errors import ConfigError
 from runner.data.splits import ResidentSplit
 from runner.task.resources import Resources

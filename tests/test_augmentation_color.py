@@ -18,7 +18,8 @@ from runner.augmentation.grayscale import Grayscale
 from runner.augmentation.invert import Invert
 from runner.augmentation.posterize import Posterize
 from runner.augmentation.solarize import Solarize
-from runner.build.check import Refused, check
+from runner.build.check import check
+from runner.build.complaints import Refused
 from runner.core.errors import ConfigError
 from runner.data.splits import ResidentSplit
 from runner.task.resources import Resources

@@ -18,7 +18,8 @@ from runner.augmentation.rotate import Rotate, rotate
 from runner.augmentation.scale import Scale, rescale
 from runner.augmentation.translate import Translate, translate
 from runner.augmentation.vertical_flip import VerticalFlip
-from runner.build.check import Refused, check
+from runner.build.check import check
+from runner.build.complaints import Refused
 from runner.core.errors import ConfigError
 from runner.data.splits import ResidentSplit
 from runner.task.resources import Resources

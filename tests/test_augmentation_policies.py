@@ -12,7 +12,8 @@ from runner.augmentation.flip import Flip
 from runner.augmentation.randaugment import RandAugment
 from runner.augmentation.torchvision_transform import TRIED, TorchvisionTransform
 from runner.augmentation.trivialaugment import TrivialAugment
-from runner.build.check import Refused, check
+from runner.build.check import check
+from runner.build.complaints import Refused
 from runner.core.context import Context
 from runner.core.errors import ConfigError
 from runner.store.fingerprint import fingerprints

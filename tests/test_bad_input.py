@@ -52,7 +52,7 @@ CASES = [
     (["batch_size=5000"], "batch_size=5000: larger than the training split of 1294 images", "batch_size=1294"),
     (["accumulate=100"], "accumulate=100: more micro-batches", ""),
     (["model._target_=os.system"], "not from a trusted package", "trust=[os]"),
-    (["model._target_=runner.build.builder.json.loads"], "leads to json", ""),
+    (["model._target_=runner.build.data.json.loads"], "leads to json", ""),
     (["model._target_=torch.load"], "not from a trusted package", ""),
     (["model=custom"], "model._target_ is missing", ""),
     (["surface=saddle"], "surface=saddle: this task has no use for it", ""),

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from runner.build.check import Refused, check
+from runner.build.check import check
+from runner.build.complaints import Refused
 from runner.core.devices import cores, threads
 from runner.core.errors import ConfigError
 from runner.core.schema import STACKS
@@ -177,7 +178,7 @@ def test_packages_that_are_not_trusted(target):
 @pytest.mark.parametrize(
     ("target", "home"),
     [
-        ("runner.build.builder.json.loads", "json"),
+        ("runner.build.data.json.loads", "json"),
         ("runner.store.files.os.system", "posix"),
         ("runner.core.targets.pkgutil.resolve_name", "pkgutil"),
         ("runner.store.checkpoint.torch.load", "torch.serialization"),

@@ -10,7 +10,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from runner.build.check import GIVEN, Refused, check
+from runner.build.arguments import GIVEN
+from runner.build.check import check
+from runner.build.complaints import Refused
 from runner.core.schema import GROUPS, OWN_KEYS, STACKS, Config
 
 CONF = Path(__file__).parent.parent / "conf"

@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from runner.build.check import Refused
+from runner.build.complaints import Refused
 from runner.core.errors import ConfigError
 from runner.core.seeds import generator
 from runner.data.normalize import Normalize
 from runner.data.splits import ResidentSplit
 from runner.ensemble.batch_norm import estimate
-from runner.evaluation.evaluate import Member, ensembles, evaluate, examine
+from runner.evaluation.base import Member
+from runner.evaluation.evaluate import evaluate, examine
+from runner.evaluation.metrics import ensembles
 from runner.evaluation.standard import Standard
 from runner.execution.eager import train
 from runner.schedule.base import Schedule, Timeline

@@ -11,7 +11,8 @@ from runner.data.normalize import Normalize
 from runner.data.splits import ResidentSplit, Splits
 from runner.evaluation import evaluate as module
 from runner.evaluation.base import Evaluation
-from runner.evaluation.evaluate import calibration_error, evaluate, examine, mean_log, spread
+from runner.evaluation.evaluate import evaluate, examine
+from runner.evaluation.metrics import calibration_error, mean_log, spread
 from runner.evaluation.standard import Standard
 
 CLASSES = 4

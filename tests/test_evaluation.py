@@ -14,11 +14,13 @@ from torchvision.transforms import functional
 
 from runner.augmentation.crop import Crop
 from runner.augmentation.flip import Flip
-from runner.build.check import Refused, check
+from runner.build.check import check
+from runner.build.complaints import Refused
 from runner.core.errors import ConfigError
 from runner.data.normalize import Normalize
 from runner.data.splits import ResidentSplit, Splits
-from runner.evaluation.evaluate import evaluate, mean_log
+from runner.evaluation.evaluate import evaluate
+from runner.evaluation.metrics import mean_log
 from runner.evaluation.monte_carlo import MonteCarlo
 from runner.evaluation.standard import Standard
 from runner.evaluation.views import Views

@@ -9,16 +9,18 @@ from torch import nn
 
 from runner.augmentation.flip import Flip
 from runner.augmentation.vertical_flip import VerticalFlip
-from runner.build.check import Refused, check
+from runner.build.check import check
+from runner.build.complaints import Refused
 from runner.core.errors import ConfigError
 from runner.core.seeds import generator
 from runner.data.splits import ResidentSplit
-from runner.evaluation.evaluate import Member, examine
+from runner.evaluation.base import Member
+from runner.evaluation.evaluate import examine
 from runner.evaluation.standard import Standard
 from runner.execution.eager import train
 from runner.execution.features import activations as kept
 from runner.execution.features import cache
-from runner.execution.features.cache import Store
+from runner.execution.features.store import Store
 from runner.execution.fused.errors import Unlike
 from runner.execution.fused.program import Fused
 from runner.task.resources import Resources
@@ -68,7 +70,7 @@ def make(*overrides, data=None, store=None, prepare=lambda parts: None, budget=N
     parts = Resources().parts(config, data, CPU, noise)
     prepare(parts)
     run = Run(config, parts, CPU, noise)
-    return run, (store or Store()).serve(run, data)
+    return run, cache.serve(run, data, store or Store())
 
 
 DATA = splits(train=50, val=20)

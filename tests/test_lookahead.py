@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from runner.build.check import Refused, check
+from runner.build.check import check
+from runner.build.complaints import Refused
 from runner.core.seeds import generator
 from runner.execution.eager import train
 from runner.model.mlp import MLP

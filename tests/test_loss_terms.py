@@ -10,7 +10,8 @@ import scipy.stats
 import torch
 from torch.nn.functional import cross_entropy
 
-from runner.build.check import Refused, check
+from runner.build.check import check
+from runner.build.complaints import Refused
 from runner.model.convnet import ConvNet
 from runner.model.resnet import ResNet
 from runner.regularization.base import weights

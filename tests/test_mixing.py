@@ -10,15 +10,16 @@ import torch
 from scipy import stats
 from torchvision.transforms import v2
 
-from runner.build.check import Refused, check
+from runner.build.check import check
+from runner.build.complaints import Refused
 from runner.regularization.base import soft
 from runner.regularization.cutmix import CutMix, cut, outside
 from runner.regularization.cutmix_or_mixup import CutMixOrMixUp
 from runner.regularization.label_smoothing import LabelSmoothing
 from runner.regularization.mixing import beta, blend
 from runner.regularization.mixup import MixUp
+from runner.task.recorder import describe
 from runner.task.resources import Resources
-from runner.task.session import describe
 from tests.conftest import results_of
 from tests.test_config import composed
 from tests.test_tracking import accumulate

@@ -10,7 +10,8 @@ import torchvision
 from scipy import stats
 from torch import nn
 
-from runner.build.check import Refused, check
+from runner.build.check import check
+from runner.build.complaints import Refused
 from runner.model.library_noise import own
 from runner.model.noise import CHUNK, FEW, drop, mask, noisy
 from runner.regularization.stochastic_depth import DropPath, StochasticDepth, blocks

@@ -13,7 +13,8 @@ from torch.nn.functional import fractional_max_pool2d
 from torchvision import models, ops
 from torchvision.models import convnext, efficientnet, mobilenetv2, resnet, swin_transformer
 
-from runner.build.check import Refused, check
+from runner.build.check import check
+from runner.build.complaints import Refused
 from runner.core.seeds import generator
 from runner.execution.eager import train
 from runner.model.convnet import ConvNet

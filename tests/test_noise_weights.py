@@ -10,7 +10,8 @@ from scipy import integrate, stats
 from torch import nn
 from torch.nn.functional import conv2d
 
-from runner.build.check import Refused, check
+from runner.build.check import check
+from runner.build.complaints import Refused
 from runner.core.errors import ConfigError
 from runner.core.seeds import generator
 from runner.execution.eager import train

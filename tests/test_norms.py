@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn.functional import batch_norm, conv2d, group_norm, layer_norm, linear, max_pool2d
 from torch.nn.utils import parametrize
 
-from runner.build.check import Refused, check
+from runner.build.check import check
+from runner.build.complaints import Refused
 from runner.core.context import Context
 from runner.execution.eager import train
 from runner.model.convnet import ConvNet

@@ -6,7 +6,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from runner.build.check import Refused, check
+from runner.build.check import check
+from runner.build.complaints import Refused
 from runner.core.context import Context
 from runner.optimizer.param_groups import parameter_groups
 from runner.regularization.base import Item, soft

@@ -19,7 +19,7 @@ from runner.core.errors import ConfigError
 from runner.execution.fused.compatible import same_batches
 from runner.model import torchvision_model
 from runner.store import checkpoint
-from runner.transfer import weights
+from runner.transfer import read_weights
 from runner.transfer.finetune import Finetune
 from tests.conftest import result_of, results_of
 from tests.test_train import make, splits
@@ -130,7 +130,7 @@ def agree(name: str, size: int, folder: Path, monkeypatch) -> None:
         model = ours(name, str(path), size)
     finally:
         path.unlink()
-        weights._read.cache_clear()  # some are half a gigabyte
+        read_weights._read.cache_clear()  # some are half a gigabyte
     found, wanted = model(images), reference(images)
     assert (wanted[0] - wanted[1]).norm() > 0.003 * wanted.norm()  # the images matter
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from runner.build.check import Refused, check
+from runner.build.check import check
+from runner.build.complaints import Refused
 from runner.core.errors import ConfigError
 from runner.execution.eager import train
 from runner.model.convnet import ConvNet

@@ -17,7 +17,8 @@ from runner.core.errors import ConfigError
 from runner.report import write_report, write_results
 from runner.report.__main__ import main
 from runner.report.results.collect import METRICS, collect
-from runner.report.results.tables import Keys, results_csv, summarize
+from runner.report.results.keys import Keys
+from runner.report.results.tables import results_csv, summarize
 from runner.store.lock import Lock
 
 

@@ -11,7 +11,8 @@ from runner.report import ensemble_section as ensembles
 from runner.report import write_report
 from runner.report.factor_section import design
 from runner.report.results.collect import collect
-from runner.report.results.tables import Keys, by_seed, summarize
+from runner.report.results.keys import Keys
+from runner.report.results.tables import by_seed, summarize
 from runner.report.statistics.effects import effects, margins
 from runner.report.statistics.factors import factors
 from runner.report.statistics.unequal_spread import holm

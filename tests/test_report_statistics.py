@@ -13,7 +13,8 @@ from benchmarks.equal_runs import SPREADS, Case, false_change, false_effect, fal
 from benchmarks.false_alarms import highest, rate
 from runner.report import write_report
 from runner.report.results.collect import METRICS, RunRecord, collect
-from runner.report.results.tables import Keys, Statistic, summarize
+from runner.report.results.keys import Keys
+from runner.report.results.tables import Statistic, summarize
 from runner.report.statistics.block_design import fit, layout, solve
 from runner.report.statistics.conclusion import interval, verdict
 from runner.report.statistics.distributions import wilson

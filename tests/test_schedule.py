@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torch.optim import lr_scheduler
 
 from runner.__main__ import main
-from runner.build.check import _wrong_type
+from runner.build.arguments import _wrong_type
 from runner.core.context import Context
 from runner.core.errors import ConfigError
 from runner.core.targets import locate

@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import runner.sweep.run.launch
 import runner.sweep.search.search
-import runner.task.session
+import runner.task.recorder
 from hydra_plugins.runner.search import SearchConfig
 from runner.core.errors import ConfigError
 from runner.report import write_report
@@ -356,7 +356,7 @@ def test_a_run_that_goes_on_tells_each_epoch_once(search, monkeypatch):
     """Stopped after its second epoch and resumed from its first, a run reports the second once, and ends the same."""
     words = (LR, "epochs=3", "hydra.sweeper.pruner=median", "checkpoint.seconds=0")
     search(2, *words, "name=whole")
-    on_epoch, seen = runner.task.session.Session._epoch, []
+    on_epoch, seen = runner.task.recorder.Recorder.epoch, []
 
     def stop(self, row):
         on_epoch(self, row)
@@ -365,9 +365,9 @@ def test_a_run_that_goes_on_tells_each_epoch_once(search, monkeypatch):
             self.job.judge.look(row, False)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner.task.session.Session, "_epoch", stop)
+    monkeypatch.setattr(runner.task.recorder.Recorder, "epoch", stop)
     assert search(2, *words)[0] == 130
-    monkeypatch.setattr(runner.task.session.Session, "_epoch", on_epoch)
+    monkeypatch.setattr(runner.task.recorder.Recorder, "epoch", on_epoch)
     assert trials()[1].intermediate_values.keys() == {1, 2}
     assert search(2, *words)[0] == 0
     assert answers() == answers(Path("outputs/whole"))

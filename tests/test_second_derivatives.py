@@ -161,9 +161,9 @@ def test_the_curvature_of_a_folder_is_of_all_its_classes(cli, monkeypatch):
                 pixels = draws.integers(shade - 20, shade + 20, (8, 8, 3)).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{number}.png")
     seen = []
-    monkeypatch.setattr("runner.train.state.CURVATURE_IMAGES", 20)
+    monkeypatch.setattr("runner.train.epoch.CURVATURE_IMAGES", 20)
     monkeypatch.setattr(
-        "runner.train.state.sample_by_class",
+        "runner.train.epoch.sample_by_class",
         lambda *args: seen.append((args[0], sample_by_class(*args))) or seen[-1][1],
     )
     words = ("data=image_folder", "data.root=photos", "data.resize=8", "data.size=8", "model=mlp", "model.hidden=[4]")

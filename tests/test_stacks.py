@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from runner.build.check import Refused, check
+from runner.build.check import check
+from runner.build.complaints import Refused
 from runner.core.errors import ConfigError
 from runner.core.seeds import generator
 from runner.evaluation.evaluate import examine

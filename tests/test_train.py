@@ -13,7 +13,7 @@ from runner.build.check import check
 from runner.core import timeline
 from runner.core.seeds import generator
 from runner.data.splits import ResidentSplit, Splits
-from runner.evaluation.evaluate import Measured
+from runner.evaluation.metrics import Measured
 from runner.execution.eager import Alone, train
 from runner.model.convnet import ConvNet
 from runner.model.mlp import MLP

@@ -15,16 +15,18 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import conv2d
 
-from runner.build.check import Refused, check
+from runner.build.check import check
+from runner.build.complaints import Refused
 from runner.core.errors import ConfigError
 from runner.execution.eager import train
 from runner.model.convnet import ConvNet
 from runner.store import checkpoint
 from runner.store.fingerprint import fingerprints
 from runner.task.resources import Resources
-from runner.transfer import weights
+from runner.transfer import read_weights
 from runner.transfer.finetune import Finetune, broken_seals
-from runner.transfer.weights import channels, read
+from runner.transfer.read_weights import read
+from runner.transfer.weights import channels
 from tests.conftest import result_of
 from tests.test_config import composed
 from tests.test_train import make, numbers
@@ -227,12 +229,12 @@ def test_weights_that_cannot_be_fetched_are_asked_for_once(monkeypatch):
         raise URLError("no network")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetch)
-    weights._fetched.cache_clear()
+    read_weights._fetched.cache_clear()
     for _ in range(2):
         assert "cannot be fetched (<urlopen error no network>); give the path" in refusal(
             "model=squeezenet1_1", "transfer.weights=default", "data.limit=20"
         )
-    weights._fetched.cache_clear()
+    read_weights._fetched.cache_clear()
     assert len(asked) == 1
 
 

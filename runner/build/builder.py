@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from runner.build.check import Refused, arguments
+from runner.build.arguments import arguments
+from runner.build.complaints import Refused
 from runner.build.data import DataSets
 from runner.core.context import Context
 from runner.core.errors import ConfigError
@@ -123,21 +124,7 @@ class Builder:
         with torch.device(splits.train.labels.device):  # not the meta device of a rehearsal
             for transform in pipeline.values():
                 transform.fit(splits.train, splits.size)
-        context = Context(
-            config=config,
-            model=model,
-            channels=splits.train.shape[0],
-            in_channels=splits.channels,
-            stored_size=splits.train.shape[1],
-            image_size=splits.size,
-            num_classes=len(splits.classes),
-            train_size=len(splits.train),
-            has_validation=splits.val is not None,
-            stack=stack,
-            pipeline=pipeline,
-            transfer=transfer,
-            schedule=schedule,
-        )
+        context = _context(config, model, splits, stack, pipeline, transfer, schedule)
         lines = []
         for item in stack.values():
             if rules is not None and (line := item.check(context)):
@@ -158,20 +145,36 @@ class Builder:
         optimizer = self.optimizer(config, groups)
         if rules is not None and isinstance(optimizer, Option) and (line := optimizer.check(context)):
             raise Refused([line])
-        return Parts(
-            model,
-            optimizer,
-            schedule,
-            stack,
-            pipeline,
-            transfer,
-            ensemble,
-            evaluation,
-            splits,
-            length,
-        )
+        return Parts(model, optimizer, schedule, stack, pipeline, transfer, ensemble, evaluation, splits, length)
 
 
 def _option(config: dict[str, Any], group: str, **arguments: Any) -> Any:
     """Return the object of a group's option."""
     return construct(group, config[group], config.get("trust", []), **arguments)
+
+
+def _context(
+    config: dict[str, Any],
+    model: nn.Module,
+    splits: Splits,
+    stack: dict[str, Any],
+    pipeline: dict[str, Any],
+    transfer: Any,
+    schedule: Any,
+) -> Context:
+    """Return what an option's `check` is shown of a combination."""
+    return Context(
+        config=config,
+        model=model,
+        channels=splits.train.shape[0],
+        in_channels=splits.channels,
+        stored_size=splits.train.shape[1],
+        image_size=splits.size,
+        num_classes=len(splits.classes),
+        train_size=len(splits.train),
+        has_validation=splits.val is not None,
+        stack=stack,
+        pipeline=pipeline,
+        transfer=transfer,
+        schedule=schedule,
+    )

@@ -8,7 +8,8 @@ from pathlib import Path
 from runner.core.errors import ConfigError
 from runner.report import runs_of
 from runner.report.results.collect import RunRecord, natural
-from runner.report.results.tables import WITHOUT_EFFECT, Keys, gaps, plain, typed_overrides
+from runner.report.results.keys import WITHOUT_EFFECT, Keys, plain, typed_overrides
+from runner.report.results.tables import gaps
 
 METRICS = ("val_accuracy", "test_accuracy")
 

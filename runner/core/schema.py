@@ -1,7 +1,8 @@
 """What a config may say: the type, the unit and the range of every key. Defaults stand in `conf/`.
 
 `Config` types the top of the tree; `GROUPS` types the keys that the options of one group share. Whatever else an
-option's YAML names is an argument of its `_target_` and is checked against the target's own signature (`check.py`).
+option's YAML names is an argument of its `_target_` and is checked against the target's own signature
+(`runner.build.arguments`).
 Importing this module imports no torch.
 """
 

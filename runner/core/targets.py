@@ -13,7 +13,7 @@ from typing import Any
 from runner.core.errors import ConfigError
 
 # What a `_target_` may name without `trust`; the object itself must come from there as well, so that no path through
-# a module's own imports (`runner.build.builder.json...`) leads out.
+# a module's own imports (`runner.build.data.json...`) leads out.
 TRUSTED = (
     "runner",
     "torch.optim",

@@ -12,7 +12,7 @@ from runner.core.errors import ConfigError
 from runner.core.schema import NOT_IDENTITY, Average
 from runner.core.text import few
 from runner.ensemble.base import Ensemble
-from runner.evaluation.evaluate import Member
+from runner.evaluation.base import Member
 from runner.evaluation.trained import Loaded
 from runner.store import checkpoint
 from runner.store.ledger import read

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from runner.core.errors import ConfigError
 from runner.ensemble.checkpoints import Bench, Checkpoints
-from runner.evaluation.evaluate import Member
+from runner.evaluation.base import Member
 from runner.evaluation.trained import Loaded
 
 

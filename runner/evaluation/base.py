@@ -1,15 +1,19 @@
 """What asks a trained network for its answer to images."""
 
+import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from runner.core.option import Option
 from runner.data.normalize import Normalize
+from runner.data.splits import Split
 from runner.evaluation.softmax import log_softmax
 
 Pipeline = Sequence[Callable[[Tensor, torch.Generator], Tensor]]
+Autocast = Callable[[], contextlib.AbstractContextManager]
 
 
 class Evaluation(Option):
@@ -25,6 +29,18 @@ class Evaluation(Option):
         are larger. `model` is in evaluation mode and is left in it.
         """
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Member:
+    """A network that answers, and how it sees the images: members of an ensemble may have been made for other sizes
+    and normalised otherwise. Their splits hold the same images in the same order."""
+
+    model: nn.Module
+    normalize: Normalize
+    split: Split
+    evaluation: Evaluation
+    name: str = ""
 
 
 def answer(model: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from runner.core.schema import Average
 from runner.data.normalize import Normalize
-from runner.evaluation.evaluate import ensembles
+from runner.evaluation.metrics import ensembles
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ def write_report(folder: Path) -> Path:
     """
     # matplotlib and jinja2 take most of a second: a caller that never reports does not pay for them.
     from runner.report.page import render
+    from runner.report.results.keys import label
     from runner.report.results.parquet import write_parquet
-    from runner.report.results.tables import label
     from runner.report.surfaces import write_overlays
     from runner.report.tensorboard import write_aggregates
 

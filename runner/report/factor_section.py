@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from runner.report.pictures.effects import factor_panels, scatter_panels
 from runner.report.pictures.heat_maps import Heat, heat_maps
 from runner.report.pictures.overview import parallel_coordinates
-from runner.report.results.tables import Keys, Row, by_seed
+from runner.report.results.keys import Keys
+from runner.report.results.tables import Row, by_seed
 from runner.report.statistics.effects import Effects, effects, margins
 from runner.report.statistics.factors import Factor, factors
 

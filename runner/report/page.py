@@ -20,8 +20,9 @@ from runner.report.pictures.overview import costs, memory, seconds
 from runner.report.pictures.svg import STYLES
 from runner.report.results.collect import METRICS, STATUSES, RunRecord, natural
 from runner.report.results.format import count, further, spread
+from runner.report.results.keys import Keys, label, plain
 from runner.report.results.provenance import mixed, states
-from runner.report.results.tables import Keys, Row, Statistic, label, plain, summarize
+from runner.report.results.tables import Row, Statistic, summarize
 from runner.report.statistics.conclusion import interval, verdict
 from runner.report.statistics.notes import weights_of
 from runner.report.surfaces import Overlay

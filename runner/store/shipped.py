@@ -15,8 +15,11 @@ MODULES = {
         "array_cache arrays decode digits image_folder normalize photo_cache photos prepare splits stream "
         "vision vision_photos"
     ),
-    "ensemble": "base batch_norm checkpoints ema independent lookahead none polyak snapshot soup swa weight_average",
-    "evaluation": "base evaluate monte_carlo softmax standard views",
+    "ensemble": (
+        "base batch_norm checkpoints ema independent lookahead none polyak snapshot soup swa training_run "
+        "weight_average"
+    ),
+    "evaluation": "base evaluate metrics monte_carlo softmax standard trained views",
     "model": (
         "airbench attention convnet drop_path fitted formulas library_noise mlp noise presets resnet stages "
         "torchvision_model train_mode wide_resnet"
@@ -33,10 +36,10 @@ MODULES = {
     ),
     "surface": "base beale himmelblau monkey_saddle plateau rastrigin ravine rosenbrock saddle trajectory",
     "task": (
-        "augmentation_grid base ensemble_facts evaluate forward_facts lr_range predict preflight preview "
-        "random_functions saddles session surface train trained training"
+        "augmentation_grid base ensemble_facts evaluate forward_facts job lr_range phases predict preflight "
+        "preview random_functions recorder resources saddles session surface torchrun train trained training"
     ),
-    "transfer": "finetune part published stem weights",
+    "transfer": "finetune part published read_weights stem weights",
 }
 SHIPPED = frozenset(f"runner.{group}.{name}" for group, names in MODULES.items() for name in names.split())
 

@@ -13,9 +13,8 @@ from runner.core.console import console
 from runner.core.errors import ConfigError
 from runner.execution.decision import Decisions
 from runner.report.results.format import count
-from runner.store import ledger, lock
+from runner.store import ledger, lock, plans
 from runner.store.revisions import older, revision_list
-from runner.sweep.plan import plan_file as frozen
 from runner.sweep.run.fused_summary import told
 
 MOST_ROWS = 40  # runs that are named; all are counted
@@ -38,7 +37,7 @@ def where(folder: Path) -> list[tuple[str, str, str]]:
         elif record.result.get("val_accuracy") is not None:
             words = words or f"val accuracy {record.result['val_accuracy']:.4f}"
         found.append((record.folder.relative_to(folder).as_posix(), status, words))
-    for plan in frozen.read(folder):
+    for plan in plans.read(folder):
         for run in plan["runs"]:
             if run["fingerprint"] not in names:
                 names.add(run["fingerprint"])

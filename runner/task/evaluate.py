@@ -17,14 +17,16 @@ from runner.core.seeds import generator
 from runner.data.splits import Split, Splits
 from runner.ensemble.batch_norm import batch_norms, estimate
 from runner.ensemble.checkpoints import Bench
-from runner.evaluation.evaluate import Autocast, Member, evaluate, examine
+from runner.evaluation.base import Autocast, Member
+from runner.evaluation.evaluate import evaluate, examine
 from runner.evaluation.standard import Standard
 from runner.evaluation.trained import Network
 from runner.model.noise import sampled
 from runner.store import checkpoint as files
 from runner.store.about import describe, settings
-from runner.task.base import Job, tracking
+from runner.task.base import tracking
 from runner.task.ensemble_facts import compared, tell
+from runner.task.job import Job
 from runner.task.preflight import Facts
 from runner.task.resources import Resources
 from runner.task.trained import PER_BATCH, Answering, forward, networks, origins, refuse, seen_by, size

@@ -18,7 +18,8 @@ from runner.execution.compile import compile_as_told
 from runner.execution.eager import Alone
 from runner.schedule.base import Schedule
 from runner.store.files import csv_text, png, write_atomic
-from runner.task.base import Job, Task, tracking
+from runner.task.base import Task, tracking
+from runner.task.job import Job
 from runner.task.preflight import Facts
 from runner.task.resources import Resources
 from runner.tracking.figure import pixels

@@ -23,11 +23,13 @@ from runner.core.seeds import generator
 from runner.data import photo_cache as cache
 from runner.data.decode import SUFFIXES, decode
 from runner.data.splits import ResidentSplit, Split
-from runner.evaluation.evaluate import Autocast, Member, answers, ensembles, mean_log
+from runner.evaluation.base import Autocast, Member
+from runner.evaluation.evaluate import answers
+from runner.evaluation.metrics import ensembles, mean_log
 from runner.evaluation.trained import Network
 from runner.store.cache import open_cache
 from runner.store.files import write_atomic
-from runner.task.base import Job
+from runner.task.job import Job
 from runner.task.preflight import Facts
 from runner.task.resources import Resources
 from runner.task.trained import PER_BATCH, Answering, forward, networks, origins, refuse, size

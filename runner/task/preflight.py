@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from runner.build.check import Refused
+from runner.build.complaints import Refused
 from runner.core.devices import check_device
 from runner.core.errors import ConfigError
 from runner.core.text import first_line

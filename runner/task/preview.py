@@ -16,10 +16,11 @@ from runner.core.seeds import generator
 from runner.data.normalize import Normalize
 from runner.store.files import png, write_atomic
 from runner.task.augmentation_grid import Preview, words
-from runner.task.base import Job, Task, tracking
+from runner.task.base import Task, tracking
+from runner.task.job import Job
 from runner.task.preflight import Facts
+from runner.task.recorder import describe
 from runner.task.resources import Resources
-from runner.task.session import describe
 
 SIDE = 144  # pixels of an image in the pictures, about
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from runner.build.builder import Builder
-from runner.execution.features.cache import Store
+from runner.execution.features.store import Store
 from runner.task.preflight import Facts, Rehearsals
 
 

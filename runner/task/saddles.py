@@ -23,7 +23,8 @@ from runner.execution.eager import Alone
 from runner.optimizer.flat_params import Flat
 from runner.optimizer.newton import hessian
 from runner.store.files import csv_text, png, write_atomic
-from runner.task.base import Job, Task, tracking
+from runner.task.base import Task, tracking
+from runner.task.job import Job
 from runner.task.preflight import Facts
 from runner.task.random_functions import Field, critical_points, curvature
 from runner.task.resources import Resources

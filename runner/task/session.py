@@ -6,7 +6,6 @@ import math
 import time
 from typing import Any
 
-import numpy as np
 import torch
 
 from runner.core.interruption import Interrupted, check, deferred
@@ -14,18 +13,16 @@ from runner.core.listener import Listener
 from runner.core.run_log import writing
 from runner.core.seeds import generator
 from runner.data.splits import Split
-from runner.evaluation.evaluate import Examined, evaluate, examine
+from runner.evaluation.evaluate import evaluate, examine
+from runner.evaluation.metrics import Examined
 from runner.evaluation.standard import Standard
 from runner.store import checkpoint
-from runner.store.files import Lines, png, write_atomic, yaml_text
-from runner.task.augmentation_grid import Preview
-from runner.task.base import Job, Work, failure
 from runner.task.ensemble_facts import compared, tell
+from runner.task.job import Job, failure
+from runner.task.phases import Work
+from runner.task.recorder import Recorder, mean_row
 from runner.task.resources import Resources
 from runner.task.training import Training
-from runner.tracking.events import Tracker
-from runner.tracking.pictures import batch_grid, confusion_matrix
-from runner.tracking.schedule_picture import draw
 from runner.train.progress import Diverged, Pruned
 from runner.train.state import Run
 from runner.transfer.finetune import broken_seals
@@ -33,26 +30,17 @@ from runner.transfer.published import transforms_input
 
 log = logging.getLogger(__name__)
 
-METRICS = "metrics.csv"
-MISTAKES = "mistakes.png"
-PREVIEW = 4, 5, 84  # of the augmentation in TensorBoard: images, draws of each, and about so many pixels
-COLUMNS = ("epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds")
-
 
 class Session(Training):
     """A run with its folder, tracker and checkpoint, from where it stood to its end."""
 
     def __init__(self, job: Job, builder: Resources, device: torch.device, listener: Listener):
         super().__init__(job, builder, device)
-        self.listener, resumed = listener, self.resumed
+        resumed = self.resumed
         self.status: str | None = None
         self.stopped: dict[str, int] | None = None  # where an interrupted run goes on
-        progress, self._rows = self.run.progress, self._history()
-        self.metrics = Lines(job.folder / METRICS, COLUMNS, self._rows)
-        self.tracker = None
-        if self.config["log"]["tensorboard"]:
-            self.tracker = Tracker(job.folder, purge_step=progress.step + 1 if resumed else None)
-            self._introduce(resumed)
+        self._rows = self._history()
+        self.recorder = Recorder(job, self.run, self.splits, listener, self._rows, resumed)
         for run in self.runs:
             run.on_log, run.on_epoch, run.on_pause = self._ignore, self._on_epoch, self._on_pause
         self.run.on_log = self._on_log
@@ -63,11 +51,9 @@ class Session(Training):
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self.metrics.close()
         if isinstance(error, Exception):
             self.status = failure(error)["status"]
-        if self.tracker is not None:
-            self.tracker.close(self.status)
+        self.recorder.close(self.status)
         for run in self.runs:
             run.release()
 
@@ -75,46 +61,14 @@ class Session(Training):
         """A row for each epoch that all runs have reached, or did not live to see: the mean over them."""
         histories = [run.progress.history for run in self.runs]
         sure = min([len(run.progress.history) for run in self.runs if not run.ended] or [max(map(len, histories))])
-        return [_mean([history[i] for history in histories if len(history) > i]) for i in range(sure)]
-
-    def _introduce(self, resumed: bool) -> None:
-        """The row of hparams, the config, the first batch as the network gets it, what the augmentation does."""
-        told = ("data", "model", "optimizer", "schedule", "regularization", "augmentation")
-        shown = {group: _word(self.job.choices[group]) for group in told if self.job.choices.get(group)}
-        shown |= {"optimizer.lr": self.config["optimizer"]["lr"] * self.config["lr_scale"]}
-        shown |= {key: self.config[key] for key in ("seed", "epochs", "batch_size")}
-        self.tracker.hparams(shown | {key: _word(value) for key, value in self.job.swept.items()})
-        if resumed:
-            return
-        for row in self._rows:  # of a network trained by another run
-            self.tracker.scalars(row["step"], _scalars(row))
-        self.tracker.text("config", "    " + yaml_text(self.config).replace("\n", "\n    "))
-        if self.run.schedule.foreseen:
-            self.tracker.picture("schedule", 0, draw(self.run.schedule, self.run.schedule.timeline, self.run.rates[0]))
-        if count := min(self.config["log"]["images"], self.config["batch_size"]):
-            batch = self.run.preview(count)
-            labels = [describe(target, self.splits.classes) for target in batch.targets.cpu()]
-            images = self.run.normalize.undo(batch.images).cpu().numpy()
-            self.tracker.picture("train/first_batch", 0, batch_grid(images, labels))
-        if count and self.run.parts.pipeline:
-            preview = Preview(self.splits, self.run.normalize, self.config["seed"], *PREVIEW)
-            self.tracker.picture(
-                "train/augmentation", 0, preview.grid(self.run.parts.pipeline, self.config["augmentation"])
-            )
-        self.tracker.flush()
+        return [mean_row([history[i] for history in histories if len(history) > i]) for i in range(sure)]
 
     def _ignore(self, step: int, scalars: dict[str, float]) -> None:
         """The steps of further members are theirs alone."""
 
     def _on_log(self, step: int, scalars: dict[str, float]) -> None:
         with writing(self.job.folder):
-            self._log(step, scalars)
-
-    def _log(self, step: int, scalars: dict[str, float]) -> None:
-        if self.tracker is not None:
-            self.tracker.scalars(step, scalars)
-        shown = {"train_loss": scalars["train/loss"]} if "train/loss" in scalars else {}
-        self.listener.progress(step, self.run.steps, shown)
+            self.recorder.log(step, scalars)
 
     def _on_epoch(self, _: dict[str, Any]) -> None:
         with writing(self.job.folder):
@@ -123,17 +77,10 @@ class Session(Training):
     def _add_rows(self) -> None:
         known, self._rows = len(self._rows), self._history()
         for row in self._rows[known:]:
-            self._epoch(row)
+            self.recorder.epoch(row)
             ended = all(run.ended for run in self.runs)
             if self.job.judge is not None and (reason := self.job.judge.look(row, ended)):
                 raise Pruned(reason)
-
-    def _epoch(self, row: dict[str, Any]) -> None:
-        self.metrics.add(row)
-        log.info("%s", " ".join(f"{key}={value:.5g}" for key, value in row.items() if value is not None))
-        if self.tracker is not None:
-            self.tracker.scalars(row["step"], _scalars(row))
-        self.listener.progress(row["step"], self.run.steps, {k: v for k, v in row.items() if v is not None})
 
     def _on_pause(self, run: Run) -> None:
         together = len({run.progress.step for run in self.runs if not run.ended}) <= 1
@@ -143,8 +90,7 @@ class Session(Training):
 
     def save(self, members: list[torch.nn.Module] | None = None) -> None:
         """Writes the checkpoint: the last state, with the best weights in it; in the end, the networks that answer."""
-        if self.tracker is not None:
-            self.tracker.flush()  # else a kill after this save would lose what a resumed run does not do again
+        self.recorder.flush()  # else a kill after this save would lose what a resumed run does not do again
         state = {
             "training": self.job.training,
             "fingerprint": self.job.fingerprint,
@@ -246,7 +192,7 @@ class Session(Training):
 
     def finish(self) -> dict[str, Any]:
         """After training: the chosen weights are validated, and tested this once."""
-        run, tracker = self.run, self.tracker
+        run = self.run
         for one, sealed in zip(self.runs, self.sealed):
             if broken := broken_seals(one.model, sealed):
                 raise RuntimeError(f"frozen, and yet it changed: {', '.join(broken[:5])}")
@@ -269,19 +215,8 @@ class Session(Training):
         result["confusion"] = found.confusion.tolist()
         result["ensemble"] = found.ensemble or self._compared(found.accuracy)
         if result["ensemble"] is not None:
-            tell(result["ensemble"], "test", self.job.folder, tracker, run.progress.step)
-        if tracker is not None:
-            told = ("accuracy", "loss", "top5_accuracy", "calibration_error")
-            scalars = {f"test/{key}": result[f"test_{key}"] for key in told if result[f"test_{key}"] is not None}
-            scalars |= {f"test/uncertainty/{key}": value for key, value in (result["test_uncertainty"] or {}).items()}
-            tracker.scalars(run.progress.step, scalars)
-            picture = confusion_matrix(found.confusion.numpy(), list(self.splits.classes))
-            tracker.picture("test/confusion", run.progress.step, picture)
-        if len(found.mistakes):
-            image = png(self._mistakes(found))
-            write_atomic(self.job.folder / MISTAKES, image, durable=False)
-            if tracker is not None:
-                tracker.picture("test/worst_mistakes", run.progress.step, image)
+            tell(result["ensemble"], "test", self.job.folder, self.recorder.tracker, run.progress.step)
+        self.recorder.tested(result, found)
         return result
 
     def _examine(self, members: list[torch.nn.Module], split: Split) -> Examined:
@@ -309,46 +244,3 @@ class Session(Training):
             for one in run.ensemble.compared(self.runs)
         ]
         return compared(accuracy, [one.accuracy for one in found]) if found else None
-
-    def _mistakes(self, found: Examined) -> np.ndarray:
-        """Test images that were answered wrongly, the largest loss first: `cat / dog .98` is a cat called a dog."""
-        split, classes = self.splits.test, self.splits.classes
-        images, labels = next(split.batches(found.mistakes[None].to(split.labels.device)))
-        answered = zip(labels.tolist(), found.answers.tolist(), found.confidence.tolist())
-        words = [f"{classes[label]} / {classes[answer]} {_share(sure)}" for label, answer, sure in answered]
-        return batch_grid(self.run.normalize.undo(self.run.normalize(images)).cpu().numpy(), words)
-
-
-def _scalars(row: dict[str, Any]) -> dict[str, float]:
-    tags = {
-        "train_accuracy": "train/accuracy",
-        "val_loss": "val/loss",
-        "val_accuracy": "val/accuracy",
-        "epoch": "epoch",
-    }
-    return {tag: row[key] for key, tag in tags.items() if row[key] is not None}
-
-
-def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The members' rows of one epoch as one."""
-    if len(rows) == 1:
-        return rows[0]
-    means = {key: [row[key] for row in rows] for key in COLUMNS}
-    found = {key: None if None in values else sum(values) / len(values) for key, values in means.items()}
-    return found | {"epoch": rows[0]["epoch"], "step": rows[0]["step"], "seconds": max(means["seconds"])}
-
-
-def _word(value: Any) -> Any:
-    return "[" + ",".join(map(str, value)) + "]" if isinstance(value, list | tuple) else value
-
-
-def describe(target: torch.Tensor, classes: tuple[str, ...]) -> str:
-    """A target in words: the class, or the two largest shares (`cat .7 / dog .3`)."""
-    if target.ndim == 0:
-        return classes[int(target)]
-    share, index = target.topk(2)
-    return " / ".join(f"{classes[i]} {_share(s)}" for s, i in zip(share.tolist(), index.tolist()) if s >= 0.005)
-
-
-def _share(share: float) -> str:
-    return f"{share:.2f}".removeprefix("0")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from runner.build.check import Refused
+from runner.build.complaints import Refused
 from runner.core.context import Context
 from runner.core.errors import ConfigError
 from runner.core.listener import Listener
@@ -20,7 +20,8 @@ from runner.core.timeline import Timeline
 from runner.store.files import csv_text, png, write_atomic
 from runner.surface.base import Surface
 from runner.surface.trajectory import COLUMNS, Walk, steps_to, verdict, walk
-from runner.task.base import Job, Task, tracking
+from runner.task.base import Task, tracking
+from runner.task.job import Job
 from runner.task.preflight import Facts
 from runner.task.resources import Resources
 from runner.tracking.events import Tracker

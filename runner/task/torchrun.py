@@ -19,7 +19,7 @@ from runner.execution import distributed
 from runner.execution.distributed import INTERRUPTED, LOOK, Over, Team
 from runner.store.files import RESULT, write_json
 from runner.store.ledger import read
-from runner.task.base import Job, failure
+from runner.task.job import Job, failure
 from runner.task.resources import Resources
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from runner.core import interruption, memory
 from runner.core.errors import ConfigError
 from runner.core.listener import Listener
-from runner.task.base import Job, Task, Work, process_settings
+from runner.task.base import Task, process_settings
+from runner.task.job import Job
+from runner.task.phases import Work
 from runner.task.resources import Resources
 from runner.task.session import Session
 from runner.task.torchrun import leading

@@ -20,13 +20,13 @@ from runner.core.text import few
 from runner.data.splits import Splits
 from runner.ensemble.checkpoints import Checkpoints, keeps_networks, matching
 from runner.ensemble.none import NoEnsemble
-from runner.evaluation.evaluate import Autocast
+from runner.evaluation.base import Autocast
 from runner.evaluation.trained import Loaded, Network
 from runner.store.ledger import read
 from runner.task.base import Task
 from runner.task.preflight import Facts, Origin
 from runner.task.resources import Resources
-from runner.train.state import precision
+from runner.train.precision import precision
 
 PER_BATCH = 64  # images that surely fit where a network was trained
 TRAINED = ("data", "model", "optimizer", "schedule", "regularization", "augmentation", "transfer")  # groups

@@ -9,9 +9,11 @@ from runner.core.seeds import generator
 from runner.execution import distributed
 from runner.execution.choose.lone import train_alone
 from runner.execution.compile import compile_as_told
+from runner.execution.features.cache import serve
 from runner.store import checkpoint
 from runner.store.files import PLAN
-from runner.task.base import Job, Trainable
+from runner.task.job import Job
+from runner.task.phases import Trainable
 from runner.task.resources import Resources
 from runner.train.loop import train
 from runner.train.slot import Seat
@@ -46,7 +48,7 @@ class Training(Trainable):
             self.program = team.join(self.run)
             self.cached = ["declined: several processes keep no features"]
             return
-        self.cached = [builder.features.serve(run, self.splits) for run in self.runs]
+        self.cached = [serve(run, self.splits, builder.features) for run in self.runs]
 
     def train(self) -> None:
         """Train to the end, or to the step at which a signal asked for an end. Raises `Diverged`."""

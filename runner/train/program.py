@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from runner.evaluation.evaluate import Measured
+from runner.evaluation.metrics import Measured
 from runner.train.batch import Batch
 from runner.train.protocols import Capture, Gradients
 from runner.train.state import Run

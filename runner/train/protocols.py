@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from runner.data.splits import Split
-from runner.evaluation.evaluate import Member
+from runner.evaluation.base import Member
 from runner.train.batch import Batch
 
 Replay = Callable[[], None]

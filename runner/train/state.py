@@ -3,10 +3,8 @@
 """
 
 import contextlib
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -14,27 +12,27 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from runner.core import memory
-from runner.core.schema import PRECISIONS
 from runner.core.seeds import generator
 from runner.core.timeline import batches
-from runner.data.normalize import Normalize, sample_by_class
-from runner.data.splits import Split
-from runner.evaluation.evaluate import Measured, Member, evaluate
+from runner.data.normalize import Normalize
+from runner.evaluation.metrics import Measured
 from runner.model.stages import stage_parameters
 from runner.optimizer.kernels import direct, lay_out, use_kernel
 from runner.train.batch import Batch
+from runner.train.epoch import Epochs
 from runner.train.metrics import Meter
 from runner.train.parts import Parts
-from runner.train.probes import Probe, hessian_ends
-from runner.train.progress import Diverged, Progress, Row
+from runner.train.precision import channels_last, precision
+from runner.train.probes import Probe
+from runner.train.progress import Progress, Row
 from runner.train.protocols import Collective, Features, Gradients
+from runner.train.saved import Saved
 from runner.train.selection import select_weights
 from runner.train.slot import Seat
+from runner.train.stream import Stream
 
-CURVATURE_IMAGES = 1024
 
-
-class Run:
+class Run(Stream, Epochs, Saved):
     """Everything that is one run's own while it trains.
 
     Listeners are told what happened: `on_log(step, scalars)` every `log.every` steps, `on_epoch(row)` after each
@@ -112,58 +110,6 @@ class Run:
     def ended(self) -> bool:
         """Whether there is no further step to do."""
         return self.left or self.progress.stopped or self.progress.step >= self.steps
-
-    def next_batch(self) -> Batch:
-        """Draws, augments and mixes the step's batch."""
-        if self.following:
-            self.next_rows()
-        if self.features is not None:
-            if self._batches is None:
-                self._batches = self.features.batches(self._order(), self.augmenting)
-            return self.mix(*next(self._batches), self.augmenting)
-        if self._batches is None:
-            self._batches = self.train_split.batches(self._order())
-        images, labels = next(self._batches)
-        return self.augment(images, labels, self.augmenting)
-
-    def next_rows(self) -> Tensor:
-        """The numbers of the step's images `[B]`, for who fetches them in place of `next_batch`."""
-        if self._rows is None:
-            self._rows = iter(self._order())
-        rows = next(self._rows)
-        for item in self.following:
-            item.follow(rows, self.progress.step // self.steps_per_epoch, self.config["seed"])
-        return rows
-
-    def rewind(self, losses: bool = True) -> None:
-        """Forgets the batches that were begun and, unless told not to, the losses that nobody has looked at."""
-        self._batches = self._rows = None
-        if losses:
-            self.meter.clear()
-
-    def augment(self, images: Tensor, labels: Tensor, draws: torch.Generator) -> Batch:
-        """The pipeline, normalisation, and what mixes images and targets."""
-        for transform in self.pipeline:
-            images = transform(images, draws)
-        return self.mix(self.normalize(images), labels, draws)
-
-    def mix(self, images: Tensor, labels: Tensor, draws: torch.Generator) -> Batch:
-        """What mixes images and targets; label smoothing, too."""
-        targets = labels
-        for item in self.mixers:
-            images, targets = item.mix(images, targets, self.num_classes, draws)
-        return Batch(images, targets, labels)
-
-    def preview(self, count: int) -> Batch:
-        """The first `count` training images as the network gets them; draws nothing that the run will draw."""
-        rows = self._order()[0][:count][None]
-        images, labels = next(self.train_split.batches(rows))
-        return self.augment(images, labels, generator(self.config["seed"], "preview", self.device))
-
-    def entering(self, count: int) -> Tensor:
-        """What the network gets of the first `count` training images: features where they are kept."""
-        images = self.preview(count).images
-        return images if self.features is None else self.features.enter(images)
 
     def loss(self, batch: Batch) -> Tensor:
         """The data loss of a (micro-)batch and the penalties, times the batch's share."""
@@ -263,16 +209,6 @@ class Run:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.precision)
 
-    def _order(self) -> Tensor:
-        """Rows of image numbers for the rest of this epoch. Each epoch's order follows from the seed alone, so a
-        run that resumes in the middle of one goes on with the same images."""
-        epoch, done = divmod(self.progress.step, self.steps_per_epoch)
-        draw = generator(self.config["seed"], f"order of epoch {epoch}")
-        order = torch.randperm(len(self.train_split), generator=draw)
-        return (
-            order[: self.steps_per_epoch * self.batch_size].view(-1, self.batch_size)[done:].to(self.train_split.device)
-        )
-
     def _set_rates(self) -> None:
         multiplier = self.schedule(self.progress.step)
         for group, rate in zip(self.optimizer.param_groups, self.rates):
@@ -287,68 +223,6 @@ class Run:
         scalars = self.meter.read(self.progress, self.team)
         scalars |= {f"lr/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
         self.on_log(self.progress.step, scalars | self.probe.read())
-
-    def _end_epoch(self, measured: Measured | None) -> None:
-        progress, count = self.progress, self.steps_per_epoch
-        row: Row = {
-            "epoch": progress.step // count,
-            "step": progress.step,
-            "train_loss": progress.loss_sum / count,
-            "train_accuracy": progress.hits / (count * self.batch_size),
-            "val_loss": None,
-            "val_accuracy": None,
-            "lr": self.optimizer.param_groups[0]["lr"],
-        }
-        progress.loss_sum = progress.hits = 0.0
-        self._batches = self._rows = None
-        if self.val_split is not None:
-            measured = measured or self.measure()
-            row |= {"val_loss": measured.loss, "val_accuracy": measured.accuracy}
-            if not math.isfinite(measured.loss):
-                raise Diverged(progress.step, f"the validation loss was {measured.loss} after step {progress.step}")
-            progress.last_good |= {"val_loss": measured.loss, "val_accuracy": measured.accuracy}
-            progress.judge(row, self.ensemble.watched(self), self.selection, self.config["early_stopping"])
-        if self.curvature_every and row["epoch"] % self.curvature_every == 0:
-            smallest, largest = self.curvature()
-            self.on_log(progress.step, {"curvature/smallest": smallest, "curvature/largest": largest})
-        row["seconds"] = round(self.seconds(), 3)
-        progress.history.append(row)
-        self.schedule.observe(row)
-        self.ensemble.after_epoch(self, row)
-        self.transfer.thaw(self.model, row["epoch"])
-        self.train_mode()
-        self.on_epoch(row)
-
-    def measure(self) -> Measured:
-        """The validation split, noise off; by the first of several processes."""
-        if self.team is not None and not self.team.leads:
-            return self.team.hear()
-        members = self.seen([self.ensemble.watched(self).eval()], self.val_split)
-        measured = evaluate(members, self.val_split, self.normalize, self.autocast, self.batch_size, self.num_classes)
-        self.train_mode()
-        if self.team is not None:
-            self.team.tell(measured)
-        return measured
-
-    def seen(self, members: Sequence[torch.nn.Module], split: Split) -> Sequence[torch.nn.Module | Member]:
-        """Networks as `evaluate` asks them for one pass: where the cache serves, from the cut on."""
-        return members if self.features is None else self.features.members(members, split)
-
-    def curvature(self) -> tuple[float, float]:
-        """Return the smallest and the largest eigenvalue of the Hessian of the data loss on a sample of the training
-        images, in full precision, noise and augmentation off."""
-        rows = sample_by_class(self.train_split.labels, CURVATURE_IMAGES, generator(self.config["seed"], "curvature"))
-        piece = min(CURVATURE_IMAGES // 4, max(1, self.batch_size // self.accumulate))  # as many as a step has
-        parts = [(self.normalize(x), y) for x, y in self.train_split.batches(rows.split(piece))]
-        self.model.eval()
-
-        def pieces() -> Iterator[Tensor]:
-            for images, labels in parts:
-                yield cross_entropy(self.model(images), labels) * (len(labels) / len(rows))
-
-        found = hessian_ends([p for p in self.trained if p.requires_grad], pieces)
-        self.train_mode()
-        return found
 
     def seconds(self) -> float:
         """Of training, earlier processes included; of time shared with other runs, this one's share."""
@@ -369,82 +243,6 @@ class Run:
         self.features = self.replays = self._batches = self._rows = None
         self.forward = self.model
 
-    # -- what a checkpoint keeps --------------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """Enough to go on as if nothing had happened."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "ensemble": self.ensemble.state_dict(),
-            "scaler": None if self.scaler is None else self.scaler.state_dict(),
-            "generators": {"augmentation": self.augmenting.get_state(), "noise": self.noise.get_state()},
-            "global_noise": torch.get_rng_state(),
-            "device_noise": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
-            "seat": None if self.seat is None else tuple(self.seat),
-            "compiled": self.compiled,
-            "progress": vars(replace(self.progress, seconds=self.seconds())),
-            **self._between_logs(),
-        }
-
-    def _between_logs(self) -> dict[str, Any]:
-        """Return what was measured since the last line of metrics: nothing, where the state is saved at one."""
-        if self.meter.since == self.progress.step:
-            return {}
-        return {"meter": self.meter.state_dict(), "probe": self.probe.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The counterpart of `state_dict`."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.lay_out()
-        self.schedule.load_state_dict(state["schedule"])
-        self.ensemble.load_state_dict(state["ensemble"])
-        if self.scaler is not None:
-            self.scaler.load_state_dict(state["scaler"])
-        self.augmenting.set_state(state["generators"]["augmentation"].cpu())
-        self.noise.set_state(state["generators"]["noise"].cpu())
-        torch.set_rng_state(state["global_noise"].cpu())
-        if state["device_noise"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["device_noise"].cpu(), self.device)
-        self.seat = None if state["seat"] is None else Seat(*state["seat"])
-        self.compiled = state.get("compiled", False)  # there was no trial before checkpoints had it
-        self.progress = Progress(**state["progress"])
-        self.meter.since, self._started = self.progress.step, time.perf_counter()
-        self.rewind()
-        if "meter" in state:
-            self.meter.load_state_dict(state["meter"])
-            self.probe.load_state_dict(state["probe"])
-        self.transfer.thaw(self.model, self.progress.step // self.steps_per_epoch)
-
-
-DTYPES: dict[str, torch.dtype] = {name: getattr(torch, dtype) for name, dtype in PRECISIONS.items()}
-
 
 def _unheard(*_: Any) -> None:
     """Tell nobody."""
-
-
-def precision(config: dict[str, Any], device: torch.device) -> torch.dtype:
-    """The type of the forward pass; `auto` is bfloat16 on a GPU that has it, but not for full batches."""
-    name = config["precision"]
-    if name == "auto":
-        if config["optimizer"]["full_batch"]:  # whose line searches compare losses
-            return torch.float32
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if fast else torch.float32
-    return DTYPES[name]
-
-
-def resolved(config: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Return the config with the precision that a run has on a device, in place of `auto`."""
-    dtype = precision(config, device)
-    return config | {"precision": next(name for name, known in DTYPES.items() if known is dtype)}
-
-
-def channels_last(config: dict[str, Any], model: torch.nn.Module) -> bool:
-    """Whether images lie channels-last: `auto` is where there are convolutions."""
-    if config["channels_last"] == "auto":
-        return any(isinstance(module, torch.nn.Conv2d) for module in model.modules())
-    return config["channels_last"]

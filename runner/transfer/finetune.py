@@ -17,7 +17,8 @@ from runner.core.text import few
 from runner.model.stages import raw_name, stage_parameters, stages
 from runner.model.train_mode import set_mode
 from runner.transfer.published import set_transform_input
-from runner.transfer.weights import Audit, Weights, fit, fit_rest, read, stem_channels
+from runner.transfer.read_weights import read
+from runner.transfer.weights import Audit, Weights, fit, fit_rest, stem_channels
 
 log = logging.getLogger(__name__)
 

@@ -1,27 +1,15 @@
-"""Weights from elsewhere: read without running code, fitted to a network, and what came of it."""
+"""Weights from elsewhere, fitted to a network, and what came of it."""
 
-import functools
-import hashlib
-import pickle
-import re
-import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from runner.core.errors import ConfigError, did_you_mean
+from runner.core.errors import ConfigError
 from runner.core.text import few
-from runner.model.presets import Preset, preset
-from runner.model.stages import raw_name
-from runner.store import checkpoint
-from runner.store.about import contents, describe
-from runner.store.ledger import run_folders
+from runner.model.presets import Preset
 from runner.transfer.part import refuse_small_part
-from runner.transfer.published import renamed
 from runner.transfer.stem import stem
 
 
@@ -57,137 +45,6 @@ class Audit:
         words += [f"new: {few([*self.unfit, *self.missing])}"] if self.unfit or self.missing else []
         words += [f"not used: {few(self.unused)}"] if self.unused else []
         return "; ".join(words)
-
-
-def read(source: str, node: Mapping[str, Any]) -> Weights:
-    """The weights that `transfer.weights` names for a model's config node. Raises `ConfigError`, in one line."""
-    path = Path(source).expanduser()
-    if not path.exists():
-        return _published(source, node)
-    file = _run_file(path) if path.is_dir() else path
-    stat = file.stat()
-    found = _read(str(file), stat.st_size, stat.st_mtime_ns)
-    return found if found.preset else replace(found, preset=preset(node))
-
-
-def _run_file(folder: Path) -> Path:
-    """The checkpoint of a run's folder, or of the only run in a folder of runs."""
-    if (folder / checkpoint.FILE).exists():
-        return folder / checkpoint.FILE
-    kept = {*folder.glob(f"*/{checkpoint.FILE}"), *(run / checkpoint.FILE for run in run_folders(folder))}
-    runs = sorted(file for file in kept if file.exists())
-    if len(runs) > 1:
-        raise ConfigError(
-            f"transfer.weights={folder}: {len(runs)} runs are in this folder; name one, its name in quotes of its own: "
-            f"\"transfer.weights='{runs[0].parent}'\""
-        )
-    if not runs:
-        raise ConfigError(
-            f"transfer.weights={folder}: a folder without {checkpoint.FILE}; name a finished run, or a file"
-        )
-    return runs[0]
-
-
-@functools.lru_cache(maxsize=4)
-def _read(source: str, size: int, changed: int) -> Weights:
-    """One file, once a process while it does not change."""
-    path = Path(source)
-    content = path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
-        try:
-            return Weights(renamed(load(content)), digest, path.name)
-        except SafetensorError as error:
-            raise ConfigError(f"transfer.weights={source}: damaged, or no safetensors file ({error})") from error
-    try:
-        with warnings.catch_warnings(action="ignore"):  # on protocols; what cannot be read raises
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        said = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f" ({said[1]})" if said else ""
-        raise ConfigError(
-            f"transfer.weights={source}: holds more than tensors{what}, or is damaged; nothing of it was run: save the "
-            "state_dict alone"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
-        raise ConfigError(f"transfer.weights={source}: damaged, or no file of weights") from error
-    if isinstance(state, dict) and {"about", "members"} <= state.keys():
-        return of_run(path)
-    for key in ("state_dict", "model"):  # as many training scripts wrap it
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ConfigError(f"transfer.weights={source}: holds no mapping of names to tensors; save model.state_dict()")
-    state = renamed({key.removeprefix("module."): value for key, value in state.items()})
-    return Weights(state, digest, path.name)
-
-
-def of_run(file: Path) -> Weights:
-    """The tested weights of a finished run of the runner, from its checkpoint."""
-    folder = file.parent
-    try:
-        kept = checkpoint.load(file)
-    except checkpoint.Damaged as error:
-        raise ConfigError(f"transfer.weights={folder}: {error}") from error
-    source = f"transfer.weights={folder}"
-    kept = contents(kept, source)
-    if kept["members"] is None:
-        raise ConfigError(f"{source}: this run is not finished; run its command again first")
-    about = describe(kept["abouts"][0], source)
-    if len(kept["members"]) > 1:
-        raise ConfigError(
-            f"transfer.weights={folder}: an ensemble of {len(kept['members'])} networks; name a run of one"
-        )
-    (state,) = kept["members"]
-    state = {raw_name(key): value for key, value in state.items()}
-    digest = hashlib.sha256()
-    for key, value in sorted(state.items()):
-        digest.update(key.encode() + value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    sizes = Preset(about["size"], about["size"], tuple(about["mean"]), tuple(about["std"]))
-    return Weights(
-        state,
-        digest.hexdigest(),
-        f"run {folder.name}",
-        sizes,
-        tuple(about["classes"]),
-        about["channels"],
-        about.get("transform_input", False),  # without it: of a runner that never set it
-    )
-
-
-def _published(source: str, node: Mapping[str, Any]) -> Weights:
-    """torchvision's own, by the name of its enumeration."""
-    if preset(node) is None:
-        raise ConfigError(
-            f"transfer.weights={source}: no such file or folder (torchvision has weights for its own models only)"
-        )
-    from torchvision.models import get_model_weights
-
-    known = get_model_weights(node["name"])
-    names = ["default", *(weights.name for weights in known)]
-    if source.upper() not in [name.upper() for name in names]:
-        raise ConfigError(
-            f"transfer.weights={source}: no such file, and {node['name']} has the weights {', '.join(names)}"
-            f"{did_you_mean(source, names)}"
-        )
-    weights = known.DEFAULT if source.upper() == "DEFAULT" else known[source.upper()]
-    state = _fetched(weights)
-    if isinstance(state, Exception):
-        raise ConfigError(f"transfer.weights={source}: cannot be fetched ({state}); give the path of a file instead")
-    sizes = preset(node, weights)
-    return Weights(renamed(state), weights.url, f"{node['name']} {weights.name}", sizes, channels=len(sizes.mean))
-
-
-@functools.lru_cache(maxsize=4)
-def _fetched(weights: Any) -> dict[str, Tensor] | Exception:
-    """A member of torchvision's enumeration, downloaded once; or why not, tried once for all runs of a sweep."""
-    try:
-        return weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:  # no network, or a file that was cut short
-        return error
 
 
 @torch.no_grad()

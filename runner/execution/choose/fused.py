@@ -15,7 +15,8 @@ from runner.execution.choose.cuda_graph import choose_graph
 from runner.execution.cuda_graph.replay import WARM
 from runner.execution.decision import Decision, too_short
 from runner.execution.eager import Alone
-from runner.execution.features.cache import Store
+from runner.execution.features.cache import serve
+from runner.execution.features.store import Store
 from runner.execution.fused.errors import Unlike
 from runner.execution.fused.program import Fused
 from runner.execution.trial import LOOKS, fastest, is_faster
@@ -74,7 +75,7 @@ def impossible(builder: Builder, features: Store, config: dict[str, Any], device
         noise = generator(seed, "noise", device)
         splits = builder.splits(own, device)
         runs.append(Run(own, builder.parts(own, splits, device, noise), device, noise))
-        features.serve(runs[-1], splits)
+        serve(runs[-1], splits, features)
     try:
         Fused(runs)
     except Unlike as error:

@@ -10,8 +10,7 @@ import json
 import logging
 import math
 import time
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +20,10 @@ from torch import Tensor, nn
 from runner.core.errors import ConfigError
 from runner.data.photos import available_memory
 from runner.data.splits import Split, Splits
-from runner.evaluation.evaluate import Member
+from runner.evaluation.base import Member
 from runner.evaluation.standard import Standard
 from runner.execution.features.activations import Activations, content_of, count_variants, flat, pick, rows, variants
-from runner.execution.features.cut import Cut, Rest, calls_before, enters
+from runner.execution.features.cut import Rest, calls_before, enters
 from runner.execution.features.eligible import (
     Declined,
     close,
@@ -35,6 +34,7 @@ from runner.execution.features.eligible import (
     trained_modules,
     tried,
 )
+from runner.execution.features.store import Store
 from runner.store import cache
 from runner.transfer.published import transforms_input
 
@@ -48,56 +48,23 @@ CHUNK = 64  # images at a time, whatever a run's batch is: so that all runs see 
 PROBE = 4  # images on which the cut is tried
 
 
-class Store:
-    """What was computed in this process, and how data sets are told apart. One serves all runs."""
+def serve(run: "Run", splits: Splits, store: Store) -> str:
+    """Lets a run train on activations where that is possible; what the result says of it.
 
-    def __init__(self) -> None:
-        self._kept: dict[str, Activations] = {}  # used last, stands last
-        self.cuts: dict[str, tuple[Cut, Tensor]] = {}  # that were tried, and what crossed them
-        self._prints: weakref.WeakKeyDictionary[Split, str] = weakref.WeakKeyDictionary()
-
-    def serve(self, run: "Run", splits: Splits) -> str:
-        """Lets a run train on activations where that is possible; what the result says of it.
-
-        Raises `ConfigError` where `transfer.cache=true` cannot be had.
-        """
-        asked = run.transfer.cache
-        if asked is False:
-            return "off"
-        try:
-            run.use(Features(run, splits, self))
-        except Declined as no:
-            if asked is True:
-                raise ConfigError(insisted(no)) from no
-            if run.transfer.depth(run.model):
-                log.info("no feature cache: %s", no)
-            return f"declined: {no}"
-        return "on"
-
-    def get(self, key: str, budget: float, make: Callable[[], Activations]) -> Activations:
-        """What is kept under a key, else what is made; as much stays as the budget in bytes allows."""
-        found = self._kept.pop(key, None) or make()
-        while self._kept and sum(other.bytes for other in self._kept.values()) + found.bytes > budget:
-            self._kept.pop(next(iter(self._kept)))
-        self._kept[key] = found
-        return found
-
-    def forget(self, key: str) -> None:
-        """What turned out wrong."""
-        del self._kept[key]
-
-    def fingerprint(self, split: Split) -> str:
-        """Which images, in which order: by the sums of each one's pixels where they are known, else by all pixels."""
-        if split not in self._prints:
-            digest = hashlib.sha256(repr((len(split), split.shape)).encode())
-            parts: Iterable[Tensor] = [split.labels] if split.moments is None else [split.labels, split.moments]
-            if split.moments is None:
-                numbers = torch.arange(len(split), device=split.device).split(1024)
-                parts = itertools.chain(parts, (images for images, _ in split.batches(numbers)))
-            for part in parts:
-                digest.update(content_of(part))
-            self._prints[split] = digest.hexdigest()
-        return self._prints[split]
+    Raises `ConfigError` where `transfer.cache=true` cannot be had.
+    """
+    asked = run.transfer.cache
+    if asked is False:
+        return "off"
+    try:
+        run.use(Features(run, splits, store))
+    except Declined as no:
+        if asked is True:
+            raise ConfigError(insisted(no)) from no
+        if run.transfer.depth(run.model):
+            log.info("no feature cache: %s", no)
+        return f"declined: {no}"
+    return "on"
 
 
 class Features:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from runner.augmentation.base import Transform
 from runner.core.context import Context
 from runner.core.text import first_line
-from runner.evaluation.evaluate import Autocast
+from runner.evaluation.base import Autocast
 from runner.execution.closeness import close
 from runner.execution.features.activations import count_variants
 from runner.execution.features.cut import Cut, Rest, Uncut, calls_before, enters, find

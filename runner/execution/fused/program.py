@@ -8,7 +8,7 @@ from torch import Tensor
 
 from runner.core import memory
 from runner.data.splits import ResidentSplit
-from runner.evaluation.evaluate import Measured
+from runner.evaluation.metrics import Measured
 from runner.execution.cuda_graph.replay import Replays
 from runner.execution.fused.compatible import program, refusal, same_batches, structure
 from runner.execution.fused.errors import Unlike, by

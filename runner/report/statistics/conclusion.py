@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from runner.core.text import number
 from runner.report.results.format import count, further, probability
-from runner.report.results.tables import FEWEST, Keys, Row, Statistic, by_seed
+from runner.report.results.keys import Keys
+from runner.report.results.tables import FEWEST, Row, Statistic, by_seed
 from runner.report.statistics.block_design import Fit, fit
 from runner.report.statistics.distributions import t_quantile
 from runner.report.statistics.notes import doubts, images, left_out, limits, rules

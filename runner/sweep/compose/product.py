@@ -7,7 +7,7 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from runner.build.check import Refused, complaints
+from runner.build.complaints import Refused, complaints
 from runner.core.errors import ConfigError, did_you_mean
 from runner.core.schema import Sweep
 from runner.core.text import shown

@@ -10,7 +10,7 @@ from runner.core.timeline import batches
 from runner.data.splits import Splits
 from runner.sweep.plan.plan import Entry, Plan
 from runner.sweep.plan.probe import BACKWARD, Measured, probe
-from runner.task.base import failure
+from runner.task.job import failure
 from runner.task.train import Train
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from runner.store.ledger import GOOD, Record, read
 from runner.store.owned import check_sweep_folder
 from runner.sweep.compose.compose import Composed, Part
 from runner.sweep.plan.layout import run_folder
-from runner.task.base import Job
+from runner.task.job import Job
 from runner.task.preflight import Facts
 from runner.task.resources import Resources
 from runner.train.slot import Seat

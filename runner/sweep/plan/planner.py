@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from runner.build.check import Refused, check
+from runner.build.check import check
+from runner.build.complaints import Refused
 from runner.core import interruption
 from runner.core.devices import threads
 from runner.core.errors import ConfigError
@@ -29,9 +30,10 @@ from runner.sweep.plan import plan_file as frozen
 from runner.sweep.plan.known import match, match_training
 from runner.sweep.plan.layout import Layout, check_apart, check_one
 from runner.sweep.plan.plan import Entry, Plan, check_writable, moved, number
-from runner.task.base import Job, Task
+from runner.task.base import Task
+from runner.task.job import Job
 from runner.task.resources import Resources
-from runner.train.state import resolved
+from runner.train.precision import resolved
 
 
 class Planner:

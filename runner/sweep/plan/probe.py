@@ -20,8 +20,9 @@ from runner.data.splits import Split
 from runner.evaluation.evaluate import examine
 from runner.execution.eager import Alone
 from runner.execution.features.activations import count_variants
-from runner.execution.features.cache import Features, Store
+from runner.execution.features.cache import Features
 from runner.execution.features.eligible import Declined
+from runner.execution.features.store import Store
 from runner.store.cache import Cache
 from runner.task.base import process_settings
 from runner.task.preflight import Facts

@@ -3,30 +3,26 @@
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from runner.core.console import console
 from runner.core.listener import Listener
-from runner.core.text import number
 from runner.execution.decision import Decisions
 from runner.report.results.format import count as counted
 from runner.store import lock
 from runner.sweep.plan.plan import Entry, Plan
 from runner.sweep.run.fused_summary import told
+from runner.sweep.run.table import COLOURS, outcome, results_table
 from runner.sweep.run.tally import tally
 
-MOST_ROWS = 40  # of the table at the end; results.csv has them all
-COLOURS = {"done": "green", "pruned": "blue", "diverged": "yellow", "running": "cyan"}
 NOT_STARTED = {"status": "not started", "reason": None, "resumes": "", "val_accuracy": None}
-COLOURS |= dict.fromkeys(("failed", "out_of_memory"), "red")
 
 
 @contextlib.contextmanager
@@ -204,7 +200,7 @@ class Display(Listener):
             )
             out.print(f"results: {plan.entries[0].job.folder}", soft_wrap=True)
         else:
-            out.print(self._table(results))
+            out.print(results_table(plan, results, self.columns))
             counts = Counter(result["status"] for result in results)
             counts["not started"] = len(plan.entries) - len(results)
             out.print(f"{counted(len(plan.entries), 'run')}: {tally(counts)}; {time.monotonic() - self.started:.1f} s")
@@ -220,40 +216,8 @@ class Display(Listener):
         if words := told(results, Decisions(self.plan.folder, "fuse").load_all()):
             self.out.print(words, soft_wrap=True)
 
-    def _table(self, results: list[dict[str, Any]]) -> Table:
-        columns = self.columns
-        table = Table(title=str(self.plan.folder))
-        for column in ("combination", "status", *columns, "seconds"):
-            table.add_column(column, justify="left" if column in ("combination", "status") else "right")
-        labels = {entry.job.fingerprint: entry.label for entry in self.plan.entries}
-        # A task without accuracies keeps the plan's order.
-        ranked = sorted(results, key=lambda r: (r["status"] != "done", -(r["val_accuracy"] or 0)))
-        for result in ranked[:MOST_ROWS]:
-            table.add_row(
-                Text(labels[result["fingerprint"]]),
-                Text(_status(result), style=COLOURS.get(result["status"], "")),
-                *(number(result.get(key), key) for key in columns.values()),
-                number(result["seconds"], "seconds"),
-            )
-        if len(ranked) > MOST_ROWS:
-            table.caption = f"{len(ranked) - MOST_ROWS} more in {self.plan.folder / 'results.csv'}"
-        return table
-
-
-def _status(result: dict[str, Any]) -> str:
-    """Return a run's status in words; of an interrupted one also where it stands."""
-    return f"{result['status']} {result.get('resumes', '').removeprefix('resumes ')}".rstrip()
-
 
 def _words(numbers: dict[str, float]) -> str:
     """What a run says of an epoch that it ended."""
     keys = ("epoch", "train_loss", "val_loss", "val_accuracy")
     return "  ".join(f"{key} {numbers[key]:.4g}" for key in keys if key in numbers) if "epoch" in numbers else ""
-
-
-def outcome(result: dict[str, Any], columns: Mapping[str, str]) -> str:
-    """A run's end in a line: what its task shows, or why it ended."""
-    if result["status"] != "done":
-        return result["reason"] or result.get("resumes") or "the same command goes on with it"
-    told = [f"{title} {number(result[key], key)}" for title, key in columns.items() if result.get(key) is not None]
-    return ", ".join([*told, f"{result['seconds']:.1f} s"])

@@ -9,8 +9,9 @@ from runner.core.text import duration
 from runner.report.results.format import count
 from runner.sweep.plan.cost import Cost, Costs, costs
 from runner.sweep.plan.plan import Entry, Plan
-from runner.sweep.run.display import COLOURS, MOST_ROWS, twice
-from runner.sweep.run.fused_summary import foretold
+from runner.sweep.run.display import twice
+from runner.sweep.run.fused_plan import foretold
+from runner.sweep.run.table import COLOURS, MOST_ROWS
 
 COLUMNS = ("parameters", "steps", "FLOPs\na step", "time", "memory", "disk")
 PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))

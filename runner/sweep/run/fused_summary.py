@@ -1,57 +1,13 @@
-"""Runs that are trained as one program, in words: before a sweep, and after it."""
+"""Runs that were trained as one program, in words. Loads no torch."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runner.core.text import few
-from runner.execution.decision import Decision, Decisions
+from runner.execution.decision import Decision
 from runner.report.results.format import count
-from runner.sweep.plan.grouping import reason_alone
-
-if TYPE_CHECKING:
-    from runner.sweep.plan.plan import Entry, Plan
 
 MOST = 3  # reasons that are named
-
-
-def foretold(plan: "Plan") -> list[str]:
-    """Which of the runs that are left share a program, or may, and why the others do not."""
-    if plan.fusing == "false" or plan.lone and plan.entries[0].facts.members == 1:
-        return []
-    shared: dict[str, list[Entry]] = {}
-    alone: dict[str, int] = {}
-    for entry in plan.todo:
-        if entry.job.fingerprint in plan.seats:
-            shared.setdefault(_shared(plan, entry), []).append(entry)
-        elif not plan.lone:
-            reason = _alone(plan, entry)
-            alone[reason] = alone.get(reason, 0) + 1
-    lines = [f"{_programs(plan, entries)}: {words}" for words, entries in shared.items()]
-    return lines + [f"{number} alone: {reason}" for reason, number in alone.items()]
-
-
-def _shared(plan: "Plan", entry: "Entry") -> str:
-    """What is known of a program that runs may share."""
-    decision = Decisions(plan.folder, "fuse").load(entry.program)
-    if plan.fusing == "true":
-        if plan.seats[entry.job.fingerprint][1].count == entry.facts.members == 1:
-            return "each has one to itself: nobody shares it"
-        return "trained together (hydra.launcher.fuse=true)"
-    if decision is None:
-        return "a trial at their start decides whether they are trained together"
-    return f"trained {'together' if decision.on else 'one by one'}, as was decided before ({decision.reason})"
-
-
-def _alone(plan: "Plan", entry: "Entry") -> str:
-    return reason_alone(plan, entry) or "there is no other run of the same network and batches to join"
-
-
-def _programs(plan: "Plan", entries: list["Entry"]) -> str:
-    """How many runs have one program, or several."""
-    if plan.lone:
-        return f"{entries[0].facts.members} networks in one program"
-    groups = {plan.seats[entry.job.fingerprint][0] for entry in entries}
-    return f"{count(len(entries), 'run')} in {'one program' if len(groups) == 1 else f'{len(groups)} programs'}"
 
 
 def told(results: Iterable[dict[str, Any]], decisions: list[Decision]) -> str:

@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from runner.core.run_log import OwnLines
 from runner.store.files import write_atomic, yaml_text
 from runner.sweep.compose.compose import Part, current
-from runner.task.base import Job, Phases, Ready
+from runner.task.job import Job
+from runner.task.phases import Phases, Ready
 
 
 class HydraJob:

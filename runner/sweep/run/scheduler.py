@@ -20,7 +20,7 @@ from runner.sweep.plan.plan import Entry, Plan, moved
 from runner.sweep.run.display import Display
 from runner.sweep.run.executor import Crew, Ended
 from runner.sweep.run.work import Sharing, Work, done_meanwhile, standing
-from runner.task.base import started
+from runner.task.job import started
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,8 @@ from runner.store.ledger import FINISHED, Record, read
 from runner.store.owned import clear_run
 from runner.sweep.compose.compose import Part
 from runner.sweep.run.hydra_job import HydraJob
-from runner.task.base import Job, Ready, carry_out
+from runner.task.job import Job
+from runner.task.phases import Ready, carry_out
 from runner.task.resources import Resources
 from runner.train.slot import Seat
 

@@ -15,7 +15,8 @@ from runner.core.text import number
 from runner.report.results.format import count as counted
 from runner.store.ledger import Record, by_fingerprint, records
 from runner.sweep.plan.plan import Entry
-from runner.sweep.run.display import COLOURS, MOST_ROWS, Display
+from runner.sweep.run.display import Display
+from runner.sweep.run.table import COLOURS, MOST_ROWS
 from runner.sweep.run.tally import tally
 from runner.sweep.search.problem import Scope
 from runner.sweep.search.space import Params

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
-from runner.build.check import Refused
+from runner.build.complaints import Refused
 from runner.core.errors import ConfigError
 from runner.sweep.compose.argv import command
 from runner.sweep.compose.combinations import bring

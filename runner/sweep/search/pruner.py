@@ -13,7 +13,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import RandomSampler
 from optuna.storages import RDBStorage
 
-from runner.task.base import Judge
+from runner.task.job import Judge
 
 PATIENCE = 60.0  # seconds to wait for other processes that write to the study
 NAME = "search"  # of the study in its file

@@ -33,7 +33,7 @@ from runner.sweep.search.pruner import Candidate
 from runner.sweep.search.settings import EACH_EPOCH
 from runner.sweep.search.space import Params
 from runner.sweep.search.study import FILE, RUN, Memory
-from runner.task.session import METRICS
+from runner.task.recorder import METRICS
 
 
 def search(composer: Composer, launcher: Launcher, arguments: list[str]) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BeforeValidator, Field
 
-from runner.build.check import Refused, complaints
+from runner.build.complaints import Refused, complaints
 from runner.core.errors import ConfigError
 from runner.core.schema import Count, Keys, Positive, Text, Whole
 

@@ -1,0 +1,92 @@
+"""What a checkpoint keeps of a run."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from runner.train.metrics import Meter
+from runner.train.probes import Probe
+from runner.train.progress import Progress
+from runner.train.slot import Seat
+
+
+class Saved:
+    """The part of a run that is saved and loaded."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Any
+    ensemble: Any
+    transfer: Any
+    device: torch.device
+    augmenting: torch.Generator
+    noise: torch.Generator
+    scaler: torch.amp.GradScaler | None
+    steps_per_epoch: int
+    progress: Progress
+    meter: Meter
+    probe: Probe
+    seat: Seat | None
+    compiled: bool | None
+
+    def seconds(self) -> float:
+        """Return the time of training."""
+        raise NotImplementedError
+
+    def lay_out(self) -> None:
+        """Have the optimizer's state lie in memory as the weights do."""
+        raise NotImplementedError
+
+    def rewind(self, losses: bool = True) -> None:
+        """Forget the batches that were begun."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """Enough to go on as if nothing had happened."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "ensemble": self.ensemble.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "generators": {"augmentation": self.augmenting.get_state(), "noise": self.noise.get_state()},
+            "global_noise": torch.get_rng_state(),
+            "device_noise": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "seat": None if self.seat is None else tuple(self.seat),
+            "compiled": self.compiled,
+            "progress": vars(replace(self.progress, seconds=self.seconds())),
+            **self._between_logs(),
+        }
+
+    def _between_logs(self) -> dict[str, Any]:
+        """Return what was measured since the last line of metrics: nothing, where the state is saved at one."""
+        if self.meter.since == self.progress.step:
+            return {}
+        return {"meter": self.meter.state_dict(), "probe": self.probe.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The counterpart of `state_dict`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.lay_out()
+        self.schedule.load_state_dict(state["schedule"])
+        self.ensemble.load_state_dict(state["ensemble"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        self.augmenting.set_state(state["generators"]["augmentation"].cpu())
+        self.noise.set_state(state["generators"]["noise"].cpu())
+        torch.set_rng_state(state["global_noise"].cpu())
+        if state["device_noise"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["device_noise"].cpu(), self.device)
+        self.seat = None if state["seat"] is None else Seat(*state["seat"])
+        self.compiled = state.get("compiled", False)  # there was no trial before checkpoints had it
+        self.progress = Progress(**state["progress"])
+        self.meter.since, self._started = self.progress.step, time.perf_counter()
+        self.rewind()
+        if "meter" in state:
+            self.meter.load_state_dict(state["meter"])
+            self.probe.load_state_dict(state["probe"])
+        self.transfer.thaw(self.model, self.progress.step // self.steps_per_epoch)
