@@ -11,6 +11,9 @@ import pytest
 import torch
 
 from runner.__main__ import main
+from runner.core.startup import is_plain
+
+quick = pytest.mark.skipif(is_plain(), reason="RUNNER_PLAIN=1 turns off what this test is about")
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from runner.core.startup.torch_compiler import _absent
+from tests.conftest import quick
 
 TELL = """
 import sys
@@ -25,11 +26,13 @@ def told(tmp_path, *words):
     return done.stdout.rpartition("loaded:")[2].split()
 
 
+@quick
 def test_a_run_leaves_the_compiler_alone(tmp_path):
     """Neither planning nor training loads it, where no network is compiled."""
     assert told(tmp_path, "epochs=1", "data.limit=200", "optimizer=adam") == ["matplotlib"]
 
 
+@quick
 def test_a_sweep_of_one_seed_has_its_report_written_by_a_worker(tmp_path):
     """Which has been forked from a process that holds what that takes; this one loads neither that nor statistics."""
     words = "-m", "epochs=1", "data.limit=200", "optimizer=sgd,adam", "hydra.launcher.workers=2"
@@ -38,6 +41,7 @@ def test_a_sweep_of_one_seed_has_its_report_written_by_a_worker(tmp_path):
     assert "adam" in page and "<svg" in page
 
 
+@quick
 def test_who_compiles_loads_it():
     """The other test would see it."""
     script = "import torch; from runner.core.startup.torch_compiler import plain_optimizers; plain_optimizers(); "
@@ -103,6 +107,7 @@ def steps(tmp_path_factory):
     return found
 
 
+@quick
 def test_steps_are_those_of_torch(steps):
     """All optimizers move weights by the same numbers, call their hooks, and no compiler is there."""
     plain, whole = steps["plain"], steps["torch"]
@@ -112,6 +117,7 @@ def test_steps_are_those_of_torch(steps):
         assert np.array_equal(weights, whole[name]), name
 
 
+@quick
 def test_a_package_can_be_away_for_a_while():
     """Inside it is as not installed, afterwards as before; one that is loaded stays."""
     with _absent("wave"), pytest.raises(ImportError):

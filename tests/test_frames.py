@@ -5,6 +5,9 @@ import time
 import pytest
 
 from runner.core.startup.frames import roomy
+from tests.conftest import quick
+
+pytestmark = quick
 
 
 def leaf(x):

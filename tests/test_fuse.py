@@ -14,6 +14,7 @@ from runner.execution.fused.stacked_runs import Bundle
 from runner.model.library_noise import Dropout
 from runner.train.loop import step
 from runner.train.slot import APART, Seat
+from tests.conftest import quick
 from tests.test_train import make, splits
 
 ELEMENTWISE = ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"]
@@ -239,6 +240,7 @@ def large(*overrides):
     return run
 
 
+@quick
 def test_large_runs_take_their_steps_by_themselves():
     """Also where a run clips or looks at its gradients, or has a penalty."""
     alone, together = ([large(*words) for words in STEPS] for _ in range(2))
@@ -246,6 +248,7 @@ def test_large_runs_take_their_steps_by_themselves():
     assert program.bundles[0].apart == together
 
 
+@quick
 def test_gradients_of_a_step_that_failed_are_forgotten():
     """Runs that go on alone after it take no step by them."""
     alone, together = ([large(*words) for words in STEPS] for _ in range(2))

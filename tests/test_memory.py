@@ -15,7 +15,7 @@ from runner.core import memory
 from runner.core.memo import Recent
 from runner.task.resources import Resources
 from runner.train.state import Run
-from tests.conftest import result_of, results_of
+from tests.conftest import quick, result_of, results_of
 
 WORDS = ("model=custom", "model._target_=tests.test_memory.Narrow", "trust=[tests]", "threads=1", "epochs=2")
 
@@ -91,6 +91,7 @@ def test_torch_itself_says_it_in_these_words():
     assert memory.lacking(caught.value)
 
 
+@quick
 def test_the_peak_is_that_of_the_run(cli):
     """A result tells its memory; a later, smaller run of the same process tells its own."""
     cpu = torch.device("cpu")
@@ -180,6 +181,7 @@ def test_cycles_of_libraries_are_looked_for_where_they_are(finished, words):
     assert finished("model=mlp", *words)[0] == []
 
 
+@quick
 def test_equal_runs_report_equal_peaks_after_larger_ones_too(tmp_path):
     """Within 5 %, whichever run the process has done before: a wide network and a small one by turns."""
     words = ["-m", "seed=0,1,2", "model=mlp", "model.hidden=[4000,2000],[16]", "name=p", "data.limit=200", "epochs=1"]

@@ -8,6 +8,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from runner.optimizer.adam import Adam
 from runner.optimizer.kernels import Direct, direct, lay_out, use_kernel
+from tests.conftest import quick
 
 CASES = {
     "sgd": (torch.optim.SGD, {}),
@@ -27,6 +28,8 @@ CASES = {
 }
 BORN = "sgd", "sgd, decay", "ascent", "plain passes", "adagrad"  # with all the state that they have
 SHAPES = (3, 5), (5,), (4, 3, 2)
+
+pytestmark = quick
 
 
 def made(kind, options, shapes=SHAPES):

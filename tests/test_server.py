@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import quick
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="what the system's C library has")
 
 
@@ -60,6 +62,7 @@ print(before > 1000, faults(40) < 1000)
 """
 
 
+@quick
 @linux
 def test_memory_is_kept(tmp_path):
     """Blocks of 40 MB come back without a fault a page; where the user set an own limit, it stays."""

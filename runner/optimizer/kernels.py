@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from runner.core.startup import is_plain
 from runner.core.startup.torch_compiler import hooked
 from runner.optimizer.adam import Adam
 
@@ -48,7 +49,11 @@ def lay_out(optimizer: torch.optim.Optimizer) -> None:
 def direct(optimizer: torch.optim.Optimizer) -> "Direct | None":
     """Its steps by themselves, where they are a few calls for all weights of a group."""
     groups, weights = optimizer.param_groups, _weights(optimizer)
-    if len({(p.device, p.dtype) for p in weights}) > 1 or any(group.get("capturable") for group in groups):
+    if (
+        is_plain()
+        or len({(p.device, p.dtype) for p in weights}) > 1
+        or any(group.get("capturable") for group in groups)
+    ):
         return None
     if type(optimizer) is torch.optim.RMSprop:
         others = any(group["momentum"] or group["centered"] or group["alpha"] >= 1 for group in groups)

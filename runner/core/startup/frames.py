@@ -10,6 +10,8 @@ import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from runner.core.startup import is_plain
+
 P, R = ParamSpec("P"), TypeVar("R")
 
 SLOTS = 1 << 15  # of 8 bytes: as much room again for some 800 frames above it
@@ -17,6 +19,8 @@ SLOTS = 1 << 15  # of 8 bytes: as much room again for some 800 frames above it
 
 def roomy(function: Callable[P, R]) -> Callable[P, R]:
     """The function, below which a thread's frames have room in one piece."""
+    if is_plain():
+        return function
 
     def called(*given: P.args, **named: P.kwargs) -> R:
         return function(*given, **named)

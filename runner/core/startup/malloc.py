@@ -6,6 +6,8 @@ import functools
 import os
 import sys
 
+from runner.core.startup import is_plain
+
 # glibc gives large blocks back to the system at every step, and gets them again, each page empty (docs/benchmarks.md);
 # with these it keeps them: its numbers of mallopt(3), by the variables with which a user sets the same.
 _KEEP = {
@@ -19,7 +21,9 @@ _HUGE, _ADVICE = 1 << 21, 14  # bytes of Linux's large pages; madvise(2)'s word 
 @functools.cache
 def keep() -> None:
     """Keep freed host memory in this process from now on (Linux with glibc; elsewhere nothing changes)."""
-    if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):  # other C libraries have none
+    if is_plain() or sys.platform != "linux":
+        return
+    if not hasattr(libc := ctypes.CDLL(None), "mallopt"):  # other C libraries have none
         return
     if any(name in os.environ for name in (*_KEEP, "GLIBC_TUNABLES")):  # somebody knows better
         return
@@ -37,5 +41,5 @@ def keep() -> None:
 
 def trim() -> None:
     """Give freed host memory back to the system (Linux with glibc; elsewhere nothing happens)."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+    if not is_plain() and sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)

@@ -18,6 +18,8 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
+from runner.core.startup import is_plain
+
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -33,7 +35,7 @@ def plain_optimizers() -> None:
 
 def plain_methods(kind: type) -> None:
     """From now on the methods of a class leave the compiler alone, unless it is there already."""
-    if "torch._dynamo" in sys.modules:
+    if is_plain() or "torch._dynamo" in sys.modules:
         return
     for name, method in list(vars(kind).items()):
         if inspect.isfunction(method) and hasattr(method, "__wrapped__") and method.__globals__["__name__"] in GUARDS:
@@ -60,7 +62,7 @@ def flop_counter() -> "FlopCounterMode":
 @contextlib.contextmanager
 def _absent(name: str) -> Iterator[None]:
     """Inside, a package that is not loaded yet is as one that is not installed, without a word about that."""
-    if name in sys.modules:
+    if is_plain() or name in sys.modules:
         yield
         return
     sys.modules[name] = None
