@@ -13,7 +13,7 @@ import runner.sweep.search.search
 from runner.__main__ import main
 from runner.execution.fused.network import Network
 from runner.sweep import __main__ as command
-from runner.task.session import Session
+from runner.task.recorder import Recorder
 from runner.train.state import Run
 from tests.conftest import results_of
 
@@ -87,7 +87,7 @@ def test_each_run_has_all_that_is_its_own(calm, cli):
 @pytest.fixture
 def faults(monkeypatch):
     """What befalls runs, each in a part of the loop that is its own."""
-    mix, update, epoch = Run.mix, Run.update, Session._epoch
+    mix, update, epoch = Run.mix, Run.update, Recorder.epoch
 
     def broken_mix(self, images, labels, draws):
         if self.config["seed"] == BATCH and self.progress.step == 13:
@@ -107,7 +107,7 @@ def faults(monkeypatch):
 
     monkeypatch.setattr(Run, "mix", broken_mix)
     monkeypatch.setattr(Run, "update", broken_update)
-    monkeypatch.setattr(Session, "_epoch", broken_epoch)
+    monkeypatch.setattr(Recorder, "epoch", broken_epoch)
 
 
 def test_one_runs_end_changes_no_others_numbers(calm, cli, faults):
