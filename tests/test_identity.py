@@ -375,7 +375,7 @@ def test_an_auto_that_was_bf16_does_not_answer_for_fp32(cli, monkeypatch):
 
 def test_auto_is_resolved_on_the_runs_device(cli, monkeypatch):
     """Where the device takes bf16, `auto` is the run of a typed bf16; config.yaml says so."""
-    from runner.train import state as running
+    from runner.train import precision as running
 
     words = ("model=mlp", "epochs=1", "data.limit=200", "log.images=0", "log.tensorboard=false", "name=first")
     plain = running.precision
