@@ -347,3 +347,20 @@ def test_a_search_is_interrupted_as_a_sweep_is(cli, monkeypatch):
     assert cli(*words, "name=cut")[0] == 0
     whole, cut = left(Path("outputs/whole")), left(Path("outputs/cut"))
     assert {key: parts[1:] for key, parts in whole.items()} == {key: parts[1:] for key, parts in cut.items()}
+
+
+@pytest.mark.parametrize("fuse", ["true", "false"])
+def test_the_time_of_training_counts_where_it_is_stopped(cli, monkeypatch, fuse):
+    """Also of runs that share a program, whose clocks stand still while others are finished."""
+    words = ("-m", *SMALL, "seed=0,1", f"hydra.launcher.fuse={fuse}", "hydra.launcher.workers=0", "name=s")
+    update = Run.after_update
+
+    def slow(self):
+        time.sleep(0.02)
+        update(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "after_update", at_call(20, signal.SIGINT, slow))
+        assert cli(*words)[0] == 130
+    stopped = [result for result in results_of(Path("outputs/s")).values() if result["stopped"]]
+    assert stopped and all(result["seconds"] >= 0.02 * result["stopped"]["step"] for result in stopped)

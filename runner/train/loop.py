@@ -39,6 +39,8 @@ def _loop(runs: list[Run], program: Program, leave: Leave | None) -> None:
         if not active:
             return
         step(active, program, leave)
+    for run in active:  # which a signal stops: their time so far counts
+        run.share_time(1)
 
 
 def step(runs: list[Run], program: Program, leave: Leave | None = None) -> None:
