@@ -96,14 +96,14 @@ def digest(target: str) -> str:
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:LENGTH]
 
 
-def forget_edited() -> bool:
-    """Drop the user's modules from this process where a file of theirs was edited since; True where one was.
+def forget_edited() -> None:
+    """Drop the user's modules from this process where a file of theirs was edited since.
 
     A command typed in the same process (a notebook) then runs the code that its fingerprint names.
     """
     stale = [module for module in _modules.values() if _now(module) not in (None, module.digest)]
     if not stale:
-        return False
+        return
     for module in stale:  # time stamp (in whole seconds) and size of the new source may be those of the compiled one
         if module.origin.endswith(SOURCE):
             Path(importlib.util.cache_from_source(module.origin)).unlink(missing_ok=True)
@@ -113,7 +113,6 @@ def forget_edited() -> bool:
     home.cache_clear()
     digest.cache_clear()
     importlib.invalidate_caches()
-    return True
 
 
 def _now(module: Module) -> str | None:
