@@ -19,18 +19,18 @@ from runner.execution.eager import train
 from runner.model.noise import sampled
 from runner.sweep.compose.explain import CONF
 from runner.task.resources import Resources
-from runner.train.state import Run
+from runner.train.state import TrainState
 
 PASSES, IMAGES, CPU = 10_000, 256, torch.device("cpu")
 
 
-def made(builder: Resources, inference: str, words: list[str]) -> Run:
+def made(builder: Resources, inference: str, words: list[str]) -> TrainState:
     """A run that tests with the mean weights, or with Gaussians."""
     stack = ["model=mlp", "regularization=[dropconnect]", f"regularization.dropconnect.inference={inference}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = check(OmegaConf.to_container(compose("config", [*stack, *words]), resolve=True))
     noise = generator(config["seed"], "noise")
-    return Run(config, builder.parts(config, builder.splits(config), CPU, noise), CPU, noise)
+    return TrainState(config, builder.parts(config, builder.splits(config), CPU, noise), CPU, noise)
 
 
 @torch.no_grad()

@@ -36,14 +36,14 @@ from runner.core.seeds import generator
 from runner.core.timing import timed
 from runner.data.splits import ResidentSplit, Splits
 from runner.execution.compile import compile_as_told
-from runner.execution.eager import Alone, train
-from runner.execution.fused.program import Fused
+from runner.execution.eager import EagerProgram, train
+from runner.execution.fused.program import FusedProgram
 from runner.task.job import Job
 from runner.task.resources import Resources
 from runner.task.session import Session
 from runner.train.loop import step
 from runner.train.program import Program
-from runner.train.state import Run
+from runner.train.state import TrainState
 
 OPTIMIZERS = ("sgd", "momentum", "rmsprop", "adam")
 COLOURS = {"mlp": "#0072b2", "convnet": "#d55e00", "resnet20": "#009e73"}
@@ -73,7 +73,7 @@ def configs_of(count: int, words: list[str]) -> list[dict]:
     return [made[name] | {"seed": seed} for seed, name in enumerate(names)]
 
 
-def runs_of(model: str, count: int, device: torch.device, builder: Resources, more: list[str]) -> list[Run]:
+def runs_of(model: str, count: int, device: torch.device, builder: Resources, more: list[str]) -> list[TrainState]:
     """Runs that are ready to train."""
     common = [f"model={model}", "epochs=10000", f"device={device}", "data.val_fraction=0", *more]
     runs = []
@@ -83,7 +83,7 @@ def runs_of(model: str, count: int, device: torch.device, builder: Resources, mo
         else:
             splits = images32(2048, device) if model == "resnet20" else builder.splits(config, device)
         noise = generator(config["seed"], "noise", device)
-        runs.append(compile_as_told(Run(config, builder.parts(config, splits, device, noise), device, noise)))
+        runs.append(compile_as_told(TrainState(config, builder.parts(config, splits, device, noise), device, noise)))
     for run in runs:
         run.train_mode()
     return runs
@@ -98,7 +98,7 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     return timed(work, device)[1]
 
 
-def steps(runs: list[Run], program: Program, count: int) -> None:
+def steps(runs: list[TrainState], program: Program, count: int) -> None:
     for _ in range(count):
         step(runs, program)
 
@@ -119,10 +119,14 @@ def speeds(
     """Seconds a run and step alone and fused, and how many times faster."""
     lone = runs_of(model, count, device, builder, more)[:: max(1, count // len(OPTIMIZERS))]
     together = runs_of(model, count, device, builder, more)
-    program = Fused(together)
+    program = FusedProgram(together)
 
     def alone() -> float:
-        return sum(seconds(lambda run=run: steps([run], Alone(), length), device) for run in lone) / len(lone) / length
+        return (
+            sum(seconds(lambda run=run: steps([run], EagerProgram(), length), device) for run in lone)
+            / len(lone)
+            / length
+        )
 
     def fused() -> float:
         return seconds(lambda: steps(together, program, length), device) / len(together) / length
@@ -136,7 +140,7 @@ def memory(model: str, count: int, device: torch.device, builder: Resources, mor
 
     def build() -> None:
         runs = runs_of(model, count, device, builder, more)
-        steps(runs, Fused(runs) if count > 1 else Alone(), 2)
+        steps(runs, FusedProgram(runs) if count > 1 else EagerProgram(), 2)
 
     return held(build, device)
 
@@ -151,7 +155,7 @@ def whole_loop(fused: bool, count: int, epochs: int, device: torch.device, build
             sessions.append(stack.enter_context(Session(job, builder, device, Listener())))
         runs = [session.run for session in sessions]
         if fused:
-            return seconds(lambda: train(runs, Fused(runs)), device)
+            return seconds(lambda: train(runs, FusedProgram(runs)), device)
         return sum(seconds(lambda run=run: train([run]), device) for run in runs)
 
 

@@ -36,11 +36,11 @@ from torch.nn.functional import cross_entropy
 from runner.core.timing import timed
 from runner.execution.cuda_graph.capture import CudaGraphs
 from runner.execution.cuda_graph.replay import WARM
-from runner.execution.eager import Alone
-from runner.execution.fused.program import Fused
+from runner.execution.eager import EagerProgram
+from runner.execution.fused.program import FusedProgram
 from runner.task.resources import Resources
 from runner.train.program import Program
-from runner.train.state import Run
+from runner.train.state import TrainState
 
 STEPS = {"mlp": 200, "convnet": 100, "resnet20": 20}  # of one measurement
 PIPELINES = ("flip,crop", "flip,crop,color_jitter", "randaugment", "trivialaugment", "affine,cutout")
@@ -51,7 +51,7 @@ Row = tuple[str, str]  # case, and what was found
 class ByHand:
     """A training loop as one writes it out, for the data, the network and the optimizer of a run."""
 
-    def __init__(self, run: Run, name: str, way: str):
+    def __init__(self, run: TrainState, name: str, way: str):
         self.run, split, network = run, run.train_split, run.model
         self.images, self.labels = split.images, split.labels
         options = {} if way != "graph" else {"capturable": True}
@@ -99,18 +99,18 @@ def by_loop(device: torch.device, fast: bool, builder: Resources, _: Path) -> It
     for model in ["mlp"] if fast else STEPS:
         count = 2 if fast else STEPS[model]
 
-        def one(*more: str, model: str = model) -> Run:
+        def one(*more: str, model: str = model) -> TrainState:
             return runs_of(model, 1, device, builder, list(more))[0]
 
         ways = {
-            "ours": _ours([one()], Alone()),
-            "ours, compile=true": _ours([one("compile=true")], Alone()),
+            "ours": _ours([one()], EagerProgram()),
+            "ours, compile=true": _ours([one("compile=true")], EagerProgram()),
             "by hand, eager": ByHand(one(), "sgd", "eager"),
             "by hand, compiled": ByHand(one(), "sgd", "compiled"),
         }
         if device.type == "cuda":
-            ways["ours, cuda_graph=true"] = _replayed([one()], Alone())
-            ways["ours, compile=true, cuda_graph=true"] = _replayed([one("compile=true")], Alone())
+            ways["ours, cuda_graph=true"] = _replayed([one()], EagerProgram())
+            ways["ours, compile=true, cuda_graph=true"] = _replayed([one("compile=true")], EagerProgram())
             ways["by hand, one CUDA graph"] = ByHand(one(), "sgd", "graph")
         took, _ = measured(1 if fast else 5, *(_clock(way, count, device) for way in ways.values()))
         rates = {name: count / seconds for name, seconds in zip(ways, took, strict=True)}
@@ -121,11 +121,11 @@ def by_loop(device: torch.device, fast: bool, builder: Resources, _: Path) -> It
             yield f"{model}: CUDA graphs, ours and by hand", "left out: need CUDA"
 
 
-def _ours(runs: list[Run], program: Program) -> Callable[[int], None]:
+def _ours(runs: list[TrainState], program: Program) -> Callable[[int], None]:
     return lambda count: steps(runs, program, count)
 
 
-def _replayed(runs: list[Run], program: Program) -> Callable[[int], None]:
+def _replayed(runs: list[TrainState], program: Program) -> Callable[[int], None]:
     """The same with CUDA graphs, which are recorded here."""
     program.replay(runs, CudaGraphs(runs[0].device), must=True)
     steps(runs, program, WARM + 1)
@@ -149,8 +149,8 @@ def by_fuse(device: torch.device, fast: bool, builder: Resources, _: Path) -> It
             made = runs_of(model, many, device, builder, [])
             runs = [runs_of(model, len(OPTIMIZERS), device, builder, []) for _ in range(2)]
             ways = {
-                "fused, cuda_graph=true": ([_replayed(made, Fused(made))], many),
-                "alone, cuda_graph=true": ([_replayed([run], Alone()) for run in runs[0]], 1),
+                "fused, cuda_graph=true": ([_replayed(made, FusedProgram(made))], many),
+                "alone, cuda_graph=true": ([_replayed([run], EagerProgram()) for run in runs[0]], 1),
                 "alone, CUDA graphs by hand": ([ByHand(*one, "graph") for one in zip(runs[1], OPTIMIZERS)], 1),
             }
             for name, (loops, sharing) in ways.items():
@@ -175,7 +175,7 @@ def by_augmentation(device: torch.device, fast: bool, builder: Resources, _: Pat
         yield names, f"{batch * count / seconds:,.0f} images/s"
 
 
-def _augment(run: Run, images: torch.Tensor, labels: torch.Tensor, count: int) -> None:
+def _augment(run: TrainState, images: torch.Tensor, labels: torch.Tensor, count: int) -> None:
     for _ in range(count):
         run.augment(images, labels, run.augmenting)
 

@@ -23,7 +23,7 @@ from runner.build.complaints import Refused
 from runner.core.errors import ConfigError
 from runner.data.splits import ResidentSplit
 from runner.task.resources import Resources
-from runner.train.state import Run
+from runner.train.state import TrainState
 from tests.test_config import composed
 
 ITEMS = {
@@ -225,7 +225,7 @@ def test_all_of_them_in_one_pipeline():
     )
     builder = Resources()
     splits = builder.splits(config)
-    run = Run(config, builder.parts(config, splits, cpu, seeded(), rules=()), cpu, seeded())
+    run = TrainState(config, builder.parts(config, splits, cpu, seeded(), rules=()), cpu, seeded())
     batch = run.next_batch()
     assert batch.images.shape == (64, 1, 8, 8) and batch.images.isfinite().all()
 

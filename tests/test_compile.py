@@ -17,7 +17,7 @@ from runner.execution import trial as trying
 from runner.execution.choose import compile as compile_trial
 from runner.execution.choose.compile import choose_compile
 from runner.execution.choose.lone import train_alone
-from runner.execution.eager import Alone
+from runner.execution.eager import EagerProgram
 from runner.execution.fused.compatible import apart
 from runner.execution.trial import Answer
 from runner.train.loop import step
@@ -62,7 +62,7 @@ def test_a_trial_leaves_no_trace(tried):
     assert re.fullmatch(WORDS, other.chosen["compile"])
     for run in (plain, other):
         for _ in range(5):
-            step([run], Alone())
+            step([run], EagerProgram())
     assert plain.state_dict()["generators"].keys() == other.state_dict()["generators"].keys()
     for name, value in states([plain])[0].items():
         assert torch.equal(value, states([other])[0][name]), name
@@ -74,7 +74,7 @@ def test_what_is_faster_is_kept_and_goes_on(tried):
     run = whole(make(*LONG))
     choose_compile(run, None)
     assert run.compiled and run.forward is made[-1] and run.chosen["compile"].startswith("on (gradients of a step take")
-    step([run], Alone())
+    step([run], EagerProgram())
     assert run.state_dict()["compiled"] is True
     for found in (True, False):
         state = copy.deepcopy(run.state_dict()) | {"compiled": found}

@@ -21,10 +21,10 @@ from runner.execution.eager import train
 from runner.execution.features import activations as kept
 from runner.execution.features import cache
 from runner.execution.features.store import Store
-from runner.execution.fused.errors import Unlike
-from runner.execution.fused.program import Fused
+from runner.execution.fused.errors import Incompatible
+from runner.execution.fused.program import FusedProgram
 from runner.task.resources import Resources
-from runner.train.state import Run
+from runner.train.state import TrainState
 from tests.conftest import result_of, results_of
 from tests.test_config import composed
 from tests.test_train import splits
@@ -69,7 +69,7 @@ def make(*overrides, data=None, store=None, prepare=lambda parts: None, budget=N
     noise = generator(config["seed"], "noise")
     parts = Resources().parts(config, data, CPU, noise)
     prepare(parts)
-    run = Run(config, parts, CPU, noise)
+    run = TrainState(config, parts, CPU, noise)
     return run, cache.serve(run, data, store or Store())
 
 
@@ -660,8 +660,8 @@ def test_runs_on_kept_features_share_a_program(overrides, model, monkeypatch):
     alone, together = ([one(*own) for own in words] for _ in range(2))
     for run in alone:
         train([run])
-    program = Fused(together)
-    monkeypatch.setattr(Run, "measure", None)  # they are validated as one, too
+    program = FusedProgram(together)
+    monkeypatch.setattr(TrainState, "measure", None)  # they are validated as one, too
     train(together, program)
     for plain, fused in zip(alone, together):
         assert_equal(fused, plain, 1e-4)
@@ -670,5 +670,5 @@ def test_runs_on_kept_features_share_a_program(overrides, model, monkeypatch):
 def test_runs_whose_frozen_weights_differ_share_none():
     """Features of other frozen weights are no program's."""
     runs = [make("transfer.freeze_depth=1", f"seed={seed}")[0] for seed in range(2)]
-    with pytest.raises(Unlike, match="differ"):
-        Fused(runs)
+    with pytest.raises(Incompatible, match="differ"):
+        FusedProgram(runs)

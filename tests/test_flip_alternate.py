@@ -11,7 +11,7 @@ from runner.augmentation.vertical_flip import VerticalFlip
 from runner.core.errors import ConfigError
 from runner.execution.eager import train
 from runner.execution.features.activations import pick
-from runner.execution.fused.program import Fused
+from runner.execution.fused.program import FusedProgram
 from runner.train.loop import step
 from tests.test_feature_cache import make as make_cached
 from tests.test_train import make, splits
@@ -81,7 +81,7 @@ def test_in_a_shared_program():
         train([run])
         alone.append(mirrored(seen.batches))
     runs = [run for run, _ in pairs]
-    program = Fused(runs)
+    program = FusedProgram(runs)
     for _, seen in pairs:
         seen.batches.clear()  # the previews by which the program is compared
     for run in runs:

@@ -249,7 +249,7 @@ def stop(*_: object) -> None:
 def test_an_interrupted_sweep_at_a_time_goes_on_in_its_folder(cli, monkeypatch):
     """The message says how: the time names another folder now."""
     with monkeypatch.context() as patch:
-        patch.setattr("runner.sweep.run.launch.Drive", stop)
+        patch.setattr("runner.sweep.run.launch.Scheduler", stop)
         code, _, err = cli("-m", *HERE, "seed=0,1", f"hydra.sweep.dir=at/{TIME}")
     assert code == 130 and "(with the folder's name typed in place of ${now:...}" in err
     (folder,) = Path("at").iterdir()
@@ -261,7 +261,7 @@ def test_two_commands_at_once_give_no_number_twice(cli, monkeypatch):
     """What another command has planned since is seen before the first run begins."""
     words = ("-m", *HERE, NUMBER, "name=n")
     with monkeypatch.context() as patch:
-        patch.setattr("runner.sweep.run.launch.Drive", stop)
+        patch.setattr("runner.sweep.run.launch.Scheduler", stop)
         assert cli(*words, "seed=0,1")[0] == 130 and Path("outputs/n/plan.json").exists()
     numbers, asked = frozen.numbers, []
 

@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from runner.execution.eager import Alone, train
-from runner.execution.fused.errors import Unlike
+from runner.execution.eager import EagerProgram, train
+from runner.execution.fused.errors import Incompatible
 from runner.execution.fused.network import Network
-from runner.execution.fused.program import Fused
+from runner.execution.fused.program import FusedProgram
 from runner.execution.fused.slot import MANY_WEIGHTS
-from runner.execution.fused.stacked_runs import Bundle
+from runner.execution.fused.stacked_runs import StackedRuns
 from runner.model.library_noise import Dropout
 from runner.train.loop import step
-from runner.train.slot import APART, Seat
+from runner.train.slot import APART, Slot
 from tests.conftest import quick
 from tests.test_train import make, splits
 
@@ -58,11 +58,11 @@ def states(runs):
 def compare(alone, together, steps=10, **tolerance):
     """Trains the first runs each by itself and the others together, and compares after every step."""
     tolerance = tolerance or {"rtol": 1e-10, "atol": 1e-12}
-    program = Fused(together)
+    program = FusedProgram(together)
     for run in (*alone, *together):
         run.train_mode()
     for _ in range(steps):
-        step(alone, Alone())
+        step(alone, EagerProgram())
         step(together, program)
         losses = [
             torch.stack([run.meter.losses[-1] for run in runs]) if runs[0].meter.losses else None
@@ -141,12 +141,12 @@ MIXED = [("optimizer=sgd", "seed=1"), ("optimizer=adam", "seed=2"), ("optimizer=
 
 def seated(runs, count=None, common=APART):
     for row, run in enumerate(runs):
-        run.seat = Seat(row, count or len(runs), common)
+        run.seat = Slot(row, count or len(runs), common)
     return runs
 
 
 def train_together(runs, steps, program=None):
-    program = program or Fused(runs)
+    program = program or FusedProgram(runs)
     for run in runs:
         run.train_mode()
     for _ in range(steps):
@@ -213,7 +213,7 @@ def test_parted_runs_are_their_own_again():
     for _ in range(3):
         for runs in pair:
             for run in runs:
-                step([run], Alone())
+                step([run], EagerProgram())
     for one, other in zip(*map(states, pair)):
         for name in one:
             torch.testing.assert_close(other[name], one[name], rtol=1e-9, atol=1e-11)
@@ -259,7 +259,7 @@ def test_gradients_of_a_step_that_failed_are_forgotten():
     assert all(run.direct.given is None for run in together)
     assert all(p.grad is None for run in together for p in run.trained)
     for run in (*alone, *together):
-        step([run], Alone())
+        step([run], EagerProgram())
     for one, other in zip(states(alone), states(together)):
         for name, value in one.items():
             torch.testing.assert_close(other[name], value, rtol=1e-9, atol=1e-11)
@@ -277,7 +277,7 @@ def test_too_little_memory_halves_the_program(monkeypatch):
 
     words = ("log.every=100", "regularization=[batchnorm,dropout]")
     alone, together = ([doubled(*words, *one) for one in MIXED] for _ in range(2))
-    monkeypatch.setattr(Bundle, "compare", lambda self: None)
+    monkeypatch.setattr(StackedRuns, "compare", lambda self: None)
     monkeypatch.setattr(Network, "forward", forward)
     program = compare(alone, together, 4)
     assert sorted(len(bundle.runs) for bundle in program.bundles) == [1, 2]
@@ -317,7 +317,7 @@ def test_validation_is_one_pass_for_all(monkeypatch):
     for run in together:
         monkeypatch.setattr(run, "measure", None)
         run.on_epoch = lambda row, run=run: setattr(run, "left", run is not together[2])
-    train(together, Fused(together))
+    train(together, FusedProgram(together))
     assert [len(run.progress.history) for run in together] == [1, 1, 2]
     for one, other in zip(alone, together):
         for row, found in zip(one.progress.history, other.progress.history):
@@ -335,15 +335,15 @@ def test_validation_is_one_pass_for_all(monkeypatch):
 )
 def test_what_cannot_share(words, reason):
     """Runs that cannot share a program say why."""
-    with pytest.raises(Unlike, match=reason):
-        Fused([make(*words, f"seed={seed}") for seed in range(2)])
+    with pytest.raises(Incompatible, match=reason):
+        FusedProgram([make(*words, f"seed={seed}") for seed in range(2)])
 
 
 def test_other_structures_cannot_share():
     """Networks, or batches, of other shapes are no program."""
     for word in ("model.hidden=[13]", "batch_size=10", "accumulate=2"):
-        with pytest.raises(Unlike, match="differ"):
-            Fused([make(), make(word)])
+        with pytest.raises(Incompatible, match="differ"):
+            FusedProgram([make(), make(word)])
 
 
 class Mixing(torch.nn.Module):
@@ -413,7 +413,7 @@ def test_networks_that_mix_what_lies_side_by_side_are_mapped(prepare):
 def test_what_neither_lies_side_by_side_nor_can_be_mapped():
     """Refused, not trained wrongly; and each goes on with weights of its own."""
     runs = [make(f"seed={seed}", prepare=mixing(noisy=True)) for seed in range(2)]
-    with pytest.raises(Unlike, match=r"side by side in the channels.*vmap: Dropout draws"):
-        Fused(runs)
+    with pytest.raises(Incompatible, match=r"side by side in the channels.*vmap: Dropout draws"):
+        FusedProgram(runs)
     storages = [p.untyped_storage().data_ptr() for run in runs for p in run.model.parameters()]
     assert len(set(storages)) == len(storages)

@@ -14,7 +14,7 @@ from runner.__main__ import main
 from runner.execution.fused.network import Network
 from runner.sweep import __main__ as command
 from runner.task.recorder import Recorder
-from runner.train.state import Run
+from runner.train.state import TrainState
 from tests.conftest import results_of
 
 SMALL = ("-m", "model=mlp", "model.hidden=[8]", "threads=1", "log.images=0", "hydra.launcher.workers=0")
@@ -87,7 +87,7 @@ def test_each_run_has_all_that_is_its_own(calm, cli):
 @pytest.fixture
 def faults(monkeypatch):
     """What befalls runs, each in a part of the loop that is its own."""
-    mix, update, epoch = Run.mix, Run.update, Recorder.epoch
+    mix, update, epoch = TrainState.mix, TrainState.update, Recorder.epoch
 
     def broken_mix(self, images, labels, draws):
         if self.config["seed"] == BATCH and self.progress.step == 13:
@@ -105,8 +105,8 @@ def faults(monkeypatch):
             raise OSError("no pen")
         epoch(self, row)
 
-    monkeypatch.setattr(Run, "mix", broken_mix)
-    monkeypatch.setattr(Run, "update", broken_update)
+    monkeypatch.setattr(TrainState, "mix", broken_mix)
+    monkeypatch.setattr(TrainState, "update", broken_update)
     monkeypatch.setattr(Recorder, "epoch", broken_epoch)
 
 
@@ -131,7 +131,7 @@ def test_one_runs_end_changes_no_others_numbers(calm, cli, faults):
 
 def test_stopped_in_the_middle_of_a_step_and_gone_on_with(calm, cli, monkeypatch):
     """Ended when some runs have saved a step that others have not: the same command gives the same, bit for bit."""
-    pause = Run.pause
+    pause = TrainState.pause
 
     def stop(self):
         if self.config["seed"] == 3 and self.progress.step == 17:
@@ -139,7 +139,7 @@ def test_stopped_in_the_middle_of_a_step_and_gone_on_with(calm, cli, monkeypatch
         pause(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "pause", stop)
+        patch.setattr(TrainState, "pause", stop)
         code, out, _ = cli(*CALM, ZIP, TRUE, "checkpoint.seconds=0")
     assert code == 130 and "6 interrupted" in out
     assert cli(*CALM, ZIP, TRUE, "checkpoint.seconds=0")[0] == 0

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from runner.execution.fused.broadcast import Once
+from runner.execution.fused.broadcast import Broadcast
 from runner.execution.fused.network import Network
-from runner.execution.fused.program import Fused
+from runner.execution.fused.program import FusedProgram
 from runner.regularization.gaussian_noise import GaussianNoiseLayer as GaussianNoise
 from runner.train.loop import step
-from runner.train.slot import BATCHES, NOISE, Seat
+from runner.train.slot import BATCHES, NOISE, Slot
 from tests.conftest import results_of
 from tests.test_feature_cache import SQUEEZENET
 from tests.test_feature_cache import make as on_features
@@ -28,7 +28,7 @@ def entrances(monkeypatch):
     found, plain = [], Network.forward
 
     def forward(self, images):
-        found.append((isinstance(images, Once), images.shape[1]))
+        found.append((isinstance(images, Broadcast), images.shape[1]))
         return plain(self, images)
 
     monkeypatch.setattr(Network, "forward", forward)
@@ -127,7 +127,7 @@ def test_who_is_ahead_waits():
     train_together(killed, 3, program)
     for run, new in zip(killed[2:], again[2:]):
         new.load_state_dict(copy.deepcopy(run.state_dict()))
-    program = Fused(again)
+    program = FusedProgram(again)
     steps = []
     while any(run.progress.step < 9 for run in again):
         due = program.due(again)
@@ -136,7 +136,7 @@ def test_who_is_ahead_waits():
     assert steps == [2, 2, 2, 4, 4, 4]
     for one, other in zip(states(whole), states(again)):
         assert all(torch.equal(one[name], other[name]) for name in one)
-    assert all(Seat(*run.state_dict()["seat"]) == Seat(row, 4, NOISE) for row, run in enumerate(again))
+    assert all(Slot(*run.state_dict()["seat"]) == Slot(row, 4, NOISE) for row, run in enumerate(again))
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from runner.core.seeds import generator
 from runner.execution.choose.cuda_graph import choose_graph
 from runner.execution.cuda_graph.capture import CudaGraphs
 from runner.execution.cuda_graph.replay import WARM
-from runner.execution.eager import Alone
-from runner.execution.fused.program import Fused
+from runner.execution.eager import EagerProgram
+from runner.execution.fused.program import FusedProgram
 from runner.task.resources import Resources
 from runner.train.loop import step
-from runner.train.state import Run
+from runner.train.state import TrainState
 from tests.test_fuse import ELEMENTWISE, compare, states
 from tests.test_train import SMALL, checked, splits
 
@@ -30,7 +30,7 @@ def on_gpu(*overrides, data=None):
     config = copy.deepcopy(checked((*SMALL, "precision=fp32", "epochs=50", "log.every=1000", *overrides)))
     noise = generator(config["seed"], "noise", GPU)
     own = (data or splits(train=320)).to(GPU)
-    run = Run(config, Resources().parts(config, own, GPU, noise), GPU, noise)
+    run = TrainState(config, Resources().parts(config, own, GPU, noise), GPU, noise)
     run.val_split = None
     return run
 
@@ -44,7 +44,7 @@ def test_the_host_never_waits_within_a_step(words, together):
     runs = [
         on_gpu(*words, f"optimizer={name}", f"seed={seed}") for seed, name in enumerate(("sgd", "adam", "momentum"))
     ]
-    program = Fused(runs) if together else Alone()
+    program = FusedProgram(runs) if together else EagerProgram()
     for run in runs:
         run.train_mode()
     for _ in range(3):  # states are made, kernels loaded, the epoch's order has come
@@ -88,7 +88,7 @@ RICH = ("model=convnet", "model.channels=[8,8]", "model.hidden=16", "regularizat
 def test_a_graph_is_the_step_of_the_host(together):
     """Weights, statistics and noise after replays are those after steps of the host, to rounding."""
     both = [[on_gpu(*RICH, "clip_grad_norm=1", f"seed={seed}") for seed in range(1 + together)] for _ in range(2)]
-    programs = [Fused(runs) if together else Alone() for runs in both]
+    programs = [FusedProgram(runs) if together else EagerProgram() for runs in both]
     (replays, *_) = programs[1].replay(both[1], CudaGraphs(GPU), must=True)
     for runs, program in zip(both, programs):
         for run in runs:
@@ -107,7 +107,7 @@ def test_a_graph_is_the_step_of_the_host(together):
 def test_a_graph_draws_anew():
     """On one batch and the same weights, each replay has other noise, and a set generator has its own again."""
     run = on_gpu("regularization=[dropout]", "regularization.dropout.p=0.5")
-    (replays,) = Alone().replay([run], CudaGraphs(GPU), must=True)
+    (replays,) = EagerProgram().replay([run], CudaGraphs(GPU), must=True)
     run.train_mode()
     batch, losses = run.next_batch(), []
     for _ in range(WARM + 3):
@@ -122,12 +122,12 @@ def test_auto_says_what_it_took():
     """Measured, whichever way; a host that looks at the device's numbers is never captured, and goes on."""
     run = on_gpu(*RICH)
     run.train_mode()
-    choose_graph([run], Alone())
+    choose_graph([run], EagerProgram())
     assert run.chosen["cuda_graph"].startswith(("on (gradients of a step take", "off (gradients of a step take"))
     other = on_gpu(*RICH)
     plain = other.forward
     other.forward = lambda x: plain(x) * (1 if float(x.mean()) > 0 else 2)
-    choose_graph([other], Alone())
+    choose_graph([other], EagerProgram())
     assert other.chosen["cuda_graph"].startswith("off (") and "captur" in other.chosen["cuda_graph"]
     for _ in range(WARM + 2):
-        step([other], Alone())
+        step([other], EagerProgram())

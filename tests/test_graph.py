@@ -11,8 +11,8 @@ from runner.core.errors import ConfigError
 from runner.execution import trial as trying
 from runner.execution.choose.cuda_graph import choose_graph
 from runner.execution.cuda_graph.replay import MOST, WARM
-from runner.execution.eager import Alone
-from runner.execution.fused.program import Fused
+from runner.execution.eager import EagerProgram
+from runner.execution.fused.program import FusedProgram
 from runner.train.batch import Batch
 from runner.train.loop import step
 from tests.conftest import result_of
@@ -45,7 +45,7 @@ def pair(*words, **options):
         run.val_split = None
         run.train_mode()
     tape = Tape()
-    Alone().replay(runs[1:], tape, must=True)
+    EagerProgram().replay(runs[1:], tape, must=True)
     return *runs, tape
 
 
@@ -68,7 +68,7 @@ def test_replayed_steps_are_the_steps_of_a_lone_run(words):
     plain, replayed, tape = pair(*words, data=splits(train=64, side=16))
     for _ in range(WARM + 10):
         for run in (plain, replayed):
-            step([run], Alone())
+            step([run], EagerProgram())
         same(plain, replayed)
         replayed.optimizer.zero_grad()  # whoever does: the next replay's gradients stand all the same
     assert tape.replayed == 10 and tape.recorded == 1
@@ -108,7 +108,7 @@ def test_what_the_host_depends_on_is_recorded_anew(words, change, graphs):
     plain, replayed, tape = pair(*SMALL_CONV, *words, "batch_size=4", data=splits(train=64, side=16))
     for number in range(24):  # an epoch is 16 steps
         for run in (plain, replayed):
-            step([run], Alone())
+            step([run], EagerProgram())
             change(run, number)
         same(plain, replayed)
     assert (tape.recorded, tape.replayed) == (graphs, 24 - graphs * WARM)
@@ -117,7 +117,7 @@ def test_what_the_host_depends_on_is_recorded_anew(words, change, graphs):
 def test_few_graphs_are_kept():
     """Of those that were used last."""
     run = make(*QUIET)
-    (replays,) = Alone().replay([run], Tape(), must=True)
+    (replays,) = EagerProgram().replay([run], Tape(), must=True)
     run.train_mode()
     for size in range(4, 12):
         for _ in range(WARM + 1):
@@ -139,8 +139,8 @@ def test_goes_on_from_a_checkpoint():
     plain, first, _ = pair(*words, data=data)
     _, second, tape = pair(*words, data=data)
     for number in range(18):
-        step([plain], Alone())
-        step([first if number < 9 else second], Alone())
+        step([plain], EagerProgram())
+        step([first if number < 9 else second], EagerProgram())
         if number == 8:
             second.load_state_dict(copy.deepcopy(first.state_dict()))
     assert tape.replayed == 9 - WARM
@@ -155,7 +155,7 @@ def test_the_log_is_right():
     seen = [told(run) for run in (plain, replayed)]
     for _ in range(12):
         for run in (plain, replayed):
-            step([run], Alone())
+            step([run], EagerProgram())
     for one, other in zip(*(lines for lines, _ in seen), strict=True):
         assert one == other
     assert [row | {"seconds": 0} for row in seen[0][1]] == [row | {"seconds": 0} for row in seen[1][1]]
@@ -180,7 +180,7 @@ def test_replayed_steps_are_those_of_a_shared_program(each):
     each, words = each
     data = splits(train=64, side=16)
     both = [[make(*QUIET, *words, one, data=data) for one in each] for _ in range(2)]
-    programs, tape = [Fused(runs) for runs in both], Tape()
+    programs, tape = [FusedProgram(runs) for runs in both], Tape()
     (replays,) = programs[1].replay(both[1], tape, must=True)
     for runs in both:
         for run in runs:
@@ -203,7 +203,7 @@ def test_shared_batches_are_read_once():
     """Runs of one seed have one batch between them: it goes to where the graph reads it once."""
     data = splits()
     runs = [make(*QUIET, one, data=data) for one in ("optimizer=sgd", "optimizer=adam", "seed=1")]
-    program = Fused(runs)
+    program = FusedProgram(runs)
     (replays,) = program.replay(runs, Tape(), must=True)
     for _ in range(WARM + 1):
         step(runs, program)
@@ -235,7 +235,7 @@ def test_auto_keeps_the_faster_and_leaves_no_trace(monkeypatch, seconds, word, t
     clocks(monkeypatch, *seconds)
     data = splits(train=64, side=16)
     both = [[make(*QUIET, *RICH, f"seed={seed}", data=data) for seed in range(2)][: 1 + together] for _ in range(2)]
-    programs = [Fused(runs) if together else Alone() for runs in both]
+    programs = [FusedProgram(runs) if together else EagerProgram() for runs in both]
     tape = Tape()
     for runs in both:
         for run in runs:
@@ -307,22 +307,22 @@ def test_auto_stays_with_the_host(words, options, tape, reason):
     """What cannot be captured, or is not the same, is done as it comes, and the reason is told."""
     run = make("epochs=40", *words, **options)
     run.train_mode()
-    choose_graph([run], Alone(), tape())
+    choose_graph([run], EagerProgram(), tape())
     assert re.fullmatch(rf"off \(.*{reason}.*\)", run.chosen["cuda_graph"])
-    step([run], Alone())
+    step([run], EagerProgram())
 
 
 def test_what_breaks_later_is_told():
     """A step that was a graph, and whose host then looks at numbers, goes on as it comes; so says the result."""
     run = make("epochs=40")
     run.train_mode()
-    Alone().replay([run], Tape(), must=False)
+    EagerProgram().replay([run], Tape(), must=False)
     for _ in range(WARM + 2):
-        step([run], Alone())
+        step([run], EagerProgram())
     plain = run.forward
     run.forward = lambda x: plain(x) * (1 if float(x.mean()) > 0 else 2)
     for _ in range(WARM + 2):
-        step([run], Alone())
+        step([run], EagerProgram())
     assert run.chosen["cuda_graph"].startswith(f"off from step {2 * WARM + 3} on (operation not permitted")
 
 
@@ -330,11 +330,11 @@ def test_what_breaks_later_is_told():
 def test_insisting_on_what_cannot_be_captured(prepare):
     """Is an error of one line, with the way out."""
     run = make("epochs=40", prepare=prepare)
-    Alone().replay([run], Tape(), must=True)
+    EagerProgram().replay([run], Tape(), must=True)
     run.train_mode()
     with pytest.raises(ConfigError, match="cuda_graph=true: this step is no graph .*; use cuda_graph=auto"):
         for _ in range(WARM + 1):
-            step([run], Alone())
+            step([run], EagerProgram())
 
 
 def test_a_cpu_has_none(cli):

@@ -26,7 +26,7 @@ from runner.core import interruption
 from runner.data.splits import ResidentSplit
 from runner.store import checkpoint, lock
 from runner.sweep import __main__ as command
-from runner.train.state import Run
+from runner.train.state import TrainState
 from tests.conftest import results_of
 
 SMALL = ("model=mlp", "data.limit=300", "batch_size=32", "epochs=3", "threads=1", "log.images=0", "log.every=4")
@@ -81,7 +81,7 @@ def interrupted(cli, monkeypatch):
     def run(words: tuple[str, ...], count: int, number: int = signal.SIGINT) -> tuple[str, str]:
         assert cli(*words, "name=whole")[0] == 0
         with monkeypatch.context() as patch:
-            patch.setattr(Run, "after_update", at_call(count, number, Run.after_update))
+            patch.setattr(TrainState, "after_update", at_call(count, number, TrainState.after_update))
             code, out, err = cli(*words, "name=cut")
         assert code == 128 + number and "Traceback" not in err + out
         assert not list(Path("outputs/cut").glob("*/.*.??????*")), "a file was left half written"
@@ -145,7 +145,7 @@ def test_a_sweep_in_one_process(interrupted, capfd, fuse):
 def test_before_the_first_step_nothing_is_called_interrupted(cli, monkeypatch, capfd):
     """While its data is loaded a run has made no step: so say console, status and report; the same command does it."""
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "__init__", at_call(1, signal.SIGTERM, Run.__init__))
+        patch.setattr(TrainState, "__init__", at_call(1, signal.SIGTERM, TrainState.__init__))
         code, out, err = cli(*SMALL, "-m", "seed=0,1", "name=s")
     assert code == 143 and "2 not started" in err and "interrupted" not in out
     assert command.main(["status", "outputs/s"]) == 0
@@ -340,7 +340,7 @@ def test_a_search_is_interrupted_as_a_sweep_is(cli, monkeypatch):
     words = (*words, "optimizer.lr=tag(log,interval(1e-3,1e-1))", "log.tensorboard=false")
     assert cli(*words, "name=whole")[0] == 0
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "after_update", at_call(30, signal.SIGINT, Run.after_update))
+        patch.setattr(TrainState, "after_update", at_call(30, signal.SIGINT, TrainState.after_update))
         code, out, err = cli(*words, "name=cut")
     assert code == 130 and "2 of 3 trials: 1 done, 1 interrupted (resumes at step 6 of 24), 1 not started;" in out
     assert "1 done, 1 interrupted (resumes at step 6 of 24), 1 not started; the same command goes on" in err
@@ -353,14 +353,14 @@ def test_a_search_is_interrupted_as_a_sweep_is(cli, monkeypatch):
 def test_the_time_of_training_counts_where_it_is_stopped(cli, monkeypatch, fuse):
     """Also of runs that share a program, whose clocks stand still while others are finished."""
     words = ("-m", *SMALL, "seed=0,1", f"hydra.launcher.fuse={fuse}", "hydra.launcher.workers=0", "name=s")
-    update = Run.after_update
+    update = TrainState.after_update
 
     def slow(self):
         time.sleep(0.02)
         update(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "after_update", at_call(20, signal.SIGINT, slow))
+        patch.setattr(TrainState, "after_update", at_call(20, signal.SIGINT, slow))
         assert cli(*words)[0] == 130
     stopped = [result for result in results_of(Path("outputs/s")).values() if result["stopped"]]
     assert stopped and all(result["seconds"] >= 0.02 * result["stopped"]["step"] for result in stopped)

@@ -14,7 +14,7 @@ from torch import nn
 from runner.core import memory
 from runner.core.memo import Recent
 from runner.task.resources import Resources
-from runner.train.state import Run
+from runner.train.state import TrainState
 from tests.conftest import quick, result_of, results_of
 
 WORDS = ("model=custom", "model._target_=tests.test_memory.Narrow", "trust=[tests]", "threads=1", "epochs=2")
@@ -117,7 +117,7 @@ def finished(cli, monkeypatch):
     """`finished(words...)`: a command without the garbage collector; returns what is left of its runs' weights and
     optimizers, how many runs there were, and how often cycles were looked for."""
     references, looks = [], []
-    begin, collect = Run.__init__, gc.collect
+    begin, collect = TrainState.__init__, gc.collect
 
     def watched(self, *given, **named):
         begin(self, *given, **named)
@@ -138,7 +138,7 @@ def finished(cli, monkeypatch):
         alive = [reference() for reference in references]
         return [one for one in alive if one is not None], len(results_of(Path("outputs/runs"))), len(looks)
 
-    monkeypatch.setattr(Run, "__init__", watched)
+    monkeypatch.setattr(TrainState, "__init__", watched)
     monkeypatch.setattr(gc, "collect", counted)
     return run
 

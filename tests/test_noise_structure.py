@@ -28,7 +28,7 @@ from runner.regularization.fractional_max_pool import FractionalMaxPool, Fractio
 from runner.regularization.stochastic_depth import MODELS, DropPath, StochasticDepth, blocks
 from runner.store import checkpoint
 from runner.task.resources import Resources
-from runner.train.state import Run
+from runner.train.state import TrainState
 from tests.test_config import GROUP_OPTIONS, REQUIRED, composed, yaml_of
 from tests.test_train import CPU, numbers, splits
 from tests.test_train import weights as values
@@ -515,7 +515,7 @@ def made(stack, *more, without=False):
     item = () if without else STACKS[stack]
     words = (*MODEL_OF[stack], *item, "batch_size=16", "epochs=2", "optimizer=momentum", *more)
     config, noise = check(composed(*words)), generator(0, "noise")
-    return Run(config, Resources().parts(config, splits(train=40), CPU, noise), CPU, noise)
+    return TrainState(config, Resources().parts(config, splits(train=40), CPU, noise), CPU, noise)
 
 
 @pytest.mark.parametrize("stack", list(STACKS))
@@ -596,7 +596,7 @@ def test_trains_two_steps(model, item):
     """Larger networks train two steps with the item and evaluate."""
     words = (f"model={model}", f"regularization=[{item}]", "batch_size=4", "epochs=1", "optimizer=sgd")
     config, noise = check(composed(*words)), generator(0, "noise")
-    run = Run(config, Resources().parts(config, splits(8, 4, 3, side=32), CPU, noise), CPU, noise)
+    run = TrainState(config, Resources().parts(config, splits(8, 4, 3, side=32), CPU, noise), CPU, noise)
     train([run])
     (row,) = run.progress.history
     assert row["step"] == 2 and math.isfinite(row["train_loss"] + row["val_loss"])

@@ -27,7 +27,7 @@ from runner.regularization.gaussian_noise import GaussianNoise, GaussianNoiseLay
 from runner.regularization.l2 import L2
 from runner.store import checkpoint
 from runner.task.resources import Resources
-from runner.train.state import Run
+from runner.train.state import TrainState
 from tests.test_config import composed
 from tests.test_train import CPU, numbers, splits
 from tests.test_train import weights as values
@@ -506,7 +506,7 @@ def made(model, stack, *more):
     if model == "resnet20" and "dropconnect" in STACKS[stack][0]:
         words += ("regularization.dropconnect.where=conv",)
     config, noise = check(composed(*words)), generator(0, "noise")
-    return Run(config, Resources().parts(config, splits(train=40), CPU, noise), CPU, noise)
+    return TrainState(config, Resources().parts(config, splits(train=40), CPU, noise), CPU, noise)
 
 
 @pytest.mark.parametrize("model", list(MODELS))

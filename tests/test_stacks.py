@@ -15,7 +15,7 @@ from runner.evaluation.evaluate import examine
 from runner.evaluation.standard import Standard
 from runner.execution.eager import train
 from runner.task.resources import Resources
-from runner.train.state import Run
+from runner.train.state import TrainState
 from tests.test_config import composed
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -31,7 +31,7 @@ def items(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml") if path.stem not in PRESETS)
 
 
-def two_steps(model: str, *words: str) -> Run:
+def two_steps(model: str, *words: str) -> TrainState:
     """A run of one epoch of two steps of 24 images, evaluated."""
     config = check(
         composed(f"model={model}", "data.limit=60", "data.val_fraction=0.2", "batch_size=24", "epochs=1", *words)
@@ -39,7 +39,7 @@ def two_steps(model: str, *words: str) -> Run:
     BUILDER.rehearse(config)
     splits, device = BUILDER.splits(config, torch.device("cpu")), torch.device("cpu")
     noise = generator(0, "noise")
-    run = Run(config, BUILDER.parts(config, splits, device, noise), device, noise)
+    run = TrainState(config, BUILDER.parts(config, splits, device, noise), device, noise)
     before = [p.detach().clone() for p in run.trained]
     train([run])
     assert run.progress.step == 2

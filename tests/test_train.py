@@ -14,14 +14,14 @@ from runner.core import timeline
 from runner.core.seeds import generator
 from runner.data.splits import ResidentSplit, Splits
 from runner.evaluation.metrics import Measured
-from runner.execution.eager import Alone, train
+from runner.execution.eager import EagerProgram, train
 from runner.model.convnet import ConvNet
 from runner.model.mlp import MLP
 from runner.task.resources import Resources
 from runner.train.batch import Batch
 from runner.train.program import Objective
 from runner.train.progress import Diverged
-from runner.train.state import Run
+from runner.train.state import TrainState
 from tests.test_config import composed
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ def make(*overrides, data=None, prepare=lambda parts: None):
     noise = generator(config["seed"], "noise")
     parts = Resources().parts(config, data or splits(), CPU, noise)
     prepare(parts)
-    return Run(config, parts, CPU, noise)
+    return TrainState(config, parts, CPU, noise)
 
 
 def trained(*overrides, **options):
@@ -68,7 +68,7 @@ def first_look(run):
     """The first batch, its loss and, in `grad`, its gradients."""
     run.model.train()
     batch = run.next_batch()
-    (loss,) = Alone().gradients([run], [batch])
+    (loss,) = EagerProgram().gradients([run], [batch])
     return batch, loss
 
 
@@ -136,7 +136,7 @@ def test_equals_a_plain_loop(options, optimizer, model, network):
     base = tuple(word for word in SMALL if not word.startswith("model"))
     config = check(composed(*base, *model, *options))
     noise = generator(0, "noise")
-    run = Run(config, Resources().parts(config, data, CPU, noise), CPU, noise)
+    run = TrainState(config, Resources().parts(config, data, CPU, noise), CPU, noise)
     train([run])
 
     torch.manual_seed(0)
@@ -209,7 +209,7 @@ def test_accumulation_is_the_mean_over_the_batch(extra):
         batch = run.next_batch()
         targets = batch.targets.double() if batch.targets.ndim == 2 else batch.targets
         batch = Batch(batch.images.double(), targets, batch.labels)
-        (loss,) = Alone().gradients([run], [batch])
+        (loss,) = EagerProgram().gradients([run], [batch])
         found.append((loss, gradient(run), [len(part.images) for part in batch.split(run.accumulate)]))
     (whole, whole_gradient, _), (pieces, pieces_gradient, sizes) = found
     assert sizes == [3, 3, 2, 2]
@@ -232,7 +232,7 @@ def test_clipping_bounds_the_norm(parts):
     before, wanted = weights(clipped), gradient(plain)
     lines, _ = told(clipped)
     batch, loss = first_look(clipped)
-    clipped.step(loss, Objective(clipped, batch, loss, Alone()))
+    clipped.step(loss, Objective(clipped, batch, loss, EagerProgram()))
     moved = before - weights(clipped)
     assert wanted.norm() > 0.1
     torch.testing.assert_close(moved, 0.1 * 0.01 * wanted / wanted.norm(), rtol=1e-3, atol=1e-7)
@@ -254,7 +254,7 @@ def test_penalty_enters_loss_gradient_and_log():
     for p, q in zip(plain.model.parameters(), with_l2.model.parameters(), strict=True):
         torch.testing.assert_close(q.grad, p.grad + (0.3 * p.detach() if p.ndim == 2 else 0))
     lines, _ = told(with_l2)
-    with_l2.step(penalised, Objective(with_l2, batch, penalised, Alone()))
+    with_l2.step(penalised, Objective(with_l2, batch, penalised, EagerProgram()))
     assert lines[0][1]["train/penalty/l2"] == pytest.approx(0.15 * squares.item(), rel=1e-6)
 
 
@@ -291,7 +291,7 @@ def test_the_rate_in_force_is_the_schedules():
     run = make("schedule=cosine", "schedule.warmup=1")
     before = weights(run)
     batch, loss = first_look(run)
-    run.step(loss, Objective(run, batch, loss, Alone()))
+    run.step(loss, Objective(run, batch, loss, EagerProgram()))
     torch.testing.assert_close(before - weights(run), 0.1 / 4 * gradient(run), rtol=1e-3, atol=1e-7)
 
 
@@ -385,7 +385,7 @@ def test_divergence_is_placed_exactly(every, bad):
     clean = make("log.every=1")
     lines, rows = told(clean)
     train([clean])
-    run, loss = make(f"log.every={every}"), Run.loss
+    run, loss = make(f"log.every={every}"), TrainState.loss
     run.loss = lambda batch: loss(run, batch) * (math.nan if run.progress.step == bad else 1)
     with pytest.raises(Diverged) as end:
         train([run])
@@ -435,7 +435,7 @@ def test_channels_last_gives_the_same():
         words = ("model=convnet", "model.channels=[4]", "model.hidden=8", f"channels_last={layout}")
         config = check(composed(*base, *words))
         noise = generator(0, "noise")
-        runs.append(Run(config, Resources().parts(config, splits(channels=3), CPU, noise), CPU, noise))
+        runs.append(TrainState(config, Resources().parts(config, splits(channels=3), CPU, noise), CPU, noise))
     assert [run.memory_format for run in runs] == [torch.contiguous_format] + [torch.channels_last] * 2
     for run, last in zip(runs, (False, True, True), strict=True):
         assert run.next_batch().images.is_contiguous(memory_format=torch.channels_last) is last
@@ -489,7 +489,7 @@ def test_objective_computes_again_only_when_asked_again():
     run = make()
     calls = []
 
-    class Counted(Alone):
+    class Counted(EagerProgram):
         def gradients(self, runs, batches):
             calls.append(batches[0].again)
             return super().gradients(runs, batches)
@@ -516,7 +516,7 @@ def test_objective_clips_every_look():
     """Each call leaves gradients within clip_grad_norm."""
     run = make("clip_grad_norm=0.01")
     batch, loss = first_look(run)
-    objective = Objective(run, batch, loss, Alone())
+    objective = Objective(run, batch, loss, EagerProgram())
     for _ in range(2):
         objective()
         assert gradient(run).norm().item() == pytest.approx(0.01, rel=1e-3)
@@ -527,7 +527,7 @@ def test_objective_value_and_pieces(extra):
     """`value()` has no graph and leaves gradients alone; the pieces, one a micro-batch, add up to the loss."""
     run = make("accumulate=3", *extra)
     batch, loss = first_look(run)
-    objective = Objective(run, batch, loss, Alone())
+    objective = Objective(run, batch, loss, EagerProgram())
     before = gradient(run)
     value = objective.value()
     assert not value.requires_grad and torch.equal(gradient(run), before)

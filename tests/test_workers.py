@@ -20,7 +20,7 @@ from runner.core.listener import Listener
 from runner.store import lock
 from runner.sweep import __main__ as command
 from runner.sweep.plan import plan_file as frozen
-from runner.sweep.run.executor import Crew, Ended
+from runner.sweep.run.executor import Ended, Executor
 from runner.sweep.workers import forkserver as server
 from runner.sweep.workers import processes
 from runner.sweep.workers.processes import Processes, packed
@@ -259,12 +259,12 @@ def test_a_run_that_another_process_does_is_waited_for(cli, ends):
 # -- what a crew cannot do ------------------------------------------------------------------------------------------
 
 
-class Poor(Crew):
+class Poor(Executor):
     """Two at once, whose runs are out of memory unless they are alone."""
 
     capacity, shares = 2, True
 
-    def __init__(self, inner: Crew, tries: list):
+    def __init__(self, inner: Executor, tries: list):
         self.inner, self.tries, self._given = inner, tries, []
 
     def submit(self, work):

@@ -23,7 +23,7 @@ class TrainingProgress(Protocol):
 
 
 class TrainingRun(Protocol):
-    """A run while it trains; `runner.train.state.Run` is one."""
+    """A run while it trains; `runner.train.state.TrainState` is one."""
 
     config: dict[str, Any]
     parts: Any

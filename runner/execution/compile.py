@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from runner.store.cache import home
-from runner.train.state import Run
+from runner.train.state import TrainState
 
 
 def compiled(model: nn.Module) -> nn.Module:
@@ -33,7 +33,7 @@ def lacking(device: torch.device) -> str:
     return "" if shutil.which(name) else f"there is no C++ compiler ({name})"
 
 
-def compile_as_told(run: Run) -> Run:
+def compile_as_told(run: TrainState) -> TrainState:
     """Compile the network of a run whose config says `compile=true`; return the run."""
     if run.config["compile"] is True:
         run.forward = compiled(run.model)

@@ -26,7 +26,7 @@ from runner.core.seeds import generator
 from runner.model.noise import noisy
 from runner.train.batch import Batch
 from runner.train.program import Program
-from runner.train.state import Run
+from runner.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -116,15 +116,15 @@ class Team:
         finally:
             dist.destroy_process_group()
 
-    def join(self, run: Run) -> "Shared":
+    def join(self, run: TrainState) -> "DistributedProgram":
         """Makes a run, as it begins or goes on, this process's part of one that all train."""
         run.team = self
         if not self.leads:
             run.meter.clear()  # a checkpoint's is the first one's, or they would be added up
         self._tell_apart(run)
-        return Shared(self, run)
+        return DistributedProgram(self, run)
 
-    def _tell_apart(self, run: Run) -> None:
+    def _tell_apart(self, run: TrainState) -> None:
         """What each process has of its own: noise, and batch norm."""
         stream = f"noise of process {self.rank} after step {run.progress.step}"
         if not self.leads:  # each draws noise of its own for its own images
@@ -139,14 +139,14 @@ class Team:
             log.info("dropout and other noise: each process draws its own")
 
 
-class Shared(Program):
+class DistributedProgram(Program):
     """A team's: this process's part of the batch, gradients of the whole."""
 
-    def __init__(self, team: Team, run: Run):
+    def __init__(self, team: Team, run: TrainState):
         self.team, self.network = team, run.forward
         self._trained: list[bool] | None = None  # which parameters DistributedDataParallel knows to train
 
-    def gradients(self, runs: list[Run], batches: list[Batch]) -> list[Tensor]:
+    def gradients(self, runs: list[TrainState], batches: list[Batch]) -> list[Tensor]:
         (run,), (batch,) = runs, batches
         run.optimizer.zero_grad()
         self._wrap(run)
@@ -161,7 +161,7 @@ class Shared(Program):
             total += loss.detach()
         return [self.team.total(total)]
 
-    def can_stop(self, runs: list[Run]) -> bool:
+    def can_stop(self, runs: list[TrainState]) -> bool:
         """Stop the first process where the measurements of all were added up; the others go on as long as it does, and
         tell it where a signal asked them to end."""
         if self.team.leads:
@@ -169,7 +169,7 @@ class Shared(Program):
         self.team.ask_to_stop()
         return False
 
-    def _wrap(self, run: Run) -> None:
+    def _wrap(self, run: TrainState) -> None:
         """Again where stages were thawed or frozen."""
         trained = [p.requires_grad for p in run.model.parameters()]
         if trained != self._trained:

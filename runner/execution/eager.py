@@ -9,35 +9,35 @@ from runner.train import loop
 from runner.train.batch import Batch
 from runner.train.program import Leave, Program
 from runner.train.protocols import Capture
-from runner.train.state import Run
+from runner.train.state import TrainState
 
 
-def train(runs: list[Run], program: Program | None = None, leave: Leave | None = None) -> None:
+def train(runs: list[TrainState], program: Program | None = None, leave: Leave | None = None) -> None:
     """Train runs to their ends, each by itself unless a program is given; see `runner.train.loop.train`."""
-    loop.train(runs, program or Alone(), leave)
+    loop.train(runs, program or EagerProgram(), leave)
 
 
-class Alone(Program):
+class EagerProgram(Program):
     """Each run by a program of its own, micro-batch by micro-batch."""
 
-    def gradients(self, runs: list[Run], batches: list[Batch]) -> list[Tensor]:
+    def gradients(self, runs: list[TrainState], batches: list[Batch]) -> list[Tensor]:
         return [
             gradients(run, batch) if run.replays is None or batch.again else run.replays([batch])
             for run, batch in zip(runs, batches)
         ]
 
-    def replay(self, runs: list[Run], capture: Capture, must: bool) -> list[Replays]:
+    def replay(self, runs: list[TrainState], capture: Capture, must: bool) -> list[Replays]:
         for run in runs:
             held = [*run.model.parameters(), *run.model.buffers()]
             run.replays = Replays([run], run.trained, held, functools.partial(_gradients, run), capture, must)
         return [run.replays for run in runs]
 
 
-def _gradients(run: Run, batches: list[Batch]) -> Tensor:
+def _gradients(run: TrainState, batches: list[Batch]) -> Tensor:
     return gradients(run, batches[0])
 
 
-def gradients(run: Run, batch: Batch) -> Tensor:
+def gradients(run: TrainState, batch: Batch) -> Tensor:
     """The loss of a lone run on its batch; its gradients stand."""
     run.optimizer.zero_grad()
     total = None

@@ -17,7 +17,7 @@ from runner.execution.decision import Decision
 from runner.train.metrics import Meter
 
 if TYPE_CHECKING:
-    from runner.train.state import Run
+    from runner.train.state import TrainState
 
 GAIN = 1.05  # that another way must be faster to be chosen
 LOOKS = 3  # of which the fastest counts
@@ -31,7 +31,7 @@ class Unusable(Exception):
 class Trial:
     """Two ways to compute the gradients of a step, plain and other. Each starts from where the runs stand now."""
 
-    runs: Sequence["Run"]
+    runs: Sequence["TrainState"]
     leaves: Sequence[Tensor]  # whose gradients are computed
     plain: Callable[[], Tensor]  # returns the losses; the gradients stand at the leaves
     other: Callable[[], Tensor]
@@ -84,7 +84,7 @@ def is_faster(other: float, plain: float) -> bool:
 
 
 @contextlib.contextmanager
-def untouched(runs: Sequence["Run"]) -> Iterator[None]:
+def untouched(runs: Sequence["TrainState"]) -> Iterator[None]:
     """Restore what gradients that are computed inside change: running statistics, batches that were begun, what is
     drawn next, what was counted. The gradients themselves are deleted."""
     buffers = [(buffer, buffer.clone()) for run in runs for buffer in run.model.buffers()]
@@ -105,7 +105,7 @@ def untouched(runs: Sequence["Run"]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def aside(runs: Sequence["Run"]) -> Iterator[list[Meter]]:
+def aside(runs: Sequence["TrainState"]) -> Iterator[list[Meter]]:
     """Give runs other meters inside: these."""
     before, meters = [run.meter for run in runs], [Meter() for _ in runs]
     try:

@@ -18,7 +18,7 @@ from runner.store import git
 from runner.store.revisions import revision_list
 from runner.store.sources import Code
 from runner.task.preflight import Origin
-from runner.train.slot import Seat
+from runner.train.slot import Slot
 
 
 class Judge:
@@ -54,7 +54,7 @@ class Job:
     judge: Judge | None = None  # a search's pruner
     sweep: Path | None = None  # the folder of its sweep, below which its own lies; None: the one above its own
     number: int | None = None  # among the runs of its sweep, hydra.job.num; None: a lone run
-    seat: Seat | None = None  # its place among the runs that it may share a program with
+    seat: Slot | None = None  # its place among the runs that it may share a program with
     files: tuple[str, ...] = ()  # names that the run may write in its folder, see `runner.store.owned`
 
     @property

@@ -15,7 +15,7 @@ from runner.core.schema import Below1, Positive, Rate
 from runner.core.seeds import generator
 from runner.core.timeline import Timeline
 from runner.execution.compile import compile_as_told
-from runner.execution.eager import Alone
+from runner.execution.eager import EagerProgram
 from runner.schedule.base import Schedule
 from runner.store.files import csv_text, png, write_atomic
 from runner.task.base import Task, tracking
@@ -24,7 +24,7 @@ from runner.task.preflight import Facts
 from runner.task.resources import Resources
 from runner.tracking.figure import pixels
 from runner.train.program import Objective
-from runner.train.state import Run
+from runner.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class LrRange(Task):
             "parameters": sum(p.numel() for p in run.model.parameters()),
         }
 
-    def run(self, config: dict[str, Any], builder: Resources, device: torch.device) -> Run:
+    def run(self, config: dict[str, Any], builder: Resources, device: torch.device) -> TrainState:
         """The run of a training with this config, its schedule the sweep, its validation left out."""
         torch.manual_seed(generator(config["seed"], "layers of libraries").initial_seed())
         noise = generator(config["seed"], "noise", device)
@@ -125,14 +125,14 @@ class LrRange(Task):
         base = config["optimizer"]["lr"] * config["lr_scale"]
         sweep = Sweep(length, self.low, self.high, base)
         parts = replace(parts, timeline=length, schedule=sweep, splits=replace(splits, val=None))
-        return compile_as_told(Run(config, parts, device, noise))
+        return compile_as_told(TrainState(config, parts, device, noise))
 
-    def losses(self, run: Run, listener: Listener) -> tuple[list[float], list[float]]:
+    def losses(self, run: TrainState, listener: Listener) -> tuple[list[float], list[float]]:
         """`(rates, losses)` of the mini-batches, each loss found before the step of its rate; up to the explosion."""
         lrs: list[float] = []
         losses: list[float] = []
         base = run.schedule.base
-        program = Alone()
+        program = EagerProgram()
         run.train_mode()
         while not run.ended:
             step, batch = run.progress.step, run.next_batch()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from runner.train.state import Run
+from runner.train.state import TrainState
 
 T = TypeVar("T")
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 class Trainable:
     """What a task yields when its runs are ready to train."""
 
-    runs: list[Run]  # several of an ensemble
+    runs: list[TrainState]  # several of an ensemble
     ended_by: BaseException | None = None  # what ended their training early; raised by the task when it goes on
 
     def train(self) -> None:

@@ -15,7 +15,7 @@ from runner.task.job import Job
 from runner.tracking.events import Tracker
 from runner.tracking.pictures import batch_grid, confusion_matrix
 from runner.tracking.schedule_picture import draw
-from runner.train.state import Run
+from runner.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Recorder:
     """
 
     def __init__(
-        self, job: Job, run: Run, splits: Splits, listener: Listener, rows: list[dict[str, Any]], resumed: bool
+        self, job: Job, run: TrainState, splits: Splits, listener: Listener, rows: list[dict[str, Any]], resumed: bool
     ):
         self.job, self.config, self.run, self.splits, self.listener = job, job.config, run, splits, listener
         self._metrics = Lines(job.folder / METRICS, COLUMNS, rows)

@@ -19,7 +19,7 @@ from runner.core.listener import Listener
 from runner.core.schema import Factor, Positive
 from runner.core.seeds import generator
 from runner.execution.compile import compile_as_told
-from runner.execution.eager import Alone
+from runner.execution.eager import EagerProgram
 from runner.optimizer.flat_params import Flat
 from runner.optimizer.newton import hessian
 from runner.store.files import csv_text, png, write_atomic
@@ -29,7 +29,7 @@ from runner.task.preflight import Facts
 from runner.task.random_functions import Field, critical_points, curvature
 from runner.task.resources import Resources
 from runner.train.loop import step
-from runner.train.state import Run
+from runner.train.state import TrainState
 
 BOX = 10.0  # length scales: the side of the cube in which searches start
 LARGEST = 2000  # parameters of a network: all eigenvalues of a larger Hessian take minutes at each look
@@ -140,7 +140,7 @@ class Saddles(Task):
         torch.manual_seed(generator(config["seed"], "layers of libraries").initial_seed())
         noise = generator(config["seed"], "noise", device)
         parts = builder.parts(config, builder.splits(config, device), device, noise)
-        run = compile_as_told(Run(config, replace(parts, splits=replace(parts.splits, val=None)), device, noise))
+        run = compile_as_told(TrainState(config, replace(parts, splits=replace(parts.splits, val=None)), device, noise))
         due = {round(step) for step in np.geomspace(1, run.steps + 1, self.looks) - 1} | {run.steps}
         rows = []
         while True:
@@ -150,13 +150,13 @@ class Saddles(Task):
                 listener.progress(done, run.steps, {"train_loss": rows[-1]["value"]})
             if run.ended:
                 return rows
-            step([run], Alone())
+            step([run], EagerProgram())
 
 
 class Whole:
     """The loss over the training split in float64, as second-order methods ask for it."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: TrainState):
         self.model = copy.deepcopy(run.model).double().eval()
         rows = torch.arange(len(run.train_split), device=run.device)
         self.parts = [(run.normalize(x).double(), y) for x, y in run.train_split.batches(rows.split(256))]
@@ -168,7 +168,7 @@ class Whole:
             yield cross_entropy(self.model(images), labels) * (len(labels) / self.count)
 
 
-def look(run: Run, flat: float) -> dict[str, float]:
+def look(run: TrainState, flat: float) -> dict[str, float]:
     """Loss, norm of its gradient, and the bends of its exact Hessian (two backward passes)."""
     whole = Whole(run)
     parameters = [p for p in whole.model.parameters() if p.requires_grad]

@@ -24,7 +24,7 @@ from runner.task.recorder import Recorder, mean_row
 from runner.task.resources import Resources
 from runner.task.training import Training
 from runner.train.progress import Diverged, Pruned
-from runner.train.state import Run
+from runner.train.state import TrainState
 from runner.transfer.finetune import broken_seals
 from runner.transfer.published import transforms_input
 
@@ -82,7 +82,7 @@ class Session(Training):
             if self.job.judge is not None and (reason := self.job.judge.look(row, ended)):
                 raise Pruned(reason)
 
-    def _on_pause(self, run: Run) -> None:
+    def _on_pause(self, run: TrainState) -> None:
         together = len({run.progress.step for run in self.runs if not run.ended}) <= 1
         if together and time.perf_counter() - self._saved >= self.config["checkpoint"]["seconds"]:
             with writing(self.job.folder):

@@ -20,7 +20,7 @@ from runner.task.session import Session
 from runner.task.torchrun import leading
 from runner.task.training import Training
 from runner.train.progress import Diverged
-from runner.train.state import Run
+from runner.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Train(Task):
             yield {"accumulate": pieces[1]}
 
 
-def more_pieces(config: dict[str, Any], run: Run) -> tuple[tuple[int, int], str]:
+def more_pieces(config: dict[str, Any], run: TrainState) -> tuple[tuple[int, int], str]:
     """(images of a batch, twice the micro-batches that it is split into), or why that is no way out."""
     pieces = run.batch_size, 2 * run.accumulate
     if pieces[1] > run.batch_size:

@@ -16,8 +16,8 @@ from runner.task.job import Job
 from runner.task.phases import Trainable
 from runner.task.resources import Resources
 from runner.train.loop import train
-from runner.train.slot import Seat
-from runner.train.state import Run
+from runner.train.slot import Slot
+from runner.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Training(Trainable):
         if (place := job.seat) is not None:  # a checkpoint has its own
             members = len(self.runs)
             for row, run in enumerate(self.runs, place.row * members):
-                run.seat = Seat(row, place.count * members, place.common)
+                run.seat = Slot(row, place.count * members, place.common)
         self.path = job.folder / checkpoint.FILE
         folder = job.sweep or job.folder.parent
         self.folder = folder if (folder / PLAN).exists() else None  # of the sweep
@@ -57,13 +57,13 @@ class Training(Trainable):
         else:
             train_alone(self.runs, self.folder)
 
-    def _build(self, builder: Resources, device: torch.device, number: int) -> Run:
+    def _build(self, builder: Resources, device: torch.device, number: int) -> TrainState:
         """The run, or one member of an ensemble of several: a run with a seed of its own."""
         seed = self.config["seed"]
         seed = seed if number == 0 else generator(seed, f"member {number}").initial_seed() >> 1
         config = self.config | {"seed": seed}
         noise = generator(seed, "noise", device)
-        return compile_as_told(Run(config, builder.parts(config, self.splits, device, noise), device, noise))
+        return compile_as_told(TrainState(config, builder.parts(config, self.splits, device, noise), device, noise))
 
     def _resume(self, device: torch.device) -> bool:
         own = checkpoint.load_if_whole(self.path, device)

@@ -1,7 +1,7 @@
 """The loop. It trains a list of runs; one run is the list of length one.
 
-What a step does stands in `runner.train.state.Run`. Only the `Program` differs between a lone run and runs that share
-one.
+What a step does stands in `runner.train.state.TrainState`. Only the `Program` differs between a lone run and runs that
+share one.
 """
 
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from collections.abc import Callable
 from runner.core import interruption
 from runner.core.startup.frames import roomy
 from runner.train.program import Leave, Objective, Program
-from runner.train.state import Run
+from runner.train.state import TrainState
 
 
 @roomy
-def train(runs: list[Run], program: Program, leave: Leave | None = None) -> None:
+def train(runs: list[TrainState], program: Program, leave: Leave | None = None) -> None:
     """Trains all runs to their ends, side by side; or to the step at which a signal asked the process to end.
 
     Raises `Diverged`, and what listeners raise: unless there is somebody to `leave` to, who is told of the run and the
@@ -25,8 +25,8 @@ def train(runs: list[Run], program: Program, leave: Leave | None = None) -> None
         _loop(runs, program, leave)
 
 
-def _loop(runs: list[Run], program: Program, leave: Leave | None) -> None:
-    active: list[Run] = []
+def _loop(runs: list[TrainState], program: Program, leave: Leave | None) -> None:
+    active: list[TrainState] = []
     while not interruption.pending() or not program.can_stop(active):
         going = program.due([run for run in runs if not run.ended])
         if going != active:
@@ -43,16 +43,16 @@ def _loop(runs: list[Run], program: Program, leave: Leave | None) -> None:
         run.share_time(1)
 
 
-def step(runs: list[Run], program: Program, leave: Leave | None = None) -> None:
+def step(runs: list[TrainState], program: Program, leave: Leave | None = None) -> None:
     """A step of each run."""
     move(runs, program)
-    _each(runs, leave, Run.after_update)
+    _each(runs, leave, TrainState.after_update)
     measured = program.measure([run for run in runs if run.validates and not run.left])
     _each(runs, leave, lambda run: run.look(measured.get(id(run))))
-    _each(runs, leave, Run.pause)
+    _each(runs, leave, TrainState.pause)
 
 
-def _each(runs: list[Run], leave: Leave | None, part: Callable[[Run], None]) -> None:
+def _each(runs: list[TrainState], leave: Leave | None, part: Callable[[TrainState], None]) -> None:
     """A part of the step that is each run's alone."""
     for run in runs:
         if run.left:
@@ -65,7 +65,7 @@ def _each(runs: list[Run], leave: Leave | None, part: Callable[[Run], None]) -> 
             leave(run, error)
 
 
-def move(runs: list[Run], program: Program) -> None:
+def move(runs: list[TrainState], program: Program) -> None:
     """The part of a step that moves the weights; nothing is counted, and nobody is told."""
     batches = program.batches(runs)
     losses = program.gradients(runs, batches)

@@ -9,9 +9,9 @@ from torch import Tensor
 from runner.evaluation.metrics import Measured
 from runner.train.batch import Batch
 from runner.train.protocols import Capture, Gradients
-from runner.train.state import Run
+from runner.train.state import TrainState
 
-Leave = Callable[[Run, Exception], None]
+Leave = Callable[[TrainState, Exception], None]
 
 
 class Objective:
@@ -20,7 +20,7 @@ class Objective:
     The program was asked already when the step began: the first call returns what it found.
     """
 
-    def __init__(self, run: Run, batch: Batch, loss: Tensor, program: "Program"):
+    def __init__(self, run: TrainState, batch: Batch, loss: Tensor, program: "Program"):
         self._run, self._batch, self._ready, self._program = run, batch, [loss], program
 
     def __call__(self) -> Tensor:
@@ -46,31 +46,31 @@ class Objective:
 class Program:
     """How the runs of a loop get their batches and gradients, and take their steps."""
 
-    def due(self, runs: list[Run]) -> list[Run]:
+    def due(self, runs: list[TrainState]) -> list[TrainState]:
         """Those of the runs that take the next step; the others wait for them."""
         return runs
 
-    def batches(self, runs: list[Run]) -> list[Batch]:
+    def batches(self, runs: list[TrainState]) -> list[Batch]:
         """A batch of each run."""
         return [run.next_batch() for run in runs]
 
-    def gradients(self, runs: list[Run], batches: list[Batch]) -> list[Tensor]:
+    def gradients(self, runs: list[TrainState], batches: list[Batch]) -> list[Tensor]:
         """The loss of each run on its batch; its gradients stand."""
         raise NotImplementedError
 
-    def replay(self, runs: list[Run], capture: Capture, must: bool) -> Sequence[Gradients]:
+    def replay(self, runs: list[TrainState], capture: Capture, must: bool) -> Sequence[Gradients]:
         """From now on the gradients are replayed, of each of these by itself. `must`: what cannot be is an error."""
         raise NotImplementedError
 
-    def update(self, runs: list[Run], objectives: list[Objective]) -> None:
+    def update(self, runs: list[TrainState], objectives: list[Objective]) -> None:
         """The optimizers' steps, from gradients that stand."""
         for run, objective in zip(runs, objectives):
             run.update(objective)
 
-    def measure(self, runs: list[Run]) -> dict[int, Measured]:
+    def measure(self, runs: list[TrainState]) -> dict[int, Measured]:
         """By id, what was found of those of the runs whose validation this program does in one pass."""
         return {}
 
-    def can_stop(self, runs: list[Run]) -> bool:
+    def can_stop(self, runs: list[TrainState]) -> bool:
         """Return whether an interrupted loop may end here, between two steps, so that the runs can be saved."""
         return True

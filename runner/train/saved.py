@@ -10,7 +10,7 @@ from torch import nn
 from runner.train.metrics import Meter
 from runner.train.probes import Probe
 from runner.train.progress import Progress
-from runner.train.slot import Seat
+from runner.train.slot import Slot
 
 
 class Saved:
@@ -29,7 +29,7 @@ class Saved:
     progress: Progress
     meter: Meter
     probe: Probe
-    seat: Seat | None
+    seat: Slot | None
     compiled: bool | None
 
     def seconds(self) -> float:
@@ -81,7 +81,7 @@ class Saved:
         torch.set_rng_state(state["global_noise"].cpu())
         if state["device_noise"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["device_noise"].cpu(), self.device)
-        self.seat = None if state["seat"] is None else Seat(*state["seat"])
+        self.seat = None if state["seat"] is None else Slot(*state["seat"])
         self.compiled = state.get("compiled", False)  # there was no trial before checkpoints had it
         self.progress = Progress(**state["progress"])
         self.meter.since, self._started = self.progress.step, time.perf_counter()

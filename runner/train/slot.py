@@ -5,7 +5,7 @@ from typing import NamedTuple
 APART, BATCHES, NOISE = range(3)  # what all runs of a program have in common: nothing; batches; noise, too
 
 
-class Seat(NamedTuple):
+class Slot(NamedTuple):
     """Fixed before the first step, and kept in the checkpoint: on all of it a run's last digits depend."""
 
     row: int

@@ -28,11 +28,11 @@ from runner.train.progress import Progress, Row
 from runner.train.protocols import Collective, Features, Gradients
 from runner.train.saved import Saved
 from runner.train.selection import select_weights
-from runner.train.slot import Seat
+from runner.train.slot import Slot
 from runner.train.stream import Stream
 
 
-class Run(Stream, Epochs, Saved):
+class TrainState(Stream, Epochs, Saved):
     """Everything that is one run's own while it trains.
 
     Listeners are told what happened: `on_log(step, scalars)` every `log.every` steps, `on_epoch(row)` after each
@@ -78,7 +78,7 @@ class Run(Stream, Epochs, Saved):
         self.progress = Progress()
         self.on_log: Callable[[int, dict[str, float]], None] = _unheard
         self.on_epoch: Callable[[Row], None] = _unheard
-        self.on_pause: Callable[[Run], None] = _unheard
+        self.on_pause: Callable[[TrainState], None] = _unheard
         self.meter = Meter()
         self._batches: Iterator[tuple[Tensor, Tensor]] | None = None
         self._rows: Iterator[Tensor] | None = None
@@ -90,7 +90,7 @@ class Run(Stream, Epochs, Saved):
         self.chosen: dict[str, str] = {}  # for the result: by key, how its steps are done, and why
         self.left = False  # by an error, or a judge
         self.fused: int | None = None  # runs of the program that it began in, where several share one
-        self.seat: Seat | None = None  # its place in that program
+        self.seat: Slot | None = None  # its place in that program
         self._sharing = 1  # runs that this process trains side by side
         self._started = time.perf_counter()
         self.ensemble.begin(self)

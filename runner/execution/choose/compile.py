@@ -14,7 +14,7 @@ from runner.execution.eager import gradients
 from runner.execution.fused.compatible import program, structure
 from runner.execution.trial import Trial, untouched
 from runner.optimizer.base import looks_again
-from runner.train.state import Run
+from runner.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 LEAST = {"cpu": 600.0, "cuda": 180.0}
 
 
-def choose_compile(run: Run, folder: Path | None) -> None:
+def choose_compile(run: TrainState, folder: Path | None) -> None:
     """Compile a run's network where that is chosen. A run that is resumed keeps its choice.
 
     folder: of the sweep, where the decision stands for all runs of one program.
@@ -45,7 +45,7 @@ def choose_compile(run: Run, folder: Path | None) -> None:
     log.info("compile: %s", decision)
 
 
-def _decide(run: Run, folder: Path | None) -> Decision:
+def _decide(run: TrainState, folder: Path | None) -> Decision:
     if reason := _never(run):
         return Decision(False, reason)
     decisions = None if folder is None else Decisions(folder, "compile")
@@ -59,7 +59,7 @@ def _decide(run: Run, folder: Path | None) -> Decision:
     return decision if decisions is None else decisions.save(key, decision)
 
 
-def _never(run: Run) -> str:
+def _never(run: TrainState) -> str:
     """Return why a run is not compiled, without a trial; empty where a trial decides."""
     if run.device.type not in LEAST:
         return f"device={run.device.type}"
@@ -70,7 +70,7 @@ def _never(run: Run) -> str:
     return lacking(run.device) or too_short(run.steps - run.progress.step)
 
 
-def _try(run: Run) -> Decision | None:
+def _try(run: TrainState) -> Decision | None:
     """Return what a trial decides; None where too little training is left for one."""
     run.train_mode()
     with untouched([run]):

@@ -16,12 +16,12 @@ from runner.train.protocols import Capture
 
 if TYPE_CHECKING:
     from runner.train.batch import Batch
-    from runner.train.state import Run
+    from runner.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
 
-def choose_graph(runs: list["Run"], program: Program, capture: Capture | None = None) -> None:
+def choose_graph(runs: list["TrainState"], program: Program, capture: Capture | None = None) -> None:
     """Replay the gradients of runs that a program is about to train, where that is chosen."""
     value, device = runs[0].config["cuda_graph"], runs[0].device
     if value is False or (value == "auto" and device.type != "cuda" and capture is None):
@@ -34,7 +34,7 @@ def choose_graph(runs: list["Run"], program: Program, capture: Capture | None = 
     log.info("CUDA graph: %s", decision)
 
 
-def _decide(runs: list["Run"], program: Program, capture: Capture, must: bool) -> Decision:
+def _decide(runs: list["TrainState"], program: Program, capture: Capture, must: bool) -> Decision:
     if must:
         program.replay(runs, capture, must)
         return Decision(True, "cuda_graph=true")
@@ -55,7 +55,7 @@ def _decide(runs: list["Run"], program: Program, capture: Capture, must: bool) -
     return decision
 
 
-def _never(run: "Run") -> str:
+def _never(run: "TrainState") -> str:
     """Return why a run's steps are never replayed; empty where a trial decides."""
     if run.team is not None:
         return "torchrun: several processes share this run"

@@ -1,7 +1,8 @@
 """The choice of one program for several runs, by a trial.
 
 It is no `runner.execution.trial.Trial`: much of the gain lies in the optimizers' steps, so whole steps are measured,
-which move the weights, and all of a run's state is put back. Answers are compared by `Fused`, wherever one is made.
+which move the weights, and all of a run's state is put back. Answers are compared by `FusedProgram`, wherever one is
+made.
 """
 
 import copy
@@ -14,22 +15,22 @@ from runner.core.seeds import generator
 from runner.execution.choose.cuda_graph import choose_graph
 from runner.execution.cuda_graph.replay import WARM
 from runner.execution.decision import Decision, too_short
-from runner.execution.eager import Alone
+from runner.execution.eager import EagerProgram
 from runner.execution.features.cache import serve
 from runner.execution.features.store import Store
-from runner.execution.fused.errors import Unlike
-from runner.execution.fused.program import Fused
+from runner.execution.fused.errors import Incompatible
+from runner.execution.fused.program import FusedProgram
 from runner.execution.trial import LOOKS, fastest, is_faster
 from runner.train.loop import move
 from runner.train.program import Program
-from runner.train.state import Run
+from runner.train.state import TrainState
 
 FEW = 4  # runs that speak for all where a lone step takes more than
 SHORT_STEP = 0.002  # seconds;
 SLOW = 0.02  # where it takes more than these, one look at the program suffices
 
 
-def choose_fused(runs: list[Run], must: bool) -> tuple[Decision, Fused | None]:
+def choose_fused(runs: list[TrainState], must: bool) -> tuple[Decision, FusedProgram | None]:
     """Decide whether runs share a program, and return that; the runs stand where they stood.
 
     must: they share one without a trial, unless that is impossible.
@@ -39,19 +40,19 @@ def choose_fused(runs: list[Run], must: bool) -> tuple[Decision, Fused | None]:
         return Decision(False, reason), None
     try:
         if must:
-            return Decision(True, "hydra.launcher.fuse=true"), Fused(runs)
+            return Decision(True, "hydra.launcher.fuse=true"), FusedProgram(runs)
         return _try(runs)
-    except Unlike as error:
+    except Incompatible as error:
         return Decision(False, str(error)), None
 
 
-def _try(runs: list[Run]) -> tuple[Decision, Fused | None]:
+def _try(runs: list[TrainState]) -> tuple[Decision, FusedProgram | None]:
     states = [_moving(run) for run in runs]
     alone = _lone(runs[:: -(-len(runs) // FEW)])  # neighbours are alike
     if alone < SHORT_STEP:
         alone = _lone(runs)
     _rewind(runs, states)
-    program = Fused(runs)
+    program = FusedProgram(runs)
     places = sum(bundle.network.count for bundle in program.bundles)  # those of runs that are elsewhere cost as much
     together = _seconds(runs, program, 1 if alone > SLOW else LOOKS) / places
     program.part()
@@ -63,8 +64,8 @@ def _try(runs: list[Run]) -> tuple[Decision, Fused | None]:
     return Decision(True, reason), program
 
 
-def _lone(runs: list[Run]) -> float:
-    return sum(_seconds([run], Alone(), 2) for run in runs) / len(runs)
+def _lone(runs: list[TrainState]) -> float:
+    return sum(_seconds([run], EagerProgram(), 2) for run in runs) / len(runs)
 
 
 def impossible(builder: Builder, features: Store, config: dict[str, Any], device: torch.device) -> str:
@@ -74,16 +75,16 @@ def impossible(builder: Builder, features: Store, config: dict[str, Any], device
         own = config | {"seed": seed}
         noise = generator(seed, "noise", device)
         splits = builder.splits(own, device)
-        runs.append(Run(own, builder.parts(own, splits, device, noise), device, noise))
+        runs.append(TrainState(own, builder.parts(own, splits, device, noise), device, noise))
         serve(runs[-1], splits, features)
     try:
-        Fused(runs)
-    except Unlike as error:
+        FusedProgram(runs)
+    except Incompatible as error:
         return str(error)
     return ""
 
 
-def _seconds(runs: list[Run], program: Program, looks: int) -> float:
+def _seconds(runs: list[TrainState], program: Program, looks: int) -> float:
     """Of the fastest of a few steps, done as the runs' would be. Nothing is told to listeners, and no step is
     counted."""
     for run in runs:
@@ -98,13 +99,13 @@ def _seconds(runs: list[Run], program: Program, looks: int) -> float:
     return found
 
 
-def _step(runs: list[Run], program: Program) -> None:
+def _step(runs: list[TrainState], program: Program) -> None:
     for run in runs:
         run.rewind()
     move(program.due(runs), program)
 
 
-def _moving(run: Run) -> dict[str, Any]:
+def _moving(run: TrainState) -> dict[str, Any]:
     """A copy of a run's state, without the weights that no step moves."""
     still = {name for name, p in run.model.named_parameters() if not p.requires_grad}
     state = run.state_dict()
@@ -112,6 +113,6 @@ def _moving(run: Run) -> dict[str, Any]:
     return copy.deepcopy(state | {"model": weights})
 
 
-def _rewind(runs: list[Run], states: list[dict[str, Any]]) -> None:
+def _rewind(runs: list[TrainState], states: list[dict[str, Any]]) -> None:
     for run, state in zip(runs, states):
         run.load_state_dict(copy.deepcopy(state) | {"model": run.model.state_dict() | state["model"]})

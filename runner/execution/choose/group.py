@@ -9,16 +9,16 @@ from runner.execution.choose.cuda_graph import choose_graph
 from runner.execution.choose.fused import choose_fused
 from runner.execution.choose.lone import train_alone
 from runner.execution.decision import Decision, Decisions
-from runner.execution.fused.errors import Blamed, Unlike
-from runner.execution.fused.program import Fused
+from runner.execution.fused.errors import Incompatible, MemberFailed
+from runner.execution.fused.program import FusedProgram
 from runner.train.loop import train
 from runner.train.program import Leave
-from runner.train.state import Run
+from runner.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
 
-def train_group(jobs: Sequence[list[Run]], key: str, folder: Path, must: bool) -> dict[int, Exception]:
+def train_group(jobs: Sequence[list[TrainState]], key: str, folder: Path, must: bool) -> dict[int, Exception]:
     """Train the runs of jobs to their ends, or to where a signal asked for an end.
 
     key: of the program that they may share. folder: of the sweep, where it stands whether that pays.
@@ -27,7 +27,7 @@ def train_group(jobs: Sequence[list[Run]], key: str, folder: Path, must: bool) -
     numbers = {id(run): number for number, runs in enumerate(jobs) for run in runs}
     errors: dict[int, Exception] = {}
 
-    def leave(run: Run, error: Exception) -> None:
+    def leave(run: TrainState, error: Exception) -> None:
         number = numbers[id(run)]
         errors[number] = error
         for mate in jobs[number]:
@@ -49,7 +49,7 @@ def train_group(jobs: Sequence[list[Run]], key: str, folder: Path, must: bool) -
     return errors
 
 
-def _program(runs: list[Run], key: str, folder: Path, must: bool) -> Fused | None:
+def _program(runs: list[TrainState], key: str, folder: Path, must: bool) -> FusedProgram | None:
     """The one that these runs share; None where each has its own."""
     if not runs:
         return None
@@ -66,8 +66,8 @@ def _program(runs: list[Run], key: str, folder: Path, must: bool) -> Fused | Non
             program = None
     if decision.on and program is None:
         try:
-            program = Fused(runs)
-        except Unlike as error:
+            program = FusedProgram(runs)
+        except Incompatible as error:
             decision = Decision(False, str(error))
     way = "as one program" if decision.on else "one by one"
     log.info("%d runs train %s: %s", len(runs), way, decision.reason)
@@ -76,7 +76,7 @@ def _program(runs: list[Run], key: str, folder: Path, must: bool) -> Fused | Non
     return program
 
 
-def _together(runs: list[Run], program: Fused, leave: Leave) -> None:
+def _together(runs: list[TrainState], program: FusedProgram, leave: Leave) -> None:
     for run in runs:
         run.fused = len(runs)
     program.leave = leave
@@ -84,7 +84,7 @@ def _together(runs: list[Run], program: Fused, leave: Leave) -> None:
         while not all(run.ended for run in runs) and not interruption.pending():
             try:
                 train(runs, program, leave)
-            except Blamed as end:
+            except MemberFailed as end:
                 program.undo()
                 leave(end.run, end.error)
     except Exception as error:  # of nobody's own part: each that goes on alone will show whose it was

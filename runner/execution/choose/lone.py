@@ -5,15 +5,15 @@ from pathlib import Path
 from runner.core import interruption
 from runner.execution.choose.compile import choose_compile
 from runner.execution.choose.cuda_graph import choose_graph
-from runner.execution.eager import Alone
+from runner.execution.eager import EagerProgram
 from runner.train.loop import train
 from runner.train.program import Leave
-from runner.train.state import Run
+from runner.train.state import TrainState
 
 
-def train_alone(runs: list[Run], folder: Path | None = None, leave: Leave | None = None) -> None:
+def train_alone(runs: list[TrainState], folder: Path | None = None, leave: Leave | None = None) -> None:
     """Trains runs to their ends, each by a program of its own. `folder`: of the sweep that they are of."""
-    program = Alone()
+    program = EagerProgram()
     for run in runs:
         if interruption.pending():
             break

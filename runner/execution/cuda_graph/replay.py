@@ -18,7 +18,7 @@ from runner.train.batch import Batch
 from runner.train.protocols import Capture, Replay
 
 if TYPE_CHECKING:
-    from runner.train.state import Run
+    from runner.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Recorded:
     losses: Tensor
     guesses: Tensor  # [N, B]
     penalties: Tensor | None  # [P], of `named`
-    named: list[tuple["Run", str]]
+    named: list[tuple["TrainState", str]]
 
 
 class Replays:
@@ -52,7 +52,7 @@ class Replays:
 
     def __init__(
         self,
-        runs: Sequence["Run"],
+        runs: Sequence["TrainState"],
         leaves: Sequence[Tensor],
         held: Sequence[Tensor],
         work: Work,

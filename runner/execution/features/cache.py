@@ -39,7 +39,7 @@ from runner.store import cache
 from runner.transfer.published import transforms_input
 
 if TYPE_CHECKING:
-    from runner.train.state import Run
+    from runner.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ CHUNK = 64  # images at a time, whatever a run's batch is: so that all runs see 
 PROBE = 4  # images on which the cut is tried
 
 
-def serve(run: "Run", splits: Splits, store: Store) -> str:
+def serve(run: "TrainState", splits: Splits, store: Store) -> str:
     """Lets a run train on activations where that is possible; what the result says of it.
 
     Raises `ConfigError` where `transfer.cache=true` cannot be had.
@@ -73,7 +73,7 @@ class Features:
     Raises `Declined` where that cannot be.
     """
 
-    def __init__(self, run: "Run", splits: Splits, store: Store):
+    def __init__(self, run: "TrainState", splits: Splits, store: Store):
         self.run, self.data, self.store = run, splits, store
         parts, transfer = run.parts, run.transfer
         self.pipeline = list(parts.pipeline.values())

@@ -12,7 +12,7 @@ from runner.transfer.published import transforms_input
 
 if TYPE_CHECKING:
     from runner.train.parts import Parts
-    from runner.train.state import Run
+    from runner.train.state import TrainState
 
 
 def apart(parts: "Parts", config: dict[str, Any]) -> str:
@@ -30,7 +30,7 @@ def apart(parts: "Parts", config: dict[str, Any]) -> str:
     return ""
 
 
-def refusal(run: "Run") -> str:
+def refusal(run: "TrainState") -> str:
     """Why a run that is ready to train cannot share a program."""
     if run.team is not None:
         return "torchrun: several processes share this run"
@@ -45,14 +45,14 @@ def structure(model: nn.Module) -> str:
     return hashlib.sha256(repr((modules, weights, buffers)).encode()).hexdigest()
 
 
-def program(run: "Run") -> str:
+def program(run: "TrainState") -> str:
     """What runs that share a program agree in, their network's structure apart."""
     images = len(run.normalize.mean), run.normalize.size, run.num_classes, transforms_input(run.model)
     origin = None if run.features is None else run.features.origin
     return repr((run.batch_size, run.accumulate, run.precision, str(run.device), run.memory_format, images, origin))
 
 
-def same_batches(runs: list["Run"]) -> dict[int, int]:
+def same_batches(runs: list["TrainState"]) -> dict[int, int]:
     """By id of the run, the number of a set of runs whose batches are equal as long as they stand at one step."""
     numbers: dict[Any, int] = {}
     found = {}

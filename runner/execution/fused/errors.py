@@ -4,26 +4,26 @@ from collections.abc import Callable
 from typing import Any
 
 from runner.core import memory
-from runner.train.state import Run
+from runner.train.state import TrainState
 
 
-class Unlike(Exception):
+class Incompatible(Exception):
     """Runs cannot share a program, and why."""
 
 
-class Blamed(Exception):
+class MemberFailed(Exception):
     """What one run's own part of a step raised, before anything moved: the others can do the step without it."""
 
-    def __init__(self, run: Run, error: Exception):
+    def __init__(self, run: TrainState, error: Exception):
         super().__init__(str(error))
         self.run, self.error = run, error
 
 
-def by(run: Run, part: Callable[..., Any], *given: Any) -> Any:
-    """A part of the step that is this run's alone. Raises `Blamed` for what it raises, but for want of memory."""
+def by(run: TrainState, part: Callable[..., Any], *given: Any) -> Any:
+    """A part of the step that is this run's alone. Raises `MemberFailed` for what it raises, but for want of memory."""
     try:
         return part(*given)
     except Exception as error:
         if memory.lacking(error):
             raise
-        raise Blamed(run, error) from error
+        raise MemberFailed(run, error) from error

@@ -8,12 +8,12 @@ from runner.core.text import first_line
 from runner.evaluation.softmax import padded
 from runner.execution.closeness import TOLERANCE, distance
 from runner.execution.fused.broadcast import beside, once
-from runner.execution.fused.errors import Unlike, by
+from runner.execution.fused.errors import Incompatible, by
 from runner.execution.fused.network import Network
 from runner.execution.trial import untouched
 from runner.model.train_mode import set_mode
 from runner.train.batch import Batch
-from runner.train.state import Run
+from runner.train.state import TrainState
 
 SMALL = 1e-6  # size of logits below which their differences are rounding
 
@@ -21,7 +21,7 @@ SMALL = 1e-6  # size of logits below which their differences are rounding
 class Passes:
     """Called, it computes the losses of a batch of each run and their gradients, which stand in the stacks."""
 
-    def __init__(self, runs: list[Run], network: Network, rows: list[int], shared: bool):
+    def __init__(self, runs: list[TrainState], network: Network, rows: list[int], shared: bool):
         """rows: each run's place in the network. shared: whether all runs see the same images."""
         self.runs, self.network, self.rows, self._shared = runs, network, rows, shared
         self.takes_once = True  # whether what is the same for all need not lie side by side
@@ -86,7 +86,7 @@ class Passes:
 
     @torch.no_grad()
     def compare(self, mapped: bool) -> None:
-        """Raises `Unlike` where the shared network gives other logits than each run's own."""
+        """Raises `Incompatible` where the shared network gives other logits than each run's own."""
         name = type(self.runs[0].model).__name__
         way = "torch.func.vmap" if mapped else "networks side by side in the channels"
         seen = self.runs[:1] if self._shared else self.runs
@@ -101,12 +101,12 @@ class Passes:
                 with untouched(self.runs), torch.enable_grad():  # in which some layers object that else do not
                     together = self._logits(images).detach()
             except RuntimeError as error:
-                raise Unlike(f"{name} does not take {way} ({first_line(error)})") from error
+                raise Incompatible(f"{name} does not take {way} ({first_line(error)})") from error
         if alone.shape != together.shape:
-            raise Unlike(f"{name} does not take {way}")
+            raise Incompatible(f"{name} does not take {way}")
         off = distance([together], [alone], SMALL)
         if not off <= TOLERANCE[self.runs[0].precision]:
-            raise Unlike(f"{name} answers otherwise with {way} (logits are {off:.1g} off)")
+            raise Incompatible(f"{name} answers otherwise with {way} (logits are {off:.1g} off)")
 
     def _try_once(self, images: Tensor) -> bool:
         """Whether what is the same for all need not lie side by side: some networks' own code objects."""

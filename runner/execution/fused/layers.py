@@ -1,6 +1,6 @@
 """Layers with weights, of N networks at once: what `runner.execution.fused.network` puts in the place of each.
 
-Activations lie side by side in the channels, `[B, N * C, ...]`, or come `Once` for all.
+Activations lie side by side in the channels, `[B, N * C, ...]`, or come `Broadcast` for all.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from runner.execution.fused.broadcast import Once, beside, plain
+from runner.execution.fused.broadcast import Broadcast, beside, plain
 
 Form = Callable[[Tensor], Tensor]
 
@@ -25,7 +25,7 @@ def _linear(module: nn.Linear, members: list[nn.Module]) -> Form:
     count = len(members)
 
     def forward(x: Tensor) -> Tensor:
-        if isinstance(x, Once) and x.ndim == 2:
+        if isinstance(x, Broadcast) and x.ndim == 2:
             bias = None if module.bias is None else module.bias.flatten()
             return F.linear(plain(x), module.weight.flatten(0, 1), bias)
         parts = beside(x, count).unflatten(1, (count, -1))  # [B, N, F]
@@ -83,7 +83,7 @@ def _conv(module: nn.Conv2d, members: list[nn.Module]) -> Form | None:
     def forward(x: Tensor) -> Tensor:
         weight, bias = module.weight.flatten(0, 1), None if module.bias is None else module.bias.flatten()
         options = module.stride, module.padding, module.dilation
-        if isinstance(x, Once) and module.groups == 1:
+        if isinstance(x, Broadcast) and module.groups == 1:
             return F.conv2d(plain(x), weight, bias, *options)
         x = beside(x, count)
         if count > 1 or module.groups > 1:

@@ -6,7 +6,7 @@ Containers, pools and nonlinearities work on that as they are; layers with weigh
 network's own parameters are rows of these. Networks that mix what lies side by side are mapped as wholes, by
 `torch.func.vmap`.
 
-Images that are the same for all come `Once`, `[B, C, H, W]`, and stay so up to the first layer with weights.
+Images that are the same for all come `Broadcast`, `[B, C, H, W]`, and stay so up to the first layer with weights.
 """
 
 import copy
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from runner.execution.features.cut import Cut, Rest
-from runner.execution.fused.broadcast import Once, beside, once, plain
+from runner.execution.fused.broadcast import Broadcast, beside, once, plain
 from runner.execution.fused.layers import FORMS, Form
 from runner.model.attention import plain_attention
 from runner.model.noise import Noise
@@ -35,7 +35,7 @@ ALIKE = (
 
 
 class Network(nn.Module):
-    """Networks of one structure as one: images `[B, N * C, H, W]`, or `Once`, to logits `[B, N, K]`.
+    """Networks of one structure as one: images `[B, N * C, H, W]`, or `Broadcast`, to logits `[B, N, K]`.
 
     From then on parameters and buffers of each are views of `stacks`: whoever changes one changes the other. None is
     the place of a network that is not there any more.
@@ -73,9 +73,9 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         for norm, own in self._modes:  # changes from epoch to epoch, and for all alike
             norm.training = own.training
-        network = self.body if self._rests is None else self._rests[isinstance(images, Once)]
+        network = self.body if self._rests is None else self._rests[isinstance(images, Broadcast)]
         found = network(images)
-        if isinstance(found, Once):
+        if isinstance(found, Broadcast):
             raise RuntimeError("no layer with weights")
         return found.unflatten(1, (self.count, -1))
 
@@ -163,7 +163,7 @@ def _drawn(members: list[Noise], lead: int, alike: bool, each: Form, x: Tensor) 
     """Noise on what is the same for all: drawn once where all would draw the same. `lead`: one that is not a
     filler."""
     first = members[lead]
-    if not isinstance(x, Once) or (first.active and not alike):
+    if not isinstance(x, Broadcast) or (first.active and not alike):
         return each(x)
     found = once(first(plain(x)))
     if first.active and first.noise is not None:
@@ -181,7 +181,7 @@ def _mapped(like: nn.Module, body: nn.Module, count: int, x: Tensor) -> Tensor:
         return functional_call(like, (weights, buffers), (part,))
 
     weights, buffers = dict(body.named_parameters()), dict(body.named_buffers())
-    parts, axis = (plain(x), None) if isinstance(x, Once) else (x.unflatten(1, (count, -1)), 1)
+    parts, axis = (plain(x), None) if isinstance(x, Broadcast) else (x.unflatten(1, (count, -1)), 1)
     with plain_attention():  # another kernel would be asked network by network
         return torch.vmap(one, in_dims=(0, 0, axis), out_dims=1)(weights, buffers, parts).flatten(1)
 

@@ -20,7 +20,7 @@ from runner.execution.fused.slot import MANY_WEIGHTS
 from runner.optimizer.adam import Adam
 from runner.optimizer.kernels import direct
 from runner.optimizer.lion import Lion
-from runner.train.state import Run
+from runner.train.state import TrainState
 
 ELEMENTWISE = {  # class -> whether its weight decay is decoupled from the gradient, where no option of its own says
     torch.optim.SGD: False,
@@ -38,7 +38,7 @@ ELEMENTWISE = {  # class -> whether its weight decay is decoupled from the gradi
 OWN = {"params", "lr", "weight_decay", "name", "lr_scale", "initial_lr"}  # what may differ between runs and groups
 
 
-def kind(run: Run) -> str | None:
+def kind(run: TrainState) -> str | None:
     """What runs must agree in to take their steps together; None where each takes its own."""
     optimizer = run.optimizer
     if type(optimizer) not in ELEMENTWISE or run.scaler is not None:
@@ -52,10 +52,10 @@ def kind(run: Run) -> str | None:
     return repr((type(optimizer), sorted(options[0].items()), sorted(attributes.items()), run.progress.step))
 
 
-class Together:
+class StackedOptimizer:
     """One step for the runs whose rows in the stacks are `first` and those after it."""
 
-    def __init__(self, runs: Sequence[Run], first: int, stacks: Sequence[tuple[Tensor, list[Tensor]]]):
+    def __init__(self, runs: Sequence[TrainState], first: int, stacks: Sequence[tuple[Tensor, list[Tensor]]]):
         self.runs = runs
         rows = slice(first, first + len(runs))
         groups = [
@@ -122,7 +122,7 @@ class Together:
                         key: value[row] if _each(value, steps) else value for key, value in state.items()
                     }
 
-    def _each_row(self) -> Iterator[tuple[Tensor, Run, Tensor]]:
+    def _each_row(self) -> Iterator[tuple[Tensor, TrainState, Tensor]]:
         """What moves, the run that it belongs to, and the run's own weights."""
         owners = ((run, p) for own in self._own for run, p in zip(self.runs, own))
         return ((row, run, p) for row, (run, p) in zip(self._moved, owners, strict=True))
@@ -172,7 +172,7 @@ class Together:
             self._give()
 
 
-def _by_kernel(run: Run) -> bool:
+def _by_kernel(run: TrainState) -> bool:
     """Whether its optimizer's step is a single kernel; SGD's few passes over stacks are quicker than one that is handed
     every row."""
     kind = type(run.optimizer)

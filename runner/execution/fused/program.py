@@ -11,39 +11,39 @@ from runner.data.splits import ResidentSplit
 from runner.evaluation.metrics import Measured
 from runner.execution.cuda_graph.replay import Replays
 from runner.execution.fused.compatible import program, refusal, same_batches, structure
-from runner.execution.fused.errors import Unlike, by
+from runner.execution.fused.errors import Incompatible, by
 from runner.execution.fused.network import mappable
-from runner.execution.fused.stacked_runs import Bundle
+from runner.execution.fused.stacked_runs import StackedRuns
 from runner.train.batch import Batch
 from runner.train.program import Leave, Objective, Program
 from runner.train.protocols import Capture
-from runner.train.slot import Seat
-from runner.train.state import Run
+from runner.train.slot import Slot
+from runner.train.state import TrainState
 
 
-class Fused(Program):
-    """Runs whose networks have one structure. Raises `Unlike` where they cannot share a program.
+class FusedProgram(Program):
+    """Runs whose networks have one structure. Raises `Incompatible` where they cannot share a program.
 
     A run that ends leaves its place empty, so that no run's numbers depend on others. Where memory does not suffice,
     two halves share a program each.
     """
 
-    def __init__(self, runs: list[Run]):
+    def __init__(self, runs: list[TrainState]):
         for reason in filter(None, map(refusal, runs)):
-            raise Unlike(reason)
+            raise Incompatible(reason)
         if len({(structure(run.model), program(run)) for run in runs}) > 1:
-            raise Unlike("their networks, batches or devices differ")
+            raise Incompatible("their networks, batches or devices differ")
         self._seat(runs)
-        self._draws: list[tuple[Run, Tensor]] = []  # what their generators stood at before the step's batches
+        self._draws: list[tuple[TrainState, Tensor]] = []  # what their generators stood at before the step's batches
         self.leave: Leave | None = None  # who is told of a run whose own optimizer fails
 
-    def _seat(self, runs: list[Run]) -> None:
+    def _seat(self, runs: list[TrainState]) -> None:
         """Makes networks of those that are due first."""
         first = _due(runs)
         self.bundles = self._tried(_seated(first))
         self._alike = same_batches(first)
 
-    def due(self, runs: list[Run]) -> list[Run]:
+    def due(self, runs: list[TrainState]) -> list[TrainState]:
         """Runs whose batches are made once stay at one step: after a kill some may have further to go than others."""
         due = _due(runs)
         here = {id(run) for bundle in self.bundles for run in bundle.runs}
@@ -55,15 +55,15 @@ class Fused(Program):
                 self.replay(due, *graphs)
         return due
 
-    def _tried(self, groups: list[list[Run]]) -> list[Bundle]:
+    def _tried(self, groups: list[list[TrainState]]) -> list[StackedRuns]:
         """Networks side by side; where that shares nothing, or gives other answers, mapped as wholes."""
         runs = [run for some in groups for run in some]
         no = mappable([run.model for run in runs]) if runs[0].features is None else "features are kept"
         try:
             bundles = _compared(groups, mapped=False)
-        except Unlike as error:
+        except Incompatible as error:
             if no:
-                raise Unlike(f"{error}; nor by torch.func.vmap: {no}") from error
+                raise Incompatible(f"{error}; nor by torch.func.vmap: {no}") from error
             return _compared(groups, mapped=True)
         if no or not bundles[0].network.asks_each:
             return bundles
@@ -71,7 +71,7 @@ class Fused(Program):
             bundle.part()
         try:
             return _compared(groups, mapped=True)
-        except Unlike:
+        except Incompatible:
             return _compared(groups, mapped=False)
 
     def part(self) -> None:
@@ -83,10 +83,10 @@ class Fused(Program):
         """After `part`: the same runs again, from what was loaded into them."""
         self.bundles = [bundle.like(bundle.runs) for bundle in self.bundles]
 
-    def batches(self, runs: list[Run]) -> list[Batch]:
+    def batches(self, runs: list[TrainState]) -> list[Batch]:
         """Runs of one seed and one augmentation see the same images: one of them makes the batch for all."""
         self._draws = []
-        sharing: dict[Any, list[Run]] = defaultdict(list)
+        sharing: dict[Any, list[TrainState]] = defaultdict(list)
         for run in runs:
             sharing[self._alike[id(run)], run.progress.step].append(run)
         firsts = [some[0] for some in sharing.values()]
@@ -103,7 +103,7 @@ class Fused(Program):
         found = {id(run): batch for some, batch in zip(sharing.values(), batches) for run in some}
         return [found[id(run)] for run in runs]
 
-    def _made(self, runs: list[Run]) -> list[Batch]:
+    def _made(self, runs: list[TrainState]) -> list[Batch]:
         """What lies in memory is fetched for all at once; what nothing augments is normalised at once, too."""
         first, split = runs[0], runs[0].train_split
         kept = first.features is not None or not isinstance(split, ResidentSplit)
@@ -124,7 +124,7 @@ class Fused(Program):
             for run in bundle.runs:
                 run.rewind(losses=False)
 
-    def gradients(self, runs: list[Run], batches: list[Batch]) -> list[Tensor]:
+    def gradients(self, runs: list[TrainState], batches: list[Batch]) -> list[Tensor]:
         if batches[0].again:
             raise RuntimeError(f"{type(runs[0].optimizer).__name__} looks at the loss more than once a step")
         mine = {id(run): batch for run, batch in zip(runs, batches)}
@@ -146,10 +146,10 @@ class Fused(Program):
                 self.bundles.append(bundle)
         return [losses[id(run)] for run in runs]
 
-    def replay(self, runs: list[Run], capture: Capture, must: bool) -> list[Replays]:
+    def replay(self, runs: list[TrainState], capture: Capture, must: bool) -> list[Replays]:
         return [bundle.replay(capture, must) for bundle in self.bundles]
 
-    def measure(self, runs: list[Run]) -> dict[int, Measured]:
+    def measure(self, runs: list[TrainState]) -> dict[int, Measured]:
         """Where memory does not suffice, each looks by itself."""
         wanted = {id(run) for run in runs}
         found: dict[int, Measured] = {}
@@ -161,7 +161,7 @@ class Fused(Program):
                     raise
         return found
 
-    def update(self, runs: list[Run], objectives: list[Objective]) -> None:
+    def update(self, runs: list[TrainState], objectives: list[Objective]) -> None:
         apart = {id(run) for bundle in self.bundles for run in bundle.apart}
         for run, objective in zip(runs, objectives):
             if id(run) not in apart:
@@ -177,22 +177,23 @@ class Fused(Program):
             bundle.step()
 
 
-def _compared(groups: list[list[Run]], mapped: bool) -> list[Bundle]:
-    """Raises `Unlike` where shared networks give other logits than each run's own; then each has its own again."""
-    bundles = [Bundle(some, mapped) for some in groups]
+def _compared(groups: list[list[TrainState]], mapped: bool) -> list[StackedRuns]:
+    """Return runs in shared networks. Raises `Incompatible` where these give other logits than each run's own, which
+    each then has again."""
+    bundles = [StackedRuns(some, mapped) for some in groups]
     try:
         for bundle in bundles:
             bundle.compare()
-    except Unlike:
+    except Incompatible:
         for bundle in bundles:
             bundle.part()
         raise
     return bundles
 
 
-def _seated(runs: list[Run]) -> list[list[Run]]:
+def _seated(runs: list[TrainState]) -> list[list[TrainState]]:
     """The runs by programs, in which each has a place of its own: one, unless they come from several."""
-    found: list[list[Run]] = []
+    found: list[list[TrainState]] = []
     for run in sorted(runs, key=lambda run: run.seat or (0, 0, 0)):
         for some in found:
             if run.seat is None or _fits(run.seat, [other.seat for other in some]):
@@ -203,7 +204,7 @@ def _seated(runs: list[Run]) -> list[list[Run]]:
     return found
 
 
-def _due(runs: list[Run]) -> list[Run]:
+def _due(runs: list[TrainState]) -> list[TrainState]:
     """Those at the earliest step, where any of them have something in common."""
     if not any(run.seat is not None and run.seat.common for run in runs):
         return runs
@@ -211,6 +212,6 @@ def _due(runs: list[Run]) -> list[Run]:
     return [run for run in runs if run.progress.step == least]
 
 
-def _fits(seat: Seat, taken: list[Seat | None]) -> bool:
+def _fits(seat: Slot, taken: list[Slot | None]) -> bool:
     """Whether a place is free in the program of those who have these."""
     return all(other is not None and other[1:] == seat[1:] and other != seat for other in taken)

@@ -12,26 +12,27 @@ from runner.evaluation.metrics import Measured
 from runner.execution.cuda_graph.replay import Replays
 from runner.execution.fused.gradients import Passes
 from runner.execution.fused.network import Network
-from runner.execution.fused.optimizer import Together, kind
+from runner.execution.fused.optimizer import StackedOptimizer, kind
 from runner.model.noise import noisy
 from runner.model.train_mode import set_mode
 from runner.train.batch import Batch
 from runner.train.protocols import Capture
-from runner.train.slot import APART, NOISE, Seat
-from runner.train.state import Run
+from runner.train.slot import APART, NOISE, Slot
+from runner.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
 
-class Bundle:
-    """Runs in one network, each in its place (`Run.seat`), on which and on whose number its last digits depend."""
+class StackedRuns:
+    """Runs in one network, each in its place (`TrainState.seat`): its last digits depend on that, and on how many
+    there are."""
 
-    def __init__(self, runs: list[Run], mapped: bool = False):
+    def __init__(self, runs: list[TrainState], mapped: bool = False):
         self.runs, self._mapped = runs, mapped
         self._rows, count, common = list(range(len(runs))), len(runs), APART
         if runs[0].seat is not None:
             self._rows, (_, count, common) = [run.seat.row for run in runs], runs[0].seat
-        places: list[Run | None] = [None] * count
+        places: list[TrainState | None] = [None] * count
         for row, run in zip(self._rows, runs):
             places[row] = run
         self.network = Network([None if run is None else run.model for run in places], mapped, common == NOISE)
@@ -43,7 +44,7 @@ class Bundle:
             self.network.enter(features.cut, runs[0].device)
         kinds = [None if run is None else kind(run) for run in places]
         self._together = [
-            Together(places[first : first + many], first, self.network.stacks)
+            StackedOptimizer(places[first : first + many], first, self.network.stacks)
             for found, first, many in _stretches(kinds)
             if found is not None
         ]
@@ -63,15 +64,15 @@ class Bundle:
         self.replays = Replays(self.runs, stacks, held, self.passes, capture, must, self._eager)
         return self.replays
 
-    def like(self, runs: list[Run]) -> "Bundle":
+    def like(self, runs: list[TrainState]) -> "StackedRuns":
         """Of these of its runs: they need not be compared again, and their steps are done in the same way."""
-        found = Bundle(runs, self._mapped)
+        found = StackedRuns(runs, self._mapped)
         found.passes.takes_once = found._takes_once = self._takes_once
         if self.graphs is not None:
             found.replay(*self.graphs)
         return found
 
-    def only(self, wanted: Container[int]) -> "Bundle | None":
+    def only(self, wanted: Container[int]) -> "StackedRuns | None":
         """With those of its runs alone that have these ids; None where there is none."""
         left = [run for run in self.runs if id(run) in wanted]
         if len(left) == len(self.runs):
@@ -79,7 +80,7 @@ class Bundle:
         self.part()
         return self.like(left) if left else None
 
-    def halves(self) -> list["Bundle"]:
+    def halves(self) -> list["StackedRuns"]:
         """Two of half the size."""
         log.warning("out of memory: %d runs that share a program go on in two halves", len(self.runs))
         self.part()
@@ -93,7 +94,7 @@ class Bundle:
         memory.free(device)
         for part in parts:
             for row, run in enumerate(part):
-                run.seat = Seat(row, len(part), run.seat.common if run.seat else APART)
+                run.seat = Slot(row, len(part), run.seat.common if run.seat else APART)
         return [self.like(part) for part in parts]
 
     def part(self) -> None:
@@ -119,7 +120,7 @@ class Bundle:
         return total
 
     def compare(self) -> None:
-        """Raises `Unlike` where the shared network gives other logits than each run's own."""
+        """Raises `Incompatible` where the shared network gives other logits than each run's own."""
         self.passes.compare(self._mapped)
         self._takes_once = self.passes.takes_once
 
@@ -137,7 +138,7 @@ class Bundle:
                 stack.copy_(before)
             raise
 
-    def measure(self, runs: list[Run]) -> dict[int, Measured]:
+    def measure(self, runs: list[TrainState]) -> dict[int, Measured]:
         """By id, what the validation split's one pass found of those of these runs whose own network is watched."""
         first, count = self.runs[0], self.network.count
         own = [run for run in runs if run.ensemble.watched(run) is run.model]
@@ -157,7 +158,7 @@ class Bundle:
                 run.train_mode()
         return {id(run): found[row] for run, row in zip(self.runs, self._rows) if id(run) in asked}
 
-    def _moved(self, run: Run, row: int) -> list[int] | None:
+    def _moved(self, run: TrainState, row: int) -> list[int] | None:
         """Numbers of the stacks whose rows a run's steps move, in their order; None where they are not direct."""
         if run.direct is None:
             return None

@@ -10,7 +10,7 @@ from runner.core.errors import ConfigError
 from runner.execution.decision import too_short
 from runner.execution.fused.slot import MANY_WEIGHTS, batches, noise
 from runner.sweep.plan.plan import Entry, Place, Plan
-from runner.train.slot import APART, BATCHES, NOISE, Seat
+from runner.train.slot import APART, BATCHES, NOISE, Slot
 
 if TYPE_CHECKING:
     from runner.task.preflight import Facts
@@ -73,10 +73,10 @@ def settle(plan: Plan, launcher: Sharing, earlier: dict[str, Place]) -> None:
             plan.seats |= {entry.job.fingerprint: (name, seat) for entry, seat in zip(some, seated(some))}
 
 
-def seated(entries: list[Entry]) -> list[Seat]:
+def seated(entries: list[Entry]) -> list[Slot]:
     """Seats for runs that share a program."""
     common = _common(entries)
-    return [Seat(row, len(entries), common) for row in range(len(entries))]
+    return [Slot(row, len(entries), common) for row in range(len(entries))]
 
 
 def _common(entries: list[Entry]) -> int:

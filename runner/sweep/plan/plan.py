@@ -18,9 +18,9 @@ from runner.sweep.plan.layout import run_folder
 from runner.task.job import Job
 from runner.task.preflight import Facts
 from runner.task.resources import Resources
-from runner.train.slot import Seat
+from runner.train.slot import Slot
 
-Place = tuple[str, Seat]  # the group, and the seat in it
+Place = tuple[str, Slot]  # the group, and the seat in it
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from runner.store import lock
 from runner.store.files import PLAN, write_json
 from runner.store.plans import read, runs
 from runner.sweep.plan.plan import Place, Plan, number
-from runner.train.slot import Seat
+from runner.train.slot import Slot
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def numbers(folder: Path) -> dict[str, int]:
 def seats(folder: Path) -> dict[str, Place]:
     """Fingerprint -> its place among the runs that it is trained with, likewise."""
     told = {run["fingerprint"]: run["seat"] for run in runs(folder) if run.get("seat")}
-    return {fingerprint: (group, Seat(*seat)) for fingerprint, (group, *seat) in told.items()}
+    return {fingerprint: (group, Slot(*seat)) for fingerprint, (group, *seat) in told.items()}
 
 
 def write(plan: Plan) -> None:

@@ -18,7 +18,7 @@ from runner.core.timeline import Timeline
 from runner.core.timing import timed, wait
 from runner.data.splits import Split
 from runner.evaluation.evaluate import examine
-from runner.execution.eager import Alone
+from runner.execution.eager import EagerProgram
 from runner.execution.features.activations import count_variants
 from runner.execution.features.cache import Features
 from runner.execution.features.eligible import Declined
@@ -28,7 +28,7 @@ from runner.task.base import process_settings
 from runner.task.preflight import Facts
 from runner.task.resources import Resources
 from runner.train.loop import step
-from runner.train.state import Run
+from runner.train.state import TrainState
 
 WARM = 2  # steps before the clock runs: allocations, kernels chosen at first use
 STEPS = 20  # at most, and seconds after which no further one begins
@@ -55,7 +55,7 @@ class Measured:
     part: float  # of a batch that a measured step had
 
 
-class Brief(Run):
+class Brief(TrainState):
     """A run without epochs: its batches are of images drawn anew for each step."""
 
     def _order(self) -> Tensor:
@@ -141,7 +141,7 @@ def _first(split: Split, count: int) -> Split:
     return split.select(torch.arange(min(count, len(split)), device=split.labels.device))
 
 
-def _serve(run: Run) -> float:
+def _serve(run: TrainState) -> float:
     """Has the run train on the frozen stages' answers where it would; seconds that they take for one image."""
     if run.transfer.cache is False:
         return 0.0
@@ -155,11 +155,11 @@ def _serve(run: Run) -> float:
     return seconds / (len(splits.train) * count_variants(run.pipeline))
 
 
-def _step(run: Run) -> None:
-    step([run], Alone())
+def _step(run: TrainState) -> None:
+    step([run], EagerProgram())
 
 
-def _flops(run: Run) -> float:
+def _flops(run: TrainState) -> float:
     with flop_counter() as counter:
         _step(run)
     return float(counter.get_total_flops())
@@ -173,7 +173,7 @@ def _mean_seconds(work: Callable[[], None], device: torch.device, most: int) -> 
     return sum(taken) / len(taken)
 
 
-def _state(run: Run) -> int:
+def _state(run: TrainState) -> int:
     """Bytes of what a checkpoint keeps; the best weights beside the last."""
     state = run.state_dict()
     for key in ("meter", "probe"):  # between two lines of metrics alone, and small

@@ -23,14 +23,14 @@ class Ended:
     interrupted: bool = False  # a signal asked the process to end: what it trained is saved
 
 
-class Crew:
+class Executor:
     """The base of all crews; a crew is a context manager, which ends what it began."""
 
     capacity: int = 1  # runs at once
     shares: bool = False  # whether runs share a device, so that one alone has more memory
     ready: bool = False  # to write a report of one seed: what that needs is loaded where it is done
 
-    def __enter__(self) -> "Crew":
+    def __enter__(self) -> "Executor":
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -49,7 +49,7 @@ class Crew:
         return write_report(folder)
 
 
-class ThisProcess(Crew):
+class ThisProcess(Executor):
     """Runs one after the other, here: a lone run, a debugger's, or a sweep with `hydra.launcher.workers=0`."""
 
     def __init__(self, builder: Resources, context: HydraContext, listener: Listener):

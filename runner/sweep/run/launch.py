@@ -16,8 +16,8 @@ from runner.sweep.plan import plan_file as frozen
 from runner.sweep.plan.folder import planned
 from runner.sweep.plan.plan import Plan
 from runner.sweep.run.display import Display
-from runner.sweep.run.executor import Crew
-from runner.sweep.run.scheduler import Drive
+from runner.sweep.run.executor import Executor
+from runner.sweep.run.scheduler import Scheduler
 from runner.sweep.run.tally import left
 
 
@@ -33,7 +33,7 @@ class Launcher(Protocol):
     def count(self, runs: int, lone: bool, device: str) -> int:
         """How many of so many runs are done at once, on that kind of device; 0: in this process."""
 
-    def crew(self, plan: Plan, display: Display) -> Crew:
+    def crew(self, plan: Plan, display: Display) -> Executor:
         """Those who do the plan's runs."""
 
 
@@ -61,7 +61,7 @@ def launch(plan: Plan, launcher: Launcher) -> None:
                     elsewhere = crew.ready and not several
                     if plan.workers and not elsewhere:  # this process waits anyway
                         threading.Thread(target=_prepare_report, args=[several], daemon=True).start()
-                    for entry in Drive(plan, crew, display).all(plan.todo):
+                    for entry in Scheduler(plan, crew, display).all(plan.todo):
                         display.end(entry)
                     if elsewhere:
                         display.report = crew.report(plan.folder)

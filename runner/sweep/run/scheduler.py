@@ -18,7 +18,7 @@ from runner.store.ledger import read
 from runner.sweep.plan.grouping import seated
 from runner.sweep.plan.plan import Entry, Plan, moved
 from runner.sweep.run.display import Display
-from runner.sweep.run.executor import Crew, Ended
+from runner.sweep.run.executor import Ended, Executor
 from runner.sweep.run.work import Sharing, Work, done_meanwhile, standing
 from runner.task.job import started
 
@@ -28,10 +28,10 @@ TICK = 0.25  # seconds between two looks at what is going on
 PATIENCE = 1.0  # seconds between two looks at a run that another process is doing
 
 
-class Drive:
+class Scheduler:
     """Runs of a plan on a crew: `submit` as many as you like, `next` gives one that has ended for good."""
 
-    def __init__(self, plan: Plan, crew: Crew, display: Display):
+    def __init__(self, plan: Plan, crew: Executor, display: Display):
         self.plan, self.crew, self.display = plan, crew, display
         first = plan.entries[0].job.config
         self._git = git.record(plan.folder, first["trust"], first["log"]["patch"])

@@ -22,7 +22,7 @@ from runner.sweep.run.hydra_job import HydraJob
 from runner.task.job import Job
 from runner.task.phases import Ready, carry_out
 from runner.task.resources import Resources
-from runner.train.slot import Seat
+from runner.train.slot import Slot
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Sharing:
     key: str  # of the program
     folder: Path  # of the sweep, where it stands whether that pays
     must: bool  # whether it pays or not
-    seat: Seat  # the run's place in that program
+    seat: Slot  # the run's place in that program
 
 
 @roomy

@@ -26,7 +26,7 @@ from runner.sweep.plan.known import match
 from runner.sweep.plan.layout import check_apart, check_one
 from runner.sweep.plan.plan import Entry, moved
 from runner.sweep.run.launch import interrupted, opened
-from runner.sweep.run.scheduler import Drive
+from runner.sweep.run.scheduler import Scheduler
 from runner.sweep.search.display import Trials, show_space, status
 from runner.sweep.search.problem import Scope, make_scope
 from runner.sweep.search.pruner import Candidate
@@ -91,7 +91,7 @@ class Search:
             try:
                 if left:
                     with launcher.crew(self.plan, self.display) as crew:
-                        self._drive(Drive(self.plan, crew, self.display))
+                        self._drive(Scheduler(self.plan, crew, self.display))
             except DiskFull as full:
                 raise DiskFull(f"{full}; make room, then the same command goes on") from full
             except KeyboardInterrupt as end:
@@ -102,7 +102,7 @@ class Search:
 
     # -- trials to runs -----------------------------------------------------------------------------------------
 
-    def _drive(self, drive: Drive) -> None:
+    def _drive(self, drive: Scheduler) -> None:
         self._adopt(drive, others=False)
         while True:
             while drive.idle > 0 and (asked := self.memory.ask(self.scope.total)) is not None:
@@ -113,7 +113,7 @@ class Search:
                 return
             self._settle(drive.next(), drive)
 
-    def _adopt(self, drive: Drive, others: bool) -> None:
+    def _adopt(self, drive: Scheduler, others: bool) -> None:
         """Trials that have not ended and are not ours: of a process that is gone, and in the end (`others`) those of
         one that is still at it, which are waited for."""
         mine = {trial.number for trials in self._flight.values() for trial in trials} | self._left
@@ -126,7 +126,7 @@ class Search:
                 continue  # of another command that is at work
             self._place(*self.memory.resume(trial.number), drive, None if run is None else run["threads"])
 
-    def _place(self, trial: Trial, params: Params, drive: Drive, count: int | None = None) -> None:
+    def _place(self, trial: Trial, params: Params, drive: Scheduler, count: int | None = None) -> None:
         """Has the run of a trial done, unless it was done or is being done. `count`: of threads, where they are
         settled."""
         try:
@@ -168,7 +168,7 @@ class Search:
             judge = Candidate(self.memory.url, trial.number, job.config["epochs"], self.scope.pruner)
         return replace(entry, job=replace(entry.job, threads=count, judge=judge))
 
-    def _settle(self, entry: Entry, drive: Drive) -> None:
+    def _settle(self, entry: Entry, drive: Scheduler) -> None:
         """A run has ended, and with it its trials."""
         if entry.job.fingerprint in drive.interrupted:  # the next command goes on with it
             self._left |= {trial.number for trial in self._flight.pop(entry.job.fingerprint)}

@@ -11,7 +11,7 @@ from runner.core.errors import ConfigError
 from runner.core.text import shown
 from runner.sweep.plan.plan import Plan
 from runner.sweep.run.display import Display
-from runner.sweep.run.executor import Crew, ThisProcess
+from runner.sweep.run.executor import Executor, ThisProcess
 from runner.sweep.workers import processes
 
 
@@ -55,7 +55,7 @@ class Local:
             return max(1, min(runs, torch.cuda.device_count() * each))
         return max(1, min(runs, cores(), processes.room()))
 
-    def crew(self, plan: Plan, display: Display) -> Crew:
+    def crew(self, plan: Plan, display: Display) -> Executor:
         """Those who do the plan's runs."""
         if plan.workers == 0:
             return ThisProcess(plan.builder, self.context, display)

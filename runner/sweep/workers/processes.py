@@ -21,7 +21,7 @@ from runner.core import interruption
 from runner.core.devices import cores
 from runner.store.ledger import read
 from runner.store.lock import began
-from runner.sweep.run.executor import Crew, Ended
+from runner.sweep.run.executor import Ended, Executor
 from runner.sweep.run.work import Work
 from runner.sweep.workers.forkserver import prepare, stop
 
@@ -40,7 +40,7 @@ def packed(total: float, taken: float, most: int) -> int:
     return max(1, min(most, int(0.9 * total / (taken + CONTEXT))))
 
 
-class Processes(Crew):
+class Processes(Executor):
     """`devices`: what `CUDA_VISIBLE_DEVICES` is for each worker, None for all that there are; `limit`: seconds that a
     run may take; `grow`: as many workers to a GPU as its memory holds, once a run has told how much it takes."""
 

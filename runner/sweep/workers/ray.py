@@ -14,7 +14,7 @@ from runner.core.devices import cores
 from runner.core.errors import ConfigError
 from runner.sweep.plan.plan import Plan
 from runner.sweep.run.display import Display
-from runner.sweep.run.executor import Crew, Ended
+from runner.sweep.run.executor import Ended, Executor
 from runner.sweep.run.work import Work
 from runner.sweep.workers.forkserver import environment
 from runner.sweep.workers.ray_actor import Place
@@ -60,7 +60,7 @@ class Ray:
             return max(1, min(runs, _places([own], 1, self._share(device))))
         return max(1, min(runs, _places(self._machines(), 1, self._share(device))))
 
-    def crew(self, plan: Plan, display: Display) -> Crew:
+    def crew(self, plan: Plan, display: Display) -> Executor:
         """Those who do the plan's runs. Raises `ConfigError` where no machine has what a run needs."""
         threads, share = max(entry.job.threads for entry in plan.todo), self._share(plan.device)
         check_precision(plan, share)
@@ -102,7 +102,7 @@ class Ray:
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-class Actors(Crew):
+class Actors(Executor):
     """`capacity` actors, each with so many CPUs and GPUs; `limit`: seconds that a run may take."""
 
     def __init__(self, origin: Origin, capacity: int, cpus: int, gpus: float, limit: float | None):

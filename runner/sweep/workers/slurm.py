@@ -21,7 +21,7 @@ from runner.store import lock
 from runner.store.ledger import read
 from runner.sweep.plan.plan import Plan
 from runner.sweep.run.display import Display
-from runner.sweep.run.executor import Crew, Ended
+from runner.sweep.run.executor import Ended, Executor
 from runner.sweep.run.work import Work
 from runner.sweep.workers.forkserver import SINGLE, environment
 from runner.sweep.workers.remote import Errand, Origin, check_precision, needs, seen
@@ -81,7 +81,7 @@ class Slurm:
         auto = MOST if self.executor == "slurm" else cores()
         return max(1, min(runs, auto if self.jobs == "auto" else self.jobs))
 
-    def crew(self, plan: Plan, display: Display) -> Crew:
+    def crew(self, plan: Plan, display: Display) -> Executor:
         """Those who do the plan's runs."""
         threads = max(entry.job.threads for entry in plan.todo)
         gpus = min(1, torch.cuda.device_count()) if self.gpus == "auto" else self.gpus
@@ -100,7 +100,7 @@ class Slurm:
         return Jobs(Origin.here(self.context, plan.folder), self.executor, plan.workers, asked)
 
 
-class Jobs(Crew):
+class Jobs(Executor):
     """`capacity` jobs at once, in the queue or running, for each of which is `asked` so much."""
 
     def __init__(self, origin: Origin, cluster: str, capacity: int, asked: dict[str, Any]):
