@@ -43,3 +43,14 @@ def _is_plan(plan: Any) -> bool:
 def runs(folder: Path) -> list[dict[str, Any]]:
     """Return the runs that a folder's plans name, those of the first plan last."""
     return [run for plan in reversed(read(folder)) for run in plan["runs"]]
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found

@@ -8,6 +8,7 @@ import yaml
 from runner.core.schema import PRECISIONS
 from runner.report.results.collect import RunRecord
 from runner.report.results.provenance import CODE, Programs
+from runner.store.plans import flat
 from runner.store.revisions import covers
 
 # Typed keys that cannot make two runs differ in kind: where they lie, what they run on.
@@ -118,17 +119,11 @@ def _trained_with(record: RunRecord, key: str) -> str:
 
 def _trained_keys(record: RunRecord) -> Iterable[str]:
     """Yield the keys, dotted, that networks which answer were trained with."""
-
-    def leaves(node: Any, path: str) -> Iterable[str]:
-        if isinstance(node, dict):
-            for key, value in node.items():
-                yield from leaves(value, f"{path}.{key}" if path else str(key))
-        elif path.partition(".")[0] not in WITHOUT_EFFECT:
-            yield path
-
     for origin in record.facts.get("origins") or []:
-        if isinstance(origin, dict):
-            yield from leaves(origin.get("config"), "")
+        config = origin.get("config") if isinstance(origin, dict) else None
+        for key in flat(config) if isinstance(config, dict) else ():
+            if key.partition(".")[0] not in WITHOUT_EFFECT:
+                yield key
 
 
 def label(record: RunRecord, group: list[RunRecord]) -> str:

@@ -1,5 +1,6 @@
 """Programs and repositories that runs came from, in words: the user's own code, our revisions, the state of git."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,7 @@ class Programs:
 
     def __init__(self, config: Callable[[RunRecord], Any], records: Sequence[RunRecord]) -> None:
         """config: a run's `config.yaml`, None where it cannot be read. records: all runs of the page."""
-        self._config, self._list = config, revision_list()
-        self._shared = set.intersection(*(set(self.key(record)) for record in records)) if records else set()
+        self._config, self._records, self._list = config, records, revision_list()
 
     def key(self, record: RunRecord) -> tuple[tuple[str, str], ...]:
         """Return what is equal for runs of one program."""
@@ -38,6 +38,12 @@ class Programs:
         for key, number in self._own(self._revisions(record)):
             words.append(f"{key} revision {number}" + (" (older)" if key in behind else ""))
         return ", ".join(words)
+
+    @functools.cached_property
+    def _shared(self) -> set[tuple[str, str]]:
+        """What all runs have, which is no word for one of them."""
+        keys = [set(self.key(record)) for record in self._records]
+        return set.intersection(*keys) if keys else set()
 
     def _own(self, facts: Mapping[str, str]) -> list[tuple[str, str]]:
         return sorted(set(facts.items()) - self._shared)

@@ -1,10 +1,10 @@
 """Notes under the verdict: how it was found, what it leaves open, which runs take no part in it."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from runner.core.text import number
+from runner.core.text import few, number
 from runner.report.results.collect import RunRecord
 from runner.report.results.format import count
 from runner.report.results.tables import LOST, Row
@@ -90,11 +90,7 @@ def rules(rows: Sequence[Row]) -> list[str]:
             named.setdefault(words, []).append(row.name)
     if len(named) < 2:
         return []
-    parts = [
-        f"{words} ({'; '.join(names[:_MOST_NAMED])}"
-        + (f"; and {len(names) - _MOST_NAMED} more)" if len(names) > _MOST_NAMED else ")")
-        for words, names in named.items()
-    ]
+    parts = [f"{words} ({_named(names)})" for words, names in named.items()]
     return [
         f"Not all combinations are measured with weights chosen alike: {', '.join(parts)}. An epoch that was chosen "
         "on the validation images looks better on them than the last one; checkpoint.select=last treats all alike."
@@ -108,10 +104,14 @@ def left_out(rows: Sequence[Row]) -> list[str]:
     notes = [f"Left out of all means: {', '.join(counts)}."] if counts else []
     gaps = [row for row in rows if row.done and not row.is_complete]
     if len(rows) > 1 and gaps:
-        named = "; ".join(f"{row.name} ({row.gaps})" for row in gaps[:_MOST_NAMED])
-        more = f"; and {len(gaps) - _MOST_NAMED} more" if len(gaps) > _MOST_NAMED else ""
+        named = _named(f"{row.name} ({row.gaps})" for row in gaps)
         notes.append(
-            f"Not compared, and after all others in the table: {named}{more}. The seeds that are left may be the "
+            f"Not compared, and after all others in the table: {named}. The seeds that are left may be the "
             "luckiest, so such a combination cannot lead."
         )
     return notes
+
+
+def _named(combinations: Iterable[str]) -> str:
+    """Return the first combinations, and how many others there are."""
+    return few(combinations, _MOST_NAMED, "; ", "; and ")

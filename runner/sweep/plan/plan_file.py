@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from runner.store import lock
 from runner.store.files import PLAN, write_json
-from runner.store.plans import read, runs
+from runner.store.plans import flat, read, runs
 from runner.sweep.plan.plan import Place, Plan, number
 from runner.train.slot import Slot
 
@@ -100,14 +100,3 @@ def changes(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """Dotted keys that another config has otherwise; None where it has not."""
     changed = {key: value for key, value in own.items() if key not in base or base[key] != value}
     return changed | dict.fromkeys(sorted(base.keys() - own.keys()))
-
-
-def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
-    return found
