@@ -1,68 +1,27 @@
 """The end of a run's epoch: validation, what is kept of it, the curvature of the loss."""
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from runner.core.seeds import generator
-from runner.data.normalize import Normalize, sample_by_class
+from runner.data.normalize import sample_by_class
 from runner.data.splits import Split
 from runner.evaluation.base import Member
 from runner.evaluation.evaluate import evaluate
 from runner.evaluation.metrics import Measured
+from runner.train.attributes import Attributes
 from runner.train.probes import hessian_ends
-from runner.train.progress import Diverged, Progress, Row
-from runner.train.protocols import Collective, Features
-from runner.train.selection import Selection
+from runner.train.progress import Diverged, Row
 
 CURVATURE_IMAGES = 1024
 
 
-class Epochs:
+class Epochs(Attributes):
     """The part of a run that ends its epochs."""
-
-    config: dict[str, Any]
-    model: torch.nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: Any
-    transfer: Any
-    ensemble: Any
-    train_split: Split
-    val_split: Split | None
-    num_classes: int
-    batch_size: int
-    accumulate: int
-    steps_per_epoch: int
-    normalize: Normalize
-    trained: list[Tensor]
-    selection: Selection
-    curvature_every: int  # epochs; 0: never
-    progress: Progress
-    features: Features | None
-    team: Collective | None
-    on_log: Callable[[int, dict[str, float]], None]
-    on_epoch: Callable[[Row], None]
-
-    def autocast(self) -> contextlib.AbstractContextManager:
-        """Return the precision of the forward pass."""
-        raise NotImplementedError
-
-    def train_mode(self) -> None:
-        """Have the model as training has it."""
-        raise NotImplementedError
-
-    def seconds(self) -> float:
-        """Return the time of training."""
-        raise NotImplementedError
-
-    def rewind(self, losses: bool = True) -> None:
-        """Forget the batches that were begun."""
-        raise NotImplementedError
 
     def _end_epoch(self, measured: Measured | None) -> None:
         progress, count = self.progress, self.steps_per_epoch

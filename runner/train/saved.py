@@ -5,44 +5,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
-from runner.train.metrics import Meter
-from runner.train.probes import Probe
+from runner.train.attributes import Attributes
 from runner.train.progress import Progress
 from runner.train.slot import Slot
 
 
-class Saved:
+class Saved(Attributes):
     """The part of a run that is saved and loaded."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: Any
-    ensemble: Any
-    transfer: Any
-    device: torch.device
-    augmenting: torch.Generator
-    noise: torch.Generator
-    scaler: torch.amp.GradScaler | None
-    steps_per_epoch: int
-    progress: Progress
-    meter: Meter
-    probe: Probe
-    seat: Slot | None
-    compiled: bool | None
-
-    def seconds(self) -> float:
-        """Return the time of training."""
-        raise NotImplementedError
-
-    def lay_out(self) -> None:
-        """Have the optimizer's state lie in memory as the weights do."""
-        raise NotImplementedError
-
-    def rewind(self, losses: bool = True) -> None:
-        """Forget the batches that were begun."""
-        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         """Enough to go on as if nothing had happened."""

@@ -1,38 +1,15 @@
 """The batches of a run: drawn, augmented, normalized, mixed."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from runner.core.seeds import generator
-from runner.data.splits import Split
+from runner.train.attributes import Attributes
 from runner.train.batch import Batch
-from runner.train.metrics import Meter
-from runner.train.progress import Progress
-from runner.train.protocols import Features
 
 
-class Stream:
+class Stream(Attributes):
     """The part of a run that brings its batches, in the order of the data's way."""
-
-    config: dict[str, Any]
-    device: torch.device
-    train_split: Split
-    num_classes: int
-    batch_size: int
-    steps_per_epoch: int
-    augmenting: torch.Generator
-    pipeline: list[Any]  # transforms
-    following: list[Any]  # transforms that ask which images come
-    mixers: list[Any]  # items of the stack that mix images and targets
-    normalize: Callable[[Tensor], Tensor]
-    features: Features | None
-    progress: Progress
-    meter: Meter
-    _batches: Iterator[tuple[Tensor, Tensor]] | None
-    _rows: Iterator[Tensor] | None
 
     def next_batch(self) -> Batch:
         """Draws, augments and mixes the step's batch."""
