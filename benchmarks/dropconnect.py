@@ -15,10 +15,11 @@ from torch.nn.functional import nll_loss
 
 from runner.build.check import check
 from runner.core.seeds import generator
-from runner.execution.eager import train
+from runner.execution.eager import EagerProgram
 from runner.model.noise import sampled
 from runner.sweep.compose.explain import CONF
 from runner.task.resources import Resources
+from runner.train.loop import train
 from runner.train.state import TrainState
 
 PASSES, IMAGES, CPU = 10_000, 256, torch.device("cpu")
@@ -40,7 +41,7 @@ def main(words: list[str]) -> None:
     builder = Resources()
     runs = {inference: made(builder, inference, words) for inference in ("mean", "gaussian")}
     with torch.enable_grad():
-        train([runs["mean"]])
+        train([runs["mean"]], EagerProgram())
     runs["gaussian"].model.load_state_dict(runs["mean"].model.state_dict())
     test = runs["mean"].parts.splits.test
     images, labels = next(test.batches([torch.arange(len(test))]))

@@ -29,11 +29,11 @@ from omegaconf import OmegaConf
 from runner.build.check import check
 from runner.core.listener import Listener
 from runner.execution.choose.fused import choose_fused
-from runner.execution.eager import train
 from runner.sweep.compose.explain import CONF
 from runner.task.job import Job
 from runner.task.resources import Resources
 from runner.task.session import Session
+from runner.train.loop import train
 from runner.train.slot import NOISE, Slot
 
 OPTIMIZERS, RATES = ("sgd", "adam", "rmsprop", "adagrad"), ("0.3", "1")

@@ -36,12 +36,12 @@ from runner.core.seeds import generator
 from runner.core.timing import timed
 from runner.data.splits import ResidentSplit, Splits
 from runner.execution.compile import compile_as_told
-from runner.execution.eager import EagerProgram, train
+from runner.execution.eager import EagerProgram
 from runner.execution.fused.program import FusedProgram
 from runner.task.job import Job
 from runner.task.resources import Resources
 from runner.task.session import Session
-from runner.train.loop import step
+from runner.train.loop import step, train
 from runner.train.program import Program
 from runner.train.state import TrainState
 
@@ -156,7 +156,7 @@ def whole_loop(fused: bool, count: int, epochs: int, device: torch.device, build
         runs = [session.run for session in sessions]
         if fused:
             return seconds(lambda: train(runs, FusedProgram(runs)), device)
-        return sum(seconds(lambda run=run: train([run]), device) for run in runs)
+        return sum(seconds(lambda run=run: train([run], EagerProgram()), device) for run in runs)
 
 
 def whole_command(fuse: bool, runs: int, epochs: int, device: torch.device) -> float:

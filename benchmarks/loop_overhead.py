@@ -24,11 +24,12 @@ from torch.nn.functional import cross_entropy, pad
 
 from runner.build.check import check
 from runner.core.listener import Listener
-from runner.execution.eager import train
+from runner.execution.eager import EagerProgram
 from runner.sweep.compose.explain import CONF
 from runner.task.job import Job
 from runner.task.resources import Resources
 from runner.task.session import Session
+from runner.train.loop import train
 
 CASES = {  # name -> overrides, epochs in one measurement
     "mlp on digits": (["model=mlp", "data=digits"], 40),
@@ -59,7 +60,7 @@ def runner_seconds(config: dict, builder: Resources) -> float:
         job = Job(Path(folder), config, "0", "0", [], {}, {}, "", torch.get_num_threads())
         with Session(job, builder, torch.device("cpu"), Listener()) as session:
             start = time.perf_counter()
-            train([session.run])
+            train([session.run], EagerProgram())
             return time.perf_counter() - start
 
 

@@ -8,8 +8,9 @@ import zipfile
 import pytest
 import torch
 
-from runner.execution.eager import train
+from runner.execution.eager import EagerProgram
 from runner.store import checkpoint
+from runner.train.loop import train
 from tests.test_train import make, numbers, weights
 
 STATE = {
@@ -166,7 +167,7 @@ def test_goes_on_bit_for_bit(tmp_path, optimizer, at):
     torch.manual_seed(7)
     whole = make(*words)
     whole.on_pause = save
-    train([whole])
+    train([whole], EagerProgram())
 
     torch.manual_seed(8)
     resumed = make(*words)
@@ -174,7 +175,7 @@ def test_goes_on_bit_for_bit(tmp_path, optimizer, at):
     assert resumed.progress.step == at
     lines = []
     resumed.on_log = lambda step, scalars: lines.append(step)
-    train([resumed])
+    train([resumed], EagerProgram())
     assert lines[0] > at
     assert torch.equal(weights(resumed), weights(whole))
     assert numbers(resumed.progress.history) == numbers(whole.progress.history)
@@ -190,7 +191,7 @@ def test_each_part_of_the_state_is_needed(tmp_path):
     path = tmp_path / checkpoint.FILE
     whole = make(*words)
     whole.on_pause = lambda run: checkpoint.save(path, run.state_dict()) if run.progress.step == 5 else None
-    train([whole])
+    train([whole], EagerProgram())
     for part in ("noise", "augmentation", "optimizer", "model"):
         state, new = checkpoint.load(path), make(*words)
         fresh = new.state_dict()
@@ -199,7 +200,7 @@ def test_each_part_of_the_state_is_needed(tmp_path):
         else:
             state[part] = fresh[part]
         new.load_state_dict(state)
-        train([new])
+        train([new], EagerProgram())
         assert not torch.equal(weights(new), weights(whole)), part
 
 
@@ -209,10 +210,10 @@ def test_patience_goes_on(tmp_path):
     path = tmp_path / checkpoint.FILE
     whole = make(*words)
     whole.on_pause = lambda run: checkpoint.save(path, run.state_dict()) if run.progress.step == 6 else None
-    train([whole])
+    train([whole], EagerProgram())
     resumed = make(*words)
     resumed.load_state_dict(checkpoint.load(path))
-    train([resumed])
+    train([resumed], EagerProgram())
     assert whole.progress.step == resumed.progress.step == 9
 
 

@@ -19,7 +19,7 @@ from runner.evaluation.base import Member
 from runner.evaluation.evaluate import evaluate, examine
 from runner.evaluation.metrics import ensembles
 from runner.evaluation.standard import Standard
-from runner.execution.eager import train
+from runner.execution.eager import EagerProgram
 from runner.schedule.base import Schedule, Timeline
 from runner.schedule.cyclic import Cyclic
 from runner.schedule.warm_restarts import WarmRestarts
@@ -27,6 +27,7 @@ from runner.store import checkpoint
 from runner.task import train as module
 from runner.task.ensemble_facts import compared, draw
 from runner.task.resources import Resources
+from runner.train.loop import train
 from tests.conftest import result_of, results_of
 from tests.test_train import CPU, checked, make, numbers, splits, weights
 
@@ -44,7 +45,7 @@ def recorded(*overrides, **options):
     run = make(*LOGGED, *overrides, **options)
     seen = [state(run.model)]
     run.on_log = lambda step, scalars: seen.append(state(run.model)) if "train/loss" in scalars else None
-    train([run])
+    train([run], EagerProgram())
     assert len(seen) == run.steps + 1
     return run, np.stack(seen)
 
@@ -84,7 +85,7 @@ def test_ema_averages_the_statistics_of_norms():
     run = make(*LOGGED, *NORMS, "ensemble=ema", "ensemble.decay=0.6")
     seen = [statistics(run.model)]
     run.on_log = lambda step, scalars: seen.append(statistics(run.model)) if "train/loss" in scalars else None
-    train([run])
+    train([run], EagerProgram())
     np.testing.assert_allclose(statistics(run.ensemble.network), ema_by_hand(seen, 0.6), rtol=1e-5)
     counters = [value for name, value in run.ensemble.network.state_dict().items() if "num_batches" in name]
     assert counters and all(counter == run.steps for counter in counters)
@@ -117,8 +118,8 @@ def test_the_run_itself_is_untouched(name):
     """The weights that are averaged are those of the run without an average, bit for bit."""
     plain = make(*LOGGED, *NORMS, "regularization=[batchnorm,dropout]", "augmentation=[crop]")
     averaged = make(*LOGGED, *AVERAGES[name], "regularization=[batchnorm,dropout]", "augmentation=[crop]")
-    train([plain])
-    train([averaged])
+    train([plain], EagerProgram())
+    train([averaged], EagerProgram())
     assert torch.equal(weights(plain), weights(averaged))
 
 
@@ -126,7 +127,7 @@ def test_the_run_itself_is_untouched(name):
 def test_statistics_are_estimated_on_training_images(name):
     """After an epoch the averaged network's norms are what torch's `update_bn` makes of the training images."""
     run = make(*LOGGED, *NORMS, *AVERAGES[name], "augmentation=[crop]")
-    train([run])
+    train([run], EagerProgram())
     network = copy.deepcopy(run.ensemble.network)
     order = torch.randperm(50, generator=generator(0, "batch norm statistics"))[:48]
     images = [run.normalize(run.train_split.images[rows]) for rows in order.split(16)]
@@ -153,7 +154,7 @@ def test_frozen_norms_are_not_estimated():
     run = make(*LOGGED, *NORMS, *AVERAGES["swa"], *model, "transfer.freeze_depth=1")
     first = next(m for m in run.ensemble.network.modules() if isinstance(m, nn.BatchNorm2d))
     before = first.running_mean.clone(), first.running_var.clone()
-    train([run])
+    train([run], EagerProgram())
     assert torch.equal(first.running_mean, before[0]) and torch.equal(first.running_var, before[1])
     assert not np.allclose(statistics(run.ensemble.network)[8:], 0)
 
@@ -162,7 +163,7 @@ def test_frozen_norms_are_not_estimated():
 def test_the_average_is_what_is_validated(name):
     """The row of the last epoch is the averaged network's, and the best weights are its."""
     run = make(*LOGGED, *NORMS, *AVERAGES[name])
-    train([run])
+    train([run], EagerProgram())
     measured = evaluate([run.ensemble.network], run.val_split, run.normalize, contextlib.nullcontext, 16, 3)
     assert run.progress.history[-1]["val_loss"] == measured.loss
     raw = evaluate([run.model.eval()], run.val_split, run.normalize, contextlib.nullcontext, 16, 3)
@@ -173,14 +174,14 @@ def test_the_average_is_what_is_validated(name):
 def test_before_the_average_the_run_is_validated():
     """Until there is an average the run's own weights are; their best is then forgotten."""
     plain, run = make(*LOGGED), make(*LOGGED, "ensemble=swa", "ensemble.start=0.5")
-    train([plain])
+    train([plain], EagerProgram())
 
     def unbeatable(row):
         if row["epoch"] == 2:
             run.progress.best = row | {"val_accuracy": 2.0}
 
     run.on_epoch = unbeatable
-    train([run])
+    train([run], EagerProgram())
     assert numbers(run.progress.history)[:2] == numbers(plain.progress.history)[:2]
     assert run.progress.best["epoch"] >= 3
 
@@ -189,8 +190,8 @@ def test_stopping_waits_for_the_average():
     """Epochs without improvement before the average begins end no run."""
     stop = ("early_stopping.patience=1", "early_stopping.min_delta=10", "epochs=8")
     plain, run = make(*stop), make(*stop, "ensemble=swa", "ensemble.start=0.5")
-    train([plain])
-    train([run])
+    train([plain], EagerProgram())
+    train([run], EagerProgram())
     assert len(plain.progress.history) == 2 and len(run.progress.history) == 6
 
 
@@ -203,7 +204,7 @@ def test_goes_on_bit_for_bit(name, pause):
     )
     words = (*LOGGED, *chosen, "regularization=[batchnorm,dropout]", "augmentation=[crop]")
     whole = make(*words)
-    train([whole])
+    train([whole], EagerProgram())
 
     class Cut(Exception):
         pass
@@ -218,9 +219,9 @@ def test_goes_on_bit_for_bit(name, pause):
     first, second = make(*words), make(*words)
     first.on_pause = stop
     with pytest.raises(Cut):
-        train([first])
+        train([first], EagerProgram())
     second.load_state_dict(kept[0])
-    train([second])
+    train([second], EagerProgram())
     assert numbers(whole.progress.history) == numbers(second.progress.history)
     for mine, theirs in zip(whole.ensemble.members([whole]), second.ensemble.members([second]), strict=True):
         for name, value in mine.state_dict().items():

@@ -17,13 +17,14 @@ from runner.data.splits import ResidentSplit
 from runner.evaluation.base import Member
 from runner.evaluation.evaluate import examine
 from runner.evaluation.standard import Standard
-from runner.execution.eager import train
+from runner.execution.eager import EagerProgram
 from runner.execution.features import activations as kept
 from runner.execution.features import cache
 from runner.execution.features.store import Store
 from runner.execution.fused.errors import Incompatible
 from runner.execution.fused.program import FusedProgram
 from runner.task.resources import Resources
+from runner.train.loop import train
 from runner.train.state import TrainState
 from tests.conftest import result_of, results_of
 from tests.test_config import composed
@@ -79,7 +80,7 @@ DATA = splits(train=50, val=20)
 def trained(*overrides, **options):
     run, said = make(*overrides, **options)
     assert said == ("off" if "transfer.cache=false" in overrides else "on")
-    train([run])
+    train([run], EagerProgram())
     return run
 
 
@@ -158,11 +159,11 @@ def test_resumed_run_equals():
     states = []
     first.on_pause = lambda run: states.append(copy.deepcopy(run.state_dict()))
     first.every = 2
-    train([first])
+    train([first], EagerProgram())
     second, _ = make("augmentation=[flip]")
     second.load_state_dict(states[0])
     assert second.progress.step == 2
-    train([second])
+    train([second], EagerProgram())
     for name, value in whole.model.state_dict().items():
         assert torch.equal(second.model.state_dict()[name], value), name
 
@@ -659,7 +660,7 @@ def test_runs_on_kept_features_share_a_program(overrides, model, monkeypatch):
 
     alone, together = ([one(*own) for own in words] for _ in range(2))
     for run in alone:
-        train([run])
+        train([run], EagerProgram())
     program = FusedProgram(together)
     monkeypatch.setattr(TrainState, "measure", None)  # they are validated as one, too
     train(together, program)

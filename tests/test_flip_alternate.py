@@ -9,10 +9,10 @@ from runner.augmentation.base import Transform
 from runner.augmentation.flip import Flip
 from runner.augmentation.vertical_flip import VerticalFlip
 from runner.core.errors import ConfigError
-from runner.execution.eager import train
+from runner.execution.eager import EagerProgram
 from runner.execution.features.activations import pick
 from runner.execution.fused.program import FusedProgram
-from runner.train.loop import step
+from runner.train.loop import step, train
 from tests.test_feature_cache import make as make_cached
 from tests.test_train import make, splits
 
@@ -66,7 +66,7 @@ def test_every_second_epoch():
     for words in (("seed=0",), ("seed=1",), ("seed=0", "optimizer=adam")):
         run, seen = watched(*words)
         run.on_epoch = lambda row, run=run: run.preview(16)
-        train([run])
+        train([run], EagerProgram())
         batches = [batch for number, batch in enumerate(seen.batches) if number % 4 != 3]  # but for previews
         tables.append(mirrored(batches))
         assert_alternates(tables[-1])
@@ -78,7 +78,7 @@ def test_in_a_shared_program():
     alone, pairs = [], [watched(f"seed={seed}") for seed in range(3)]
     for seed in range(3):
         run, seen = watched(f"seed={seed}")
-        train([run])
+        train([run], EagerProgram())
         alone.append(mirrored(seen.batches))
     runs = [run for run, _ in pairs]
     program = FusedProgram(runs)
@@ -99,10 +99,10 @@ def test_goes_on(pause):
     whole, seen = watched()
     states = {}
     whole.on_pause = lambda run: states.setdefault(run.progress.step, copy.deepcopy(run.state_dict()))
-    train([whole])
+    train([whole], EagerProgram())
     second, rest = watched()
     second.load_state_dict(states[pause])
-    train([second])
+    train([second], EagerProgram())
     assert len(rest.batches) == 3 * EPOCHS - pause
     assert all(torch.equal(*pair) for pair in zip(rest.batches, seen.batches[pause:], strict=True))
 
@@ -113,8 +113,8 @@ def test_kept_features_alternate():
     cached, said = make_cached(*words)
     plain, _ = make_cached(*words, "transfer.cache=false")
     assert said == "on"
-    train([cached])
-    train([plain])
+    train([cached], EagerProgram())
+    train([plain], EagerProgram())
     for name, value in plain.model.state_dict().items():
         torch.testing.assert_close(cached.model.state_dict()[name], value, rtol=1e-5, atol=1e-6)
 

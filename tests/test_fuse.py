@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from runner.execution.eager import EagerProgram, train
+from runner.execution.eager import EagerProgram
 from runner.execution.fused.errors import Incompatible
 from runner.execution.fused.network import Network
 from runner.execution.fused.program import FusedProgram
 from runner.execution.fused.slot import MANY_WEIGHTS
 from runner.execution.fused.stacked_runs import StackedRuns
 from runner.model.library_noise import Dropout
-from runner.train.loop import step
+from runner.train.loop import step, train
 from runner.train.slot import APART, Slot
 from tests.conftest import quick
 from tests.test_train import make, splits
@@ -313,7 +313,7 @@ def test_validation_is_one_pass_for_all(monkeypatch):
     words, data = "regularization=[batchnorm,dropout]", splits()
     alone, together = ([make(words, f"seed={seed}", data=data) for seed in range(3)] for _ in range(2))
     for run in alone:
-        train([run])
+        train([run], EagerProgram())
     for run in together:
         monkeypatch.setattr(run, "measure", None)
         run.on_epoch = lambda row, run=run: setattr(run, "left", run is not together[2])

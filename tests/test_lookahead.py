@@ -10,9 +10,10 @@ from torch.nn.functional import cross_entropy
 from runner.build.check import check
 from runner.build.complaints import Refused
 from runner.core.seeds import generator
-from runner.execution.eager import train
+from runner.execution.eager import EagerProgram
 from runner.model.mlp import MLP
 from runner.task.resources import Resources
+from runner.train.loop import train
 from tests.conftest import result_of
 from tests.test_config import composed
 from tests.test_fuse import compare, doubled
@@ -81,7 +82,7 @@ def test_is_that_of_the_published_code(optimizer):
                 state.update(plain.model, schedule[now].item())
 
     plain.on_log = move
-    train([plain])
+    train([plain], EagerProgram())
     run = trained(*LOOKAHEAD, "ensemble.decay=0.7737809375", "ensemble.power=3", *words)
     assert_equal(run.model, plain.model, rtol=1e-4, atol=1e-5)
     for name, value in run.ensemble.network.state_dict().items():
@@ -108,9 +109,9 @@ def test_goes_on_bit_for_bit(pause):
     whole, second = make(*words), make(*words)
     states = {}
     whole.on_pause = lambda run: states.setdefault(run.progress.step, copy.deepcopy(run.state_dict()))
-    train([whole])
+    train([whole], EagerProgram())
     second.load_state_dict(states[pause])
-    train([second])
+    train([second], EagerProgram())
     assert_equal(second.model, whole.model, rtol=0, atol=0)
     assert_equal(second.ensemble.network, whole.ensemble.network, rtol=0, atol=0)
     assert numbers(second.progress.history) == numbers(whole.progress.history)

@@ -16,7 +16,7 @@ from torchvision.models import convnext, efficientnet, mobilenetv2, resnet, swin
 from runner.build.check import check
 from runner.build.complaints import Refused
 from runner.core.seeds import generator
-from runner.execution.eager import train
+from runner.execution.eager import EagerProgram
 from runner.model.convnet import ConvNet
 from runner.model.noise import sampled
 from runner.model.resnet import BasicBlock, ResNet
@@ -28,6 +28,7 @@ from runner.regularization.fractional_max_pool import FractionalMaxPool, Fractio
 from runner.regularization.stochastic_depth import MODELS, DropPath, StochasticDepth, blocks
 from runner.store import checkpoint
 from runner.task.resources import Resources
+from runner.train.loop import train
 from runner.train.state import TrainState
 from tests.test_config import GROUP_OPTIONS, REQUIRED, composed, yaml_of
 from tests.test_train import CPU, numbers, splits
@@ -524,28 +525,28 @@ def test_goes_on_bit_for_bit(tmp_path, stack):
     gives other weights."""
     path, whole = tmp_path / checkpoint.FILE, made(stack, "log.every=1")
     whole.on_pause = lambda run: checkpoint.save(path, run.state_dict()) if run.progress.step == 1 else None
-    train([whole])
+    train([whole], EagerProgram())
     assert all(math.isfinite(row["train_loss"] + row["val_loss"]) for row in whole.progress.history)
     resumed = made(stack, "log.every=1")
     resumed.noise.manual_seed(99)  # whatever it drew before, the checkpoint knows where it stood
     for layer in layers(resumed.model, FractionalPooling):
         layer.regions.uniform_()
     resumed.load_state_dict(checkpoint.load(path))
-    train([resumed])
+    train([resumed], EagerProgram())
     assert torch.equal(values(resumed), values(whole))
     assert numbers(resumed.progress.history) == numbers(whole.progress.history)
     assert torch.equal(resumed.noise.get_state(), whole.noise.get_state())
     other = made(stack, "log.every=1")
     other.noise.manual_seed(99)
-    train([other])
+    train([other], EagerProgram())
     assert not torch.allclose(values(other), values(whole), rtol=1e-4)
 
 
 def test_samples_are_for_testing_alone():
     """How many regions are averaged at test time changes nothing in training."""
     frozen, averaged = made("fractional_max_pool"), made("averaged")
-    train([frozen])
-    train([averaged])
+    train([frozen], EagerProgram())
+    train([averaged], EagerProgram())
     assert torch.equal(values(frozen), values(averaged))
     assert frozen.progress.history[0]["val_loss"] != averaged.progress.history[0]["val_loss"]
 
@@ -557,10 +558,10 @@ def test_micro_batches_half_precision_and_layout(stack):
     words = ("accumulate=3", "precision=bf16", "channels_last=true")
     state = torch.get_rng_state()
     run = made(stack, *words)
-    train([run])
+    train([run], EagerProgram())
     assert torch.equal(torch.get_rng_state(), state)
     plain = made(stack, *words, without=True)
-    train([plain])
+    train([plain], EagerProgram())
     assert values(run).isfinite().all() and not torch.allclose(values(run), values(plain), rtol=1e-3)
 
 
@@ -597,7 +598,7 @@ def test_trains_two_steps(model, item):
     words = (f"model={model}", f"regularization=[{item}]", "batch_size=4", "epochs=1", "optimizer=sgd")
     config, noise = check(composed(*words)), generator(0, "noise")
     run = TrainState(config, Resources().parts(config, splits(8, 4, 3, side=32), CPU, noise), CPU, noise)
-    train([run])
+    train([run], EagerProgram())
     (row,) = run.progress.history
     assert row["step"] == 2 and math.isfinite(row["train_loss"] + row["val_loss"])
 

@@ -14,7 +14,7 @@ from runner.build.check import check
 from runner.build.complaints import Refused
 from runner.core.errors import ConfigError
 from runner.core.seeds import generator
-from runner.execution.eager import train
+from runner.execution.eager import EagerProgram
 from runner.model.convnet import ConvNet
 from runner.model.mlp import MLP
 from runner.model.noise import sampled
@@ -27,6 +27,7 @@ from runner.regularization.gaussian_noise import GaussianNoise, GaussianNoiseLay
 from runner.regularization.l2 import L2
 from runner.store import checkpoint
 from runner.task.resources import Resources
+from runner.train.loop import train
 from runner.train.state import TrainState
 from tests.test_config import composed
 from tests.test_train import CPU, numbers, splits
@@ -518,11 +519,11 @@ def test_goes_on_bit_for_bit(tmp_path, model, stack):
         stack = "multiplicative"  # its one linear layer is the head
     path, whole = tmp_path / checkpoint.FILE, made(model, stack, "log.every=1")
     whole.on_pause = lambda run: checkpoint.save(path, run.state_dict()) if run.progress.step == 1 else None
-    train([whole])
+    train([whole], EagerProgram())
     assert all(math.isfinite(row["train_loss"] + row["val_loss"]) for row in whole.progress.history)
     resumed = made(model, stack, "log.every=1")
     resumed.load_state_dict(checkpoint.load(path))
-    train([resumed])
+    train([resumed], EagerProgram())
     assert torch.equal(values(resumed), values(whole))
     assert numbers(resumed.progress.history) == numbers(whole.progress.history)
     assert torch.equal(resumed.noise.get_state(), whole.noise.get_state())
@@ -532,9 +533,9 @@ def test_goes_on_bit_for_bit(tmp_path, model, stack):
 def test_micro_batches_and_half_precision(stack):
     """Accumulated gradients and bfloat16 train to finite weights, other than without the item."""
     run = made("convnet", stack, "accumulate=3", "precision=bf16")
-    train([run])
+    train([run], EagerProgram())
     plain = made("convnet", stack, "accumulate=3", "precision=bf16", *SILENT[stack])
-    train([plain])
+    train([plain], EagerProgram())
     assert values(run).isfinite().all() and not torch.allclose(values(run), values(plain), rtol=1e-3)
 
 

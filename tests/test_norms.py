@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from runner.build.check import check
 from runner.build.complaints import Refused
 from runner.core.context import Context
-from runner.execution.eager import train
+from runner.execution.eager import EagerProgram
 from runner.model.convnet import ConvNet
 from runner.model.mlp import MLP
 from runner.model.resnet import ResNet
@@ -31,6 +31,7 @@ from runner.regularization.norms import hidden_layers
 from runner.regularization.weight_standardization import Standardized, WeightStandardization
 from runner.store import checkpoint
 from runner.task.resources import Resources
+from runner.train.loop import train
 from tests.test_config import composed
 from tests.test_train import make, numbers, trained
 
@@ -605,11 +606,11 @@ def test_goes_on_bit_for_bit(tmp_path, name):
     path = tmp_path / checkpoint.FILE
     whole, resumed = make(*more), make(*more)
     whole.on_pause = lambda run: checkpoint.save(path, run.state_dict()) if run.progress.step == 2 else None
-    train([whole])
+    train([whole], EagerProgram())
     state = checkpoint.load(path)
     assert ("conv1.norm.running_mean" in state["model"]) == ("batch" in name)
     resumed.load_state_dict(state)
-    train([resumed])
+    train([resumed], EagerProgram())
     ends = resumed.model.state_dict()
     assert all(torch.equal(ends[key], value) for key, value in whole.model.state_dict().items())
     assert numbers(resumed.progress.history) == numbers(whole.progress.history)

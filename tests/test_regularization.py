@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from runner.build.check import check
 from runner.build.complaints import Refused
 from runner.core.errors import ConfigError
-from runner.execution.eager import train
+from runner.execution.eager import EagerProgram
 from runner.model.convnet import ConvNet
 from runner.model.mlp import MLP
 from runner.model.resnet import ResNet
@@ -20,6 +20,7 @@ from runner.regularization.dropout import Dropout, DropoutLayer
 from runner.regularization.l2 import L2
 from runner.regularization.label_smoothing import LabelSmoothing, smooth_labels
 from runner.task.resources import Resources
+from runner.train.loop import train
 from tests.test_config import GROUP_OPTIONS, composed, split
 from tests.test_train import make
 
@@ -56,7 +57,7 @@ def test_each_item_changes_training(name):
         builder, noise = Resources(), seeded()
         parts = builder.parts(config, builder.splits(config), torch.device("cpu"), noise)
         run = type(make())(config, parts, torch.device("cpu"), noise)
-        train([run])
+        train([run], EagerProgram())
         found.append(dict(run.model.named_parameters()))
     shared = found[0].keys() & found[1].keys()
     assert shared and any(not torch.allclose(found[0][k], found[1][k], rtol=1e-6, atol=1e-7) for k in shared)

@@ -13,8 +13,9 @@ from runner.core.errors import ConfigError
 from runner.core.seeds import generator
 from runner.evaluation.evaluate import examine
 from runner.evaluation.standard import Standard
-from runner.execution.eager import train
+from runner.execution.eager import EagerProgram
 from runner.task.resources import Resources
+from runner.train.loop import train
 from runner.train.state import TrainState
 from tests.test_config import composed
 
@@ -41,7 +42,7 @@ def two_steps(model: str, *words: str) -> TrainState:
     noise = generator(0, "noise")
     run = TrainState(config, BUILDER.parts(config, splits, device, noise), device, noise)
     before = [p.detach().clone() for p in run.trained]
-    train([run])
+    train([run], EagerProgram())
     assert run.progress.step == 2
     assert any(not torch.equal(a, b) for a, b in zip(before, run.trained))
     found = examine([run.model.eval()], splits.test, run.normalize, run.autocast, 256, run.num_classes, Standard())

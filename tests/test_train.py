@@ -14,11 +14,12 @@ from runner.core import timeline
 from runner.core.seeds import generator
 from runner.data.splits import ResidentSplit, Splits
 from runner.evaluation.metrics import Measured
-from runner.execution.eager import EagerProgram, train
+from runner.execution.eager import EagerProgram
 from runner.model.convnet import ConvNet
 from runner.model.mlp import MLP
 from runner.task.resources import Resources
 from runner.train.batch import Batch
+from runner.train.loop import train
 from runner.train.program import Objective
 from runner.train.progress import Diverged
 from runner.train.state import TrainState
@@ -56,7 +57,7 @@ def make(*overrides, data=None, prepare=lambda parts: None):
 
 def trained(*overrides, **options):
     run = make(*overrides, **options)
-    train([run])
+    train([run], EagerProgram())
     return run
 
 
@@ -107,8 +108,8 @@ def test_a_step_is_one_kernel_where_torch_has_one(words, fused):
     assert all(bool(group.get("fused")) is fused for group in run.optimizer.param_groups)
     for group in plain.optimizer.param_groups:
         group["fused"] = False
-    train([run])
-    train([plain])
+    train([run], EagerProgram())
+    train([plain], EagerProgram())
     torch.testing.assert_close(weights(run), weights(plain), rtol=1e-4, atol=1e-5)
 
 
@@ -137,7 +138,7 @@ def test_equals_a_plain_loop(options, optimizer, model, network):
     config = check(composed(*base, *model, *options))
     noise = generator(0, "noise")
     run = TrainState(config, Resources().parts(config, data, CPU, noise), CPU, noise)
-    train([run])
+    train([run], EagerProgram())
 
     torch.manual_seed(0)
     plain = network(in_channels=1, num_classes=3, image_size=8)
@@ -167,7 +168,7 @@ def test_runs_side_by_side():
     noisy = ("regularization=[dropout]", "augmentation=[crop]", "seed=1")
     pairs = [(noisy, ("epochs=3", "optimizer=adam"))] * 2
     (a, b), both = [trained(*words) for words in pairs[0]], [make(*words) for words in pairs[1]]
-    train(both)
+    train(both, EagerProgram())
     for lone, side in ((a, both[0]), (b, both[1])):
         assert torch.equal(weights(lone), weights(side))
         assert numbers(lone.progress.history) == numbers(side.progress.history)
@@ -177,7 +178,7 @@ def test_the_row_of_an_epoch():
     """Rows name epoch, step, the mean loss of the epoch's steps, the share of right answers and the rate."""
     run = make("log.every=1")
     lines, rows = told(run)
-    train([run])
+    train([run], EagerProgram())
     assert [(row["epoch"], row["step"]) for row in rows] == [(1, 3), (2, 6)]
     assert [step for step, _ in lines] == [1, 2, 3, 4, 5, 6]
     losses = [scalars["train/loss"] for _, scalars in lines]
@@ -279,7 +280,7 @@ def test_schedule_multiplies_the_rate_of_each_group():
 
     run = make("schedule=cosine", "optimizer.weight_decay=0.01", "log.every=1", prepare=prepare)
     lines, _ = told(run)
-    train([run])
+    train([run], EagerProgram())
     for step, (_, scalars) in enumerate(lines):
         cosine = 0.5 * (1 + math.cos(math.pi * step / 6))
         assert scalars["lr/weights"] == pytest.approx(0.1 * cosine)
@@ -300,7 +301,7 @@ def test_schedule_is_told_of_each_epoch():
     run = make()
     seen = []
     run.schedule.observe = seen.append
-    train([run])
+    train([run], EagerProgram())
     assert [row["epoch"] for row in seen] == [1, 2] and all("val_loss" in row for row in seen)
 
 
@@ -330,7 +331,7 @@ def measuring(run, losses, accuracies=None):
 def test_early_stopping(words, losses, accuracies, epochs):
     """Training ends after `patience` epochs without an improvement of more than min_delta over the best."""
     run = make("epochs=6", *(f"early_stopping.{word}" for word in words))
-    train([measuring(run, losses, accuracies)])
+    train([measuring(run, losses, accuracies)], EagerProgram())
     assert len(run.progress.history) == epochs == run.progress.step / 3
 
 
@@ -351,7 +352,7 @@ def test_best_weights(words, best):
     measuring(run, [0.5, 0.9, 0.7, 0.1, 0.7, 0.6], [0.2, 0.8, 0.8, 0.3, 0.8, 0.1])
     kept = []
     run.on_epoch = lambda row: kept.append({k: v.clone() for k, v in run.model.state_dict().items()})
-    train([run])
+    train([run], EagerProgram())
     if best is None:
         assert run.progress.best is None and run.progress.best_weights is None
     else:
@@ -384,11 +385,11 @@ def test_divergence_is_placed_exactly(every, bad):
     """A NaN loss ends the run with its exact step and the last good values, however seldom losses are read."""
     clean = make("log.every=1")
     lines, rows = told(clean)
-    train([clean])
+    train([clean], EagerProgram())
     run, loss = make(f"log.every={every}"), TrainState.loss
     run.loss = lambda batch: loss(run, batch) * (math.nan if run.progress.step == bad else 1)
     with pytest.raises(Diverged) as end:
-        train([run])
+        train([run], EagerProgram())
     assert end.value.step == bad + 1  # counted from 1
     assert end.value.reason.startswith(f"the loss was nan at step {bad + 1}; last good values: ")
     if bad == 0:
@@ -403,7 +404,7 @@ def test_divergence_is_placed_exactly(every, bad):
 def test_infinite_validation_loss_diverges():
     """A validation loss that is not finite ends the run as well."""
     with pytest.raises(Diverged, match="validation loss was nan after step 3"):
-        train([measuring(make(), [math.nan])])
+        train([measuring(make(), [math.nan])], EagerProgram())
 
 
 def test_a_rate_that_is_too_high_diverges():
@@ -441,7 +442,7 @@ def test_channels_last_gives_the_same():
         assert run.next_batch().images.is_contiguous(memory_format=torch.channels_last) is last
         assert run.model.conv1.weight.is_contiguous(memory_format=torch.channels_last) is last
         run._batches = None
-        train([run])
+        train([run], EagerProgram())
     torch.testing.assert_close(weights(runs[1]), weights(runs[0]), rtol=1e-4, atol=1e-5)
     assert make("channels_last=auto").memory_format == torch.contiguous_format
 
@@ -549,7 +550,7 @@ def test_accuracy_counts_each_image_once(parts):
     augment = run.augment
     run.augment = lambda *a: seen.append(augment(*a)) or seen[-1]
     model = copy.deepcopy(run.model)
-    train([run])
+    train([run], EagerProgram())
     with torch.no_grad():
         right = sum((model(batch.images).argmax(1) == batch.labels).sum().item() for batch in seen)
         loss = sum(cross_entropy(model(batch.images), batch.labels).item() for batch in seen) / 3
@@ -572,7 +573,7 @@ def images_seen(run):
         return augment(images, labels, draws)
 
     run.augment = spy
-    train([run])
+    train([run], EagerProgram())
     each = len(seen) // 2
     return [sum(seen[epoch * each : (epoch + 1) * each], []) for epoch in range(2)]
 
@@ -618,7 +619,7 @@ def test_preview_draws_nothing():
     assert torch.equal(shown.labels, run.next_batch().labels[:4])
     again = make(*words)
     again.preview(4)
-    train([again])
+    train([again], EagerProgram())
     assert torch.equal(weights(again), weights(plain))
 
 
@@ -648,5 +649,5 @@ def test_constraints_run_after_each_step():
             seen.append(weights(run))
 
     run.constraints = [Constraint()]
-    train([run])
+    train([run], EagerProgram())
     assert len(seen) == 6 and torch.equal(seen[-1], weights(run)) and not torch.equal(seen[0], seen[1])

@@ -18,11 +18,12 @@ from torch.nn.functional import conv2d
 from runner.build.check import check
 from runner.build.complaints import Refused
 from runner.core.errors import ConfigError
-from runner.execution.eager import train
+from runner.execution.eager import EagerProgram
 from runner.model.convnet import ConvNet
 from runner.store import checkpoint
 from runner.store.fingerprint import fingerprints
 from runner.task.resources import Resources
+from runner.train.loop import train
 from runner.transfer import read_weights
 from runner.transfer.finetune import Finetune, broken_seals
 from runner.transfer.read_weights import read
@@ -280,7 +281,7 @@ def test_frozen_stages_stay_bit_for_bit(tmp_path, optimizer, depth):
     run = make(*words, f"transfer.freeze_depth={depth}", "transfer.pretrained_lr_scale=1")
     frozen = 3 if depth == "all" else int(depth) % 4
     before = values(run)
-    train([run])
+    train([run], EagerProgram())
     after = values(run)
     still = of(STAGES[:frozen], before)
     assert bool(still) == bool(frozen) and all(torch.equal(before[name], after[name]) for name in still)
@@ -299,7 +300,7 @@ def test_frozen_norms_keep_their_statistics_or_follow(tmp_path, mode):
     words = (saved(tmp_path, network().state_dict()), "transfer.freeze_depth=1", f"transfer.frozen_norm={mode}")
     run = make(*NET, NORM, *words)
     before, seal = values(run), run.transfer.seal(run.model, 2)
-    train([run])
+    train([run], EagerProgram())
     after = values(run)
     assert torch.equal(before["conv1.norm.running_mean"], after["conv1.norm.running_mean"]) == (mode == "eval")
     assert torch.equal(before["conv1.norm.weight"], after["conv1.norm.weight"])
@@ -318,7 +319,7 @@ def test_what_a_network_keeps_fixed_itself_stays_fixed():
 
     run = make(*NET, prepare=author)
     before = values(run)
-    train([run])
+    train([run], EagerProgram())
     assert torch.equal(before["conv2.weight"], run.model.conv2.weight)
     assert not torch.equal(before["conv2.bias"], run.model.conv2.bias)
     rows = {row.stage: row for row in run.transfer.table(run.model)}
@@ -399,7 +400,7 @@ def test_rates_move_the_weights(tmp_path):
     for one in (run, plain):
         before = values(one)
         one.steps = 1
-        train([one])
+        train([one], EagerProgram())
         steps.append({name: value - before[name] for name, value in values(one).items()})
     for stage, scale in zip(STAGES, (0.0125, 0.025, 0.05, 1)):
         torch.testing.assert_close(
@@ -417,7 +418,7 @@ def test_stages_thaw_one_by_one_the_last_first(tmp_path, every, counts):
     run = make(*words, "transfer=gradual", f"transfer.unfreeze.every={every}")
     states = [values(run)]
     run.on_epoch = lambda row: states.append(values(run))
-    train([run])
+    train([run], EagerProgram())
     for (before, after), frozen in zip(zip(states, states[1:]), counts, strict=True):
         changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
         assert changed == set(STAGES[frozen:])
@@ -431,12 +432,12 @@ def test_gradual_unfreezing_resumes_exactly(tmp_path, stop):
     weights = saved(tmp_path, network().state_dict())
     words = (*NET, NORM, weights, *DECAYING, "epochs=4", "transfer=gradual", "log.every=1")
     whole, first, second = (make(*words) for _ in range(3))
-    train([whole])
+    train([whole], EagerProgram())
     end, first.steps = first.steps, stop
-    train([first])
+    train([first], EagerProgram())
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     assert second.steps == end
-    train([second])
+    train([second], EagerProgram())
     wanted = values(whole)
     assert all(torch.equal(value, wanted[name]) for name, value in values(second).items())
     assert numbers(whole.progress.history) == numbers(second.progress.history)
@@ -608,7 +609,7 @@ def test_l2_sp_keeps_weights_near_their_start(tmp_path):
     def way(*more):
         run = make(*words, *more)
         before = values(run)["hidden.weight"]
-        train([run])
+        train([run], EagerProgram())
         return (run.model.hidden.weight - before).norm().item()
 
     free, near, nearer = (

@@ -5,16 +5,10 @@ import functools
 from torch import Tensor
 
 from runner.execution.cuda_graph.replay import Replays
-from runner.train import loop
 from runner.train.batch import Batch
-from runner.train.program import Leave, Program
+from runner.train.program import Program
 from runner.train.protocols import Capture
 from runner.train.state import TrainState
-
-
-def train(runs: list[TrainState], program: Program | None = None, leave: Leave | None = None) -> None:
-    """Train runs to their ends, each by itself unless a program is given; see `runner.train.loop.train`."""
-    loop.train(runs, program or EagerProgram(), leave)
 
 
 class EagerProgram(Program):

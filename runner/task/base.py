@@ -17,7 +17,7 @@ from runner.store.owned import written
 from runner.store.revisions import covers
 from runner.store.sources import edited
 from runner.task.job import Job, failure, started
-from runner.task.phases import Phases, Ready, Trainable, Work, carry_out
+from runner.task.phases import Phases, ReadyJob, TaskParts, Trainable, carry_out
 from runner.task.preflight import Facts
 from runner.task.resources import Resources
 from runner.tracking.events import Tracker
@@ -84,7 +84,7 @@ class Task:
                 with settings():
                     part = next(work)
                 if isinstance(part, Trainable):
-                    yield Ready(part, [settings])
+                    yield ReadyJob(part, [settings])
                 else:
                     result |= part
                 del part
@@ -100,7 +100,7 @@ class Task:
             raise
         return result
 
-    def work(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> Work:
+    def work(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> TaskParts:
         """Do the work itself; yield parts of the result as they are known, `status` among them, and what is ready to
         train."""
         raise NotImplementedError

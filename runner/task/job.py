@@ -43,9 +43,7 @@ class Job:
     command: str
     threads: int  # of the CPU, as resolved when it was planned
     columns: Mapping[str, str] = field(default_factory=dict)  # title -> key of the result: what its task shows
-    revisions: Mapping[str, int] = field(
-        default_factory=dict
-    )  # of the runner's own choices, see `runner.store.revisions`
+    revisions: Mapping[str, int] = field(default_factory=dict)  # of the runner's choices: `runner.store.revisions`
     code: Code = field(default_factory=dict)  # digests of the user's own, see `runner.store.sources`
     ignores: tuple[str, ...] = ()  # parts of the config that do not matter to its task
     origins: tuple[Origin, ...] = ()  # of the networks that answer, see `Facts`

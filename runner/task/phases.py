@@ -31,7 +31,7 @@ class Trainable:
 
 
 @dataclass
-class Ready:
+class ReadyJob:
     """Runs that are ready to train, and what their job has of the process meanwhile."""
 
     training: Trainable
@@ -56,11 +56,11 @@ class Ready:
 
 
 Result = dict[str, Any]
-Work = Generator[Result | Trainable, None, None]
-Phases = Generator[Ready, None, Result]  # of a job, whose caller trains what is ready
+TaskParts = Generator[Result | Trainable, None, None]
+Phases = Generator[ReadyJob, None, Result]  # of a job, whose caller trains what is ready
 
 
-def carry_out(phases: Generator[Ready, None, T]) -> T:
+def carry_out(phases: Generator[ReadyJob, None, T]) -> T:
     """Go through the phases of a job, training its runs by themselves; return its result."""
     while True:
         try:

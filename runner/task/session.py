@@ -19,7 +19,7 @@ from runner.evaluation.standard import Standard
 from runner.store import checkpoint
 from runner.task.ensemble_facts import compared, tell
 from runner.task.job import Job, failure
-from runner.task.phases import Work
+from runner.task.phases import TaskParts
 from runner.task.recorder import Recorder, mean_row
 from runner.task.resources import Resources
 from runner.task.training import Training
@@ -168,7 +168,7 @@ class Session(Training):
         told |= {} if self.stopped is None else {"stopped": self.stopped}
         return told | self.run.chosen | ({"fused": self.run.fused} if self.run.fused else {})
 
-    def outcome(self) -> Work:
+    def outcome(self) -> TaskParts:
         """Yield this session, which is ready to train; then its end, whichever it is."""
         try:
             yield self

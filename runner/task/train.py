@@ -14,7 +14,7 @@ from runner.core.errors import ConfigError
 from runner.core.listener import Listener
 from runner.task.base import Task, process_settings
 from runner.task.job import Job
-from runner.task.phases import Work
+from runner.task.phases import TaskParts
 from runner.task.resources import Resources
 from runner.task.session import Session
 from runner.task.torchrun import leading
@@ -50,7 +50,7 @@ class Train(Task):
             )
         return config
 
-    def work(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> Work:
+    def work(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> TaskParts:
         """Trains, or goes on; where torchrun started several processes, together with the others."""
         with leading(job, device):
             yield from self._attempts(job, builder, listener, device)
@@ -62,7 +62,7 @@ class Train(Task):
             Training(replace(job, config=job.config | silent), builder, device).train()
             interruption.check()
 
-    def _attempts(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> Work:
+    def _attempts(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> TaskParts:
         """Trains, or goes on; what was known before an error stays known. Where memory does not suffice, the batch goes
         through in more pieces, whose gradients add up to its own."""
         while True:

@@ -36,7 +36,6 @@ class StackedRuns:
         for row, run in zip(self._rows, runs):
             places[row] = run
         self.network = Network([None if run is None else run.model for run in places], mapped, common == NOISE)
-        self._takes_once = True
         self.passes = Passes(runs, self.network, self._rows, shared=common > APART)
         for run in runs:
             run.lay_out()
@@ -67,7 +66,7 @@ class StackedRuns:
     def like(self, runs: list[TrainState]) -> "StackedRuns":
         """Of these of its runs: they need not be compared again, and their steps are done in the same way."""
         found = StackedRuns(runs, self._mapped)
-        found.passes.takes_once = found._takes_once = self._takes_once
+        found.passes.takes_once = self.passes.takes_once
         if self.graphs is not None:
             found.replay(*self.graphs)
         return found
@@ -90,7 +89,7 @@ class StackedRuns:
         middle = len(self.runs) // 2
         parts = self.runs[:middle], self.runs[middle:]
         device = self.runs[0].device
-        del self.network, self.passes, self._together, self.replays
+        del self.network, self.passes.network, self._together, self.replays
         memory.free(device)
         for part in parts:
             for row, run in enumerate(part):
@@ -122,7 +121,6 @@ class StackedRuns:
     def compare(self) -> None:
         """Raises `Incompatible` where the shared network gives other logits than each run's own."""
         self.passes.compare(self._mapped)
-        self._takes_once = self.passes.takes_once
 
     def _eager(self, batches: list[Batch]) -> Tensor:
         """Losses `[N]`, kernel by kernel; where that fails, everything stands as it stood."""

@@ -25,7 +25,7 @@ AUTO_MOST = 32  # runs of a group: more gain little
 LARGE = 2e9
 
 
-class Sharing(Protocol):
+class FuseOptions(Protocol):
     """What a launcher says of runs that may share a program."""
 
     fuse: bool | str
@@ -41,7 +41,7 @@ def program(config: dict[str, Any], facts: "Facts") -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def ask(plan: Plan, launcher: Sharing) -> None:
+def ask(plan: Plan, launcher: FuseOptions) -> None:
     """Whether runs are to be trained as one. Raises `ConfigError` where they are told to and cannot, each reason
     once."""
     plan.fusing = str(launcher.fuse).lower()
@@ -50,7 +50,7 @@ def ask(plan: Plan, launcher: Sharing) -> None:
         raise ConfigError(f"hydra.launcher.fuse=true: {'; '.join(lines)}; use hydra.launcher.fuse=auto")
 
 
-def settle(plan: Plan, launcher: Sharing, earlier: dict[str, Place]) -> None:
+def settle(plan: Plan, launcher: FuseOptions, earlier: dict[str, Place]) -> None:
     """Fixes which runs are trained as one; `earlier`: by fingerprint, what the folder's plans have fixed. Raises
     `ConfigError` as `ask` does."""
     ask(plan, launcher)

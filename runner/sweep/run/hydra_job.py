@@ -18,7 +18,7 @@ from runner.core.run_log import OwnLines
 from runner.store.files import write_atomic, yaml_text
 from runner.sweep.compose.compose import Part, current
 from runner.task.job import Job
-from runner.task.phases import Phases, Ready
+from runner.task.phases import Phases, ReadyJob
 
 
 class HydraJob:
@@ -62,8 +62,8 @@ class HydraJob:
         """Go through the phases of a task as Hydra calls a job; raises what it raises."""
         try:
             with self.active():
-                self._begin(task)
-            done = yield from self._done(task())
+                done = self._begin(task)
+            yield from self._advance(task(), done)
             with self.active():
                 self._callbacks.on_job_end(config=self._config, job_return=done)
         finally:
@@ -71,7 +71,7 @@ class HydraJob:
                 handler.close()
         return done.return_value  # a property of Hydra's: raises what escaped the run
 
-    def _begin(self, task: Callable[[], Any]) -> None:
+    def _begin(self, task: Callable[[], Any]) -> JobReturn:
         hydra = self._config.hydra
         configure_log(hydra.job_logging, hydra.verbose)
         root = logging.getLogger()
@@ -81,22 +81,21 @@ class HydraJob:
         if hydra.output_subdir is not None:
             _write(self._job, self._config, self._folder / hydra.output_subdir)
         self._callbacks.on_job_start(config=self._config, task_function=task)
-
-    def _done(self, phases: Phases) -> Generator[Ready, None, JobReturn]:
-        """Advance a task, active; what is ready to train is yielded by an inactive job."""
         cfg = OmegaConf.masked_copy(self._config, [key for key in self._config if key != "hydra"])
-        done = JobReturn(overrides=self._job.overrides, cfg=cfg, hydra_cfg=self._config, working_dir=str(self._folder))
+        return JobReturn(overrides=self._job.overrides, cfg=cfg, hydra_cfg=self._config, working_dir=str(Path.cwd()))
+
+    def _advance(self, phases: Phases, done: JobReturn) -> Generator[ReadyJob, None, None]:
+        """Go through a task's phases, active; what is ready to train is yielded by an inactive job."""
         while True:
             try:
                 with self.active():
-                    done.working_dir = str(Path.cwd())
                     ready = next(phases)
             except StopIteration as end:
                 done.return_value, done.status = end.value, JobStatus.COMPLETED
-                return done
+                return
             except Exception as error:
                 done.return_value, done.status = error, JobStatus.FAILED
-                return done
+                return
             ready.contexts.insert(0, self.active)
             ready.logging = self.logging
             yield ready

@@ -20,7 +20,7 @@ from runner.store.owned import clear_run
 from runner.sweep.compose.compose import Part
 from runner.sweep.run.hydra_job import HydraJob
 from runner.task.job import Job
-from runner.task.phases import Ready, carry_out
+from runner.task.phases import ReadyJob, carry_out
 from runner.task.resources import Resources
 from runner.train.slot import Slot
 
@@ -76,11 +76,11 @@ class Members:
 
     def __init__(self, sharing: Sharing):
         self._sharing = sharing
-        self._waiting: list[tuple[str, Generator[Ready, None, bool], Ready]] = []
+        self._waiting: list[tuple[str, Generator[ReadyJob, None, bool], ReadyJob]] = []
         self.done: dict[str, bool] = {}  # fingerprint -> what `perform` returns
         self.errors: list[Exception] = []  # of one run, and not the business of the others
 
-    def open(self, fingerprint: str, phases: Generator[Ready, None, bool]) -> None:
+    def open(self, fingerprint: str, phases: Generator[ReadyJob, None, bool]) -> None:
         """Go on with a run until it is ready to train, or has ended."""
         try:
             self._waiting.append((fingerprint, phases, next(phases)))
@@ -94,7 +94,7 @@ class Members:
         if self._waiting:
             self._train([ready for _, _, ready in self._waiting])
 
-    def _train(self, members: Sequence[Ready]) -> None:
+    def _train(self, members: Sequence[ReadyJob]) -> None:
         sharing = self._sharing
         with contextlib.ExitStack() as stack:
             stack.enter_context(members[0].active())
@@ -137,7 +137,7 @@ class Members:
             self._train([ready])  # once more, with the batch in smaller pieces
 
 
-def _start_clocks(ready: Ready) -> None:
+def _start_clocks(ready: ReadyJob) -> None:
     """The time in which others were finished is not these runs'."""
     for run in ready.training.runs:
         run.wait()
@@ -145,7 +145,7 @@ def _start_clocks(ready: Ready) -> None:
 
 def _phases(
     work: Work, resources: Resources, context: HydraContext, listener: Listener
-) -> Generator[Ready, None, bool]:
+) -> Generator[ReadyJob, None, bool]:
     """Do a run under its lock, but for the training: yield when it is ready for it. Return as `perform` does."""
     job = work.job if work.sharing is None else replace(work.job, seat=work.sharing.seat)
     try:
