@@ -20,6 +20,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
 from descendants import cpu_seconds
@@ -29,7 +31,10 @@ from omegaconf import OmegaConf
 from runner.build.check import check
 from runner.core.listener import Listener
 from runner.execution.choose.fused import choose_fused
+from runner.execution.eager import EagerProgram
+from runner.execution.features.cache import serve
 from runner.sweep.compose.explain import CONF
+from runner.task import training
 from runner.task.job import Job
 from runner.task.resources import Resources
 from runner.task.session import Session
@@ -64,15 +69,14 @@ def config_of(overrides: list[str]) -> dict:
 def sweep(common: list[str], heads: list[tuple[str, ...]], fuse: bool = False) -> tuple[Stopwatch, list[float]]:
     """The time that training takes, and each head's last validation loss. fuse: as one program, if a trial says so."""
     builder, watch, losses = Resources(), Stopwatch(), []
-    serve = builder.features.serve
 
-    def timed(*arguments: object) -> str:
+    def timed(*arguments: Any) -> str:
         with watch.running():
             return serve(*arguments)
 
-    builder.features.serve = timed
     for group in [heads] if fuse else [[head] for head in heads]:
         with contextlib.ExitStack() as stack:
+            stack.enter_context(mock.patch.object(training, "serve", timed))
             runs = []
             for row, head in enumerate(group):
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -82,7 +86,7 @@ def sweep(common: list[str], heads: list[tuple[str, ...]], fuse: bool = False) -
             with watch.running():
                 decision, program = choose_fused(runs, must=False) if fuse else (None, None)
                 for some in [runs] if program is not None else [[run] for run in runs]:
-                    train(some, program)
+                    train(some, program or EagerProgram())
             if decision is not None:
                 sys.stderr.write(f"{len(runs)} heads: {decision.reason}\n")
             losses += [run.progress.history[-1]["val_loss"] for run in runs]
