@@ -8,7 +8,7 @@ import numpy as np
 
 from runner.compare.paired import judge, overall
 from runner.report.results.tables import FEWEST
-from runner.report.statistics.block_design import Layout, layout, solve
+from runner.report.statistics.block_design import BlockDesign, layout, solve
 from runner.report.statistics.effects import Model, adjusted, mean_weights
 from runner.report.statistics.factors import Factor
 from runner.report.statistics.multiple_comparisons import ALPHA, differences
@@ -76,14 +76,14 @@ def false_pair(case: Case, rng: np.random.Generator, draws: int) -> np.ndarray:
     fitted = solve(
         _layout(known[:, used].tobytes(), *known[:, used].shape), case.draw(rng, draws)[:, enough][..., used]
     )
-    return differences(fitted, *np.triu_indices(len(known), 1)).told.any(-1)
+    return differences(fitted, *np.triu_indices(len(known), 1)).is_significant.any(-1)
 
 
 def found_pairs(case: Case, rng: np.random.Generator, draws: int) -> np.ndarray:
     """The share of the true differences to combinations of the common spread that the report finds."""
     fitted = solve(_plan(case), case.draw(rng, draws, EFFECT))
     others = np.flatnonzero(case.deviations[:-1] == 1)
-    return differences(fitted, np.full(len(others), case.k - 1), others).told.mean(-1)
+    return differences(fitted, np.full(len(others), case.k - 1), others).is_significant.mean(-1)
 
 
 def false_effect(case: Case, rng: np.random.Generator, draws: int) -> np.ndarray:
@@ -116,7 +116,7 @@ def found_change(case: Case, rng: np.random.Generator, draws: int) -> np.ndarray
 def false_whole(case: Case, rng: np.random.Generator, draws: int) -> np.ndarray:
     """The mean over all combinations called changed."""
     wholes = (overall([dict(enumerate(row)) for row in one]) for one in case.draw(rng, draws).tolist())
-    return np.array([whole is not None and whole.told for whole in wholes])
+    return np.array([whole is not None and whole.is_significant for whole in wholes])
 
 
 def factors(k: int) -> list[Factor]:
@@ -129,11 +129,11 @@ def factors(k: int) -> list[Factor]:
 
 
 @functools.cache
-def _layout(known: bytes, k: int, seeds: int) -> Layout:
+def _layout(known: bytes, k: int, seeds: int) -> BlockDesign:
     return layout(np.frombuffer(known, dtype=bool).reshape(k, seeds))
 
 
-def _plan(case: Case) -> Layout:
+def _plan(case: Case) -> BlockDesign:
     known = case.known
     return _layout(known.tobytes(), *known.shape)
 

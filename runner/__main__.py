@@ -20,7 +20,7 @@ from runner.core import interruption
 from runner.core.errors import ConfigError, DiskFull
 from runner.core.startup import malloc
 from runner.core.startup.frames import roomy
-from runner.sweep.compose.argv import TYPED, looks, planned
+from runner.sweep.compose.argv import TYPED, is_info_command, planned
 
 WAIT = "runner: interrupted: what was trained is saved first; Ctrl-C again ends at once"
 
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         with interruption.listening(WAIT if leads() else ""):
-            if not looks(argv):
+            if not is_info_command(argv):
                 refuse_typed(argv)
                 limit()  # refused now: some caches are opened by the first run alone
             app()

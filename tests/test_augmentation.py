@@ -178,10 +178,10 @@ def test_crop_reflects_no_more_than_there_is():
     with pytest.raises(ConfigError, match="augmentation.crop.fill=9: padding_mode=reflect fills nothing; use fill=0"):
         Crop(fill=9, padding_mode="reflect")
     config = check(composed("augmentation=[crop]", "augmentation.crop.padding=8"))
-    Resources().rehearse(config)
+    Resources().preflight(config)
     config["augmentation"]["crop"]["padding_mode"] = "reflect"
     with pytest.raises(Refused, match="augmentation.crop.padding=8: an image of 8 pixels .* use 7 or less"):
-        Resources().rehearse(config)
+        Resources().preflight(config)
 
 
 def test_crop_corners_are_uniform():
@@ -240,5 +240,5 @@ def test_crop_padding_larger_than_the_image_is_refused():
     """More padding than image is refused, with the reason; as much as the image is not."""
     words = ("data.limit=200", "augmentation=[crop]")
     with pytest.raises(Refused, match="augmentation.crop.padding=9: more than the image's 8 pixels"):
-        Resources().rehearse(check(composed(*words, "augmentation.crop.padding=9")))
-    Resources().rehearse(check(composed(*words, "augmentation.crop.padding=8")))
+        Resources().preflight(check(composed(*words, "augmentation.crop.padding=9")))
+    Resources().preflight(check(composed(*words, "augmentation.crop.padding=8")))

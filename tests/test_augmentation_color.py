@@ -52,9 +52,9 @@ def rebuilt(name, *overrides):
     return Resources().stack(check(composed(f"augmentation=[{name}]", *words)), "augmentation")[name]
 
 
-def rehearse(name, *overrides, data=("data=digits", "data.limit=200")):
+def preflight(name, *overrides, data=("data=digits", "data.limit=200")):
     words = [f"augmentation.{name}.{override}" for override in overrides]
-    return Resources().rehearse(check(composed(*data, f"augmentation=[{name}]", *words)))
+    return Resources().preflight(check(composed(*data, f"augmentation=[{name}]", *words)))
 
 
 def coloured(tmp_path, pixels=None):
@@ -251,7 +251,7 @@ def test_color_offset_is_clipped_and_takes_bytes():
 
 def test_color_offset_of_grey_data():
     """With one channel the offset is a shift of brightness."""
-    rehearse("color_offset")
+    preflight("color_offset")
     images = colours(channels=1)
     found = fitted(images)(torch.full((4, 1, 3, 3), 0.5), seeded())
     assert found.shape == (4, 1, 3, 3) and len(found.unique()) == 4
@@ -262,9 +262,9 @@ def test_color_offset_on_constant_data_is_refused(tmp_path):
     pixels = np.full((12, 8, 8, 3), (10, 20, 255), dtype=np.uint8)
     data = coloured(tmp_path, pixels)
     with pytest.raises(ConfigError, match="augmentation.color_offset: every channel .* is constant, .*; leave it out"):
-        rehearse("color_offset", data=data)
+        preflight("color_offset", data=data)
     pixels[:6, :, :, 1] = 21
-    rehearse("color_offset", data=coloured(tmp_path, pixels))
+    preflight("color_offset", data=coloured(tmp_path, pixels))
 
 
 # -- those that change some images -----------------------------------------------------------------------------------
@@ -477,26 +477,26 @@ def test_ranges(name, override, line):
 def test_blur_longer_than_the_image_is_refused():
     """A kernel whose half does not fit into the image is refused with the longest that does."""
     with pytest.raises(Refused, match="kernel_size=17: would mirror 8 pixels .* images of 8; use at most 15, or auto"):
-        rehearse("blur", "kernel_size=17")
-    rehearse("blur", "kernel_size=15")
+        preflight("blur", "kernel_size=17")
+    preflight("blur", "kernel_size=15")
 
 
 def test_colours_on_grey_data_are_refused(tmp_path):
     """Saturation, hue and grayscale need 3 channels; the line says how to leave them out, and that works."""
     with pytest.raises(Refused) as refused:
-        rehearse("color_jitter")
+        preflight("color_jitter")
     (line,) = refused.value.lines
     assert line == (
         "augmentation.color_jitter.saturation=0.4, augmentation.color_jitter.hue=0.1: needs 3 channels, and the "
         "images have 1; set augmentation.color_jitter.saturation=0 augmentation.color_jitter.hue=0"
     )
     with pytest.raises(Refused, match="hue=0.1: needs 3 channels, and the images have 1; set [a-z_.]*hue=0$"):
-        rehearse("color_jitter", "saturation=0")
-    rehearse("color_jitter", "saturation=0", "hue=0")
+        preflight("color_jitter", "saturation=0")
+    preflight("color_jitter", "saturation=0", "hue=0")
     with pytest.raises(Refused, match="augmentation.grayscale: needs 3 channels, and the images have 1; leave it out"):
-        rehearse("grayscale")
+        preflight("grayscale")
     for name in ("color_jitter", "grayscale"):
-        rehearse(name, data=coloured(tmp_path))
+        preflight(name, data=coloured(tmp_path))
 
 
 def test_command_line(cli, tmp_path):

@@ -637,7 +637,7 @@ def test_bad_values_are_refused(word, line):
     """What cannot work is refused before training, in a line with the value and what is allowed."""
     item = word.partition(".")[0]
     with pytest.raises(ConfigError) as refused:
-        Resources().rehearse(
+        Resources().preflight(
             check(composed("data.limit=200", "model=mlp", f"augmentation=[{item}]", f"augmentation.{word}"))
         )
     assert str(refused.value) == f"augmentation.{word}" + ("" if line.startswith(" with") else ": ") + line
@@ -647,7 +647,7 @@ def test_bad_values_are_refused(word, line):
 def test_the_largest_and_smallest_that_work(word):
     """A square as large as the image, a shift of one pixel and a part of one pixel are accepted."""
     item = word.partition(".")[0]
-    Resources().rehearse(check(composed("data.limit=200", f"augmentation=[{item}]", f"augmentation.{word}")))
+    Resources().preflight(check(composed("data.limit=200", f"augmentation=[{item}]", f"augmentation.{word}")))
 
 
 def test_refusals_are_collected():
@@ -658,5 +658,5 @@ def test_refusals_are_collected():
         "augmentation.translate.translate=[0.01,0]",
     )
     with pytest.raises(Refused) as refused:
-        Resources().rehearse(check(composed("data.limit=200", "model=mlp", *words)))
+        Resources().preflight(check(composed("data.limit=200", "model=mlp", *words)))
     assert len(refused.value.lines) == 2

@@ -191,8 +191,8 @@ def test_any_transform_by_name(name, options, theirs):
     found = item(images, seeded(8))
     assert torch.equal(found, by_hand(theirs, images, 8)) and not torch.equal(found, images)
     with torch.device("meta"):  # as a rehearsal has it
-        rehearsed = TorchvisionTransform(name, **options)
-        assert rehearsed.check(context(rehearsed)) is None
+        preflighted = TorchvisionTransform(name, **options)
+        assert preflighted.check(context(preflighted)) is None
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_it_is_quiet_where_an_earlier_item_complains():
     config["augmentation"]["torchvision"]["size"] = 8
     config["augmentation"]["crop"]["padding"] = 9
     with pytest.raises(Refused) as refused:
-        Resources().rehearse(check(config))
+        Resources().preflight(check(config))
     (line,) = refused.value.lines
     assert line.startswith("augmentation.crop.padding=9")
 
@@ -279,7 +279,7 @@ def test_two_transforms_by_name_in_one_pipeline():
     config["augmentation"]["second"]["name"] = "TenCrop"
     config["augmentation"]["second"]["size"] = 8
     with pytest.raises(Refused, match="^augmentation.second.name=TenCrop: gives tuple"):
-        Resources().rehearse(config)
+        Resources().preflight(config)
 
 
 @pytest.mark.parametrize("name", ["randaugment", "trivialaugment", "autoaugment", "augmix", "torchvision"])
@@ -287,7 +287,7 @@ def test_items_pass_the_rehearsal(name):
     """On the default data, which are grey, every item is accepted."""
     words = ["data.limit=200", f"augmentation=[{name}]"]
     words += ["augmentation.torchvision.name=RandomEqualize"] if name == "torchvision" else []
-    Resources().rehearse(check(composed(*words)))
+    Resources().preflight(check(composed(*words)))
 
 
 # -- presets --------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ OWN = ("model=custom", "trust=[tests]")
 def complaints(*overrides):
     """The lines that `check`, or else the rehearsal, has about a combination."""
     try:
-        Resources().rehearse(check(composed(*overrides)))
+        Resources().preflight(check(composed(*overrides)))
     except Refused as error:
         return error.lines
     except ConfigError as error:
@@ -208,7 +208,7 @@ def test_helpers_are_no_options(tmp_path, group, target, keys):
     path = str(tmp_path / "written")
     config[group] = {"_target_": target} | {k: path if v == "PATH" else v for k, v in keys.items()}
     with pytest.raises(ConfigError, match=f"{group}._target_={target}"):
-        Resources().rehearse(check(config))
+        Resources().preflight(check(config))
     assert not list(tmp_path.iterdir())
 
 
@@ -294,7 +294,7 @@ def test_rehearsal_counts_the_real_parameters(model):
     """The count from the meta device is that of the network that is trained, and no real memory is taken for it."""
     config = check(composed(*FEW, f"model={model}", "batch_size=16"))
     builder = Resources()
-    facts = builder.rehearse(config)
+    facts = builder.preflight(config)
     splits = builder.splits(config)
     real = builder.parts(config, splits, torch.device("cpu"), None).model
     assert facts.parameters == facts.trainable == sum(p.numel() for p in real.parameters())
@@ -304,7 +304,7 @@ def test_rehearsal_counts_the_real_parameters(model):
 
 def test_rehearsal_counts_operations():
     """The forward pass of one image through an MLP takes two operations a weight."""
-    facts = Resources().rehearse(check(composed(*FEW, "model=mlp", "model.hidden=[12]")))
+    facts = Resources().preflight(check(composed(*FEW, "model=mlp", "model.hidden=[12]")))
     assert facts.flops == 2 * (64 * 12 + 12 * 10)
 
 
@@ -312,7 +312,7 @@ def test_rehearsal_counts_operations():
 def test_networks_that_cannot_be_on_the_meta_device(name):
     """A network that reads values while it is made, or while it runs, is rehearsed on the CPU."""
     config = check(composed(*FEW, *OWN, f"model._target_=tests.test_build.{name}"))
-    assert Resources().rehearse(config).parameters == 650
+    assert Resources().preflight(config).parameters == 650
 
 
 def test_logits_of_the_wrong_shape():
@@ -333,7 +333,7 @@ def test_rehearsal_leaves_torchs_generator_alone():
     for words in (("model=mlp",), (*OWN, "model._target_=tests.test_build.Stubborn")):
         config = check(composed(*FEW, *words))
         state = torch.get_rng_state()
-        Resources().rehearse(config)
+        Resources().preflight(config)
         assert torch.equal(state, torch.get_rng_state())
 
 
@@ -433,9 +433,9 @@ def test_threads():
         (("threads=3", "model=mlp"), 3),
     ):
         config = check(composed(*FEW, *words))
-        assert threads(config, builder.rehearse(config).flops, 1) == expected
+        assert threads(config, builder.preflight(config).flops, 1) == expected
     config = check(composed(*FEW, "model=resnet56"))
-    facts = builder.rehearse(config)
+    facts = builder.preflight(config)
     shares = [threads(config, facts.flops, at_once) for at_once in (0, 1, 2, 1000)]
     assert shares == [cores(), cores(), max(1, cores() // 2), 1]
 
@@ -465,7 +465,7 @@ class TinyTransformer(nn.Module):
 def test_small_networks_count_alike_on_real_numbers(words, monkeypatch):
     """The rehearsal counts the operations of a network that is too large for numbers, by shapes alone."""
     config = check(composed(*words, *FEW))
-    real = Resources().rehearse(config)
+    real = Resources().preflight(config)
     monkeypatch.setattr("runner.task.preflight.SMALL", 0)
-    shapes = Resources().rehearse(config)
+    shapes = Resources().preflight(config)
     assert real == shapes and real.flops > 0

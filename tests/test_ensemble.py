@@ -231,13 +231,13 @@ def test_goes_on_bit_for_bit(name, pause):
 def test_an_average_of_too_few_epochs():
     """One epoch is no average."""
     with pytest.raises(Refused, match=r"ensemble\.start=0\.75: leaves fewer than 2 of epochs=4 to average; start ear"):
-        rehearse("ensemble=swa", "epochs=4")
-    rehearse("ensemble=swa", "epochs=8")
+        preflight("ensemble=swa", "epochs=4")
+    preflight("ensemble=swa", "epochs=8")
 
 
-def rehearse(*overrides):
+def preflight(*overrides):
     config = copy.deepcopy(checked(("model=mlp", "model.hidden=[12]", *overrides)))
-    return Resources().rehearse(config)
+    return Resources().preflight(config)
 
 
 # -- snapshots ------------------------------------------------------------------------------------------------------
@@ -325,7 +325,7 @@ def test_snapshots_after_a_warm_up(cli):
 def test_snapshots_need_cycles(overrides, line):
     """A schedule without cycles, or with too few, is refused before training."""
     with pytest.raises(Refused) as caught:
-        rehearse("ensemble=snapshot", *overrides)
+        preflight("ensemble=snapshot", *overrides)
     assert caught.value.lines[0].startswith(line) and len(caught.value.lines) == 1
 
 
@@ -333,7 +333,7 @@ def test_snapshots_need_cycles(overrides, line):
 def test_one_is_no_ensemble(name):
     """It has at least two members."""
     with pytest.raises(ConfigError, match="ensemble.members=1: an ensemble has at least 2; or ensemble=none"):
-        rehearse(f"ensemble={name}", "ensemble.members=1", "schedule=warm_restarts")
+        preflight(f"ensemble={name}", "ensemble.members=1", "schedule=warm_restarts")
 
 
 # -- means of answers -----------------------------------------------------------------------------------------------

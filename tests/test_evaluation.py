@@ -294,10 +294,10 @@ def test_monte_carlo_needs_noise(words, tmp_path):
     """A network without noise is refused in one line with the way out; dropout in the stack is noise."""
     data = folder(tmp_path) if "vit_b_16" in words[0] else ("data.limit=200",)
     with pytest.raises(Refused) as refused:
-        Resources().rehearse(check(composed("evaluation=monte_carlo", *words, *data)))
+        Resources().preflight(check(composed("evaluation=monte_carlo", *words, *data)))
     (line,) = refused.value.lines
     assert line.startswith("evaluation=monte_carlo: nothing in ") and "'regularization=[dropout]'" in line
-    Resources().rehearse(check(composed("evaluation=monte_carlo", "regularization=[dropout]", *words, *data)))
+    Resources().preflight(check(composed("evaluation=monte_carlo", "regularization=[dropout]", *words, *data)))
 
 
 # -- views ----------------------------------------------------------------------------------------------------------
@@ -500,7 +500,7 @@ def test_views_that_do_not_fit(words, line):
     """Values out of range, draws of nothing, and crops without room are refused in one line."""
     words = [f"evaluation.{word}" for word in words]
     with pytest.raises(Refused) as refused:
-        Resources().rehearse(check(composed("evaluation=views", "data.limit=200", *words)))
+        Resources().preflight(check(composed("evaluation=views", "data.limit=200", *words)))
     (found,) = refused.value.lines
     assert found.startswith(line)
 
@@ -509,7 +509,7 @@ def test_views_that_fit():
     """The edges of what is allowed are allowed."""
     for words in (("crops=5", "padding=7"), ("crops=10", "padding=1"), ("draws=1",)):
         words = [f"evaluation.{word}" for word in words]
-        Resources().rehearse(check(composed("evaluation=views", "data.limit=200", "augmentation=[flip]", *words)))
+        Resources().preflight(check(composed("evaluation=views", "data.limit=200", "augmentation=[flip]", *words)))
 
 
 # -- together, and through the command line -------------------------------------------------------------------------

@@ -405,7 +405,7 @@ def test_declined(reason, case):
         assert reason in said
     config = check(composed(*CONVNET, "data.limit=100", HEAD, *LOOP, *words, "transfer.cache=true"))
     with pytest.raises(Refused) as caught:
-        Resources().rehearse(config)
+        Resources().preflight(config)
     (line,) = [line for line in caught.value.lines if line.startswith("transfer.cache=true: ")]
     assert reason in line
     assert way_out in line

@@ -7,11 +7,11 @@ import torch
 
 from runner.execution.eager import EagerProgram
 from runner.execution.fused.errors import Incompatible
-from runner.execution.fused.network import Network
+from runner.execution.fused.network import StackedNetwork
 from runner.execution.fused.program import FusedProgram
 from runner.execution.fused.slot import MANY_WEIGHTS
 from runner.execution.fused.stacked_runs import StackedRuns
-from runner.model.library_noise import Dropout
+from runner.model.library_noise import LibraryDropout
 from runner.train.loop import step, train
 from runner.train.slot import APART, Slot
 from tests.conftest import quick
@@ -209,7 +209,7 @@ def test_goes_on_from_checkpoints():
 def test_parted_runs_are_their_own_again():
     """After `part` each run goes on alone as one that never shared: nothing of it is anybody else's."""
     pair = [[doubled("epochs=20", *one, *SMALL_CONV, data=splits(side=16)) for one in MIXED] for _ in range(2)]
-    compare(*pair, steps=3).part()
+    compare(*pair, steps=3).unstack()
     for _ in range(3):
         for runs in pair:
             for run in runs:
@@ -255,7 +255,7 @@ def test_gradients_of_a_step_that_failed_are_forgotten():
     program = compare(alone, together, steps=3)
     program.gradients(together, program.batches(together))
     program.undo()
-    program.part()
+    program.unstack()
     assert all(run.direct.given is None for run in together)
     assert all(p.grad is None for run in together for p in run.trained)
     for run in (*alone, *together):
@@ -267,7 +267,7 @@ def test_gradients_of_a_step_that_failed_are_forgotten():
 
 def test_too_little_memory_halves_the_program(monkeypatch):
     """A program that does not fit goes on as two halves, and the numbers stay those of each run alone."""
-    plain = Network.forward
+    plain = StackedNetwork.forward
 
     def forward(self, images):
         if self.count > 2:
@@ -278,7 +278,7 @@ def test_too_little_memory_halves_the_program(monkeypatch):
     words = ("log.every=100", "regularization=[batchnorm,dropout]")
     alone, together = ([doubled(*words, *one) for one in MIXED] for _ in range(2))
     monkeypatch.setattr(StackedRuns, "compare", lambda self: None)
-    monkeypatch.setattr(Network, "forward", forward)
+    monkeypatch.setattr(StackedNetwork, "forward", forward)
     program = compare(alone, together, 4)
     assert sorted(len(bundle.runs) for bundle in program.bundles) == [1, 2]
 
@@ -366,7 +366,7 @@ def mixing(noisy=False):
         model = torch.nn.Sequential(Mixing(1, 3, 8))
         model(torch.zeros(1, 1, 8, 8))
         if noisy:
-            model.append(Dropout(torch.nn.Dropout(0.5), torch.Generator()))
+            model.append(LibraryDropout(torch.nn.Dropout(0.5), torch.Generator()))
         parts.model = model
         parts.optimizer = torch.optim.SGD([{"params": list(model.parameters()), "name": "weights"}], lr=0.1)
 

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import runner.sweep.run.launch
 import runner.sweep.search.search
 from runner.__main__ import main
-from runner.execution.fused.network import Network
+from runner.execution.fused.network import StackedNetwork
 from runner.sweep import __main__ as command
 from runner.task.recorder import Recorder
 from runner.train.state import TrainState
@@ -152,7 +152,7 @@ def test_stopped_in_the_middle_of_a_step_and_gone_on_with(calm, cli, monkeypatch
 
 def test_a_fault_of_nobodys_own_parts_the_program(calm, cli, monkeypatch):
     """Where the shared pass itself fails all go on one by one from that step, to the numbers that they have alone."""
-    forward, calls = Network.forward, []
+    forward, calls = StackedNetwork.forward, []
 
     def broken(self, images):
         calls.append(images)
@@ -160,7 +160,7 @@ def test_a_fault_of_nobodys_own_parts_the_program(calm, cli, monkeypatch):
             raise RuntimeError("no pass")
         return forward(self, images)
 
-    monkeypatch.setattr(Network, "forward", broken)
+    monkeypatch.setattr(StackedNetwork, "forward", broken)
     assert cli(*CALM, ZIP, TRUE)[0] == 0 and len(calls) == 20
     found = left(Path("outputs/runs"))
     assert any("go on one by one: RuntimeError: no pass" in line for one in found.values() for line in log(one[0]))
@@ -250,8 +250,8 @@ def test_status_tells_of_runs_that_were_trained_together(calm, capfd):
 
 def test_members_of_an_ensemble_share_a_program(cli, monkeypatch):
     """Independent networks of one run are trained as one, with the numbers that they have without."""
-    widths, forward = set(), Network.forward
-    monkeypatch.setattr(Network, "forward", lambda self, images: widths.add(self.count) or forward(self, images))
+    widths, forward = set(), StackedNetwork.forward
+    monkeypatch.setattr(StackedNetwork, "forward", lambda self, images: widths.add(self.count) or forward(self, images))
     words = (*SMALL[1:-1], "ensemble=independent", "ensemble.members=3", "epochs=2", "regularization=[dropout]")
     assert cli(*words, "name=alone", "hydra.launcher.fuse=false")[0] == 0 and not widths
     assert cli(*words, "name=together", TRUE)[0] == 0 and 3 in widths

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from runner.execution.fused.broadcast import Broadcast
-from runner.execution.fused.network import Network
+from runner.execution.fused.network import StackedNetwork
 from runner.execution.fused.program import FusedProgram
 from runner.regularization.gaussian_noise import GaussianNoiseLayer as GaussianNoise
 from runner.train.loop import step
@@ -25,13 +25,13 @@ EACH = ("optimizer=sgd", "optimizer=adam", "optimizer=momentum lr_scale=0.5", "o
 @pytest.fixture
 def entrances(monkeypatch):
     """What shared networks were given: whether once for all, and how many channels."""
-    found, plain = [], Network.forward
+    found, plain = [], StackedNetwork.forward
 
     def forward(self, images):
         found.append((isinstance(images, Broadcast), images.shape[1]))
         return plain(self, images)
 
-    monkeypatch.setattr(Network, "forward", forward)
+    monkeypatch.setattr(StackedNetwork, "forward", forward)
     return found
 
 

@@ -135,10 +135,10 @@ def test_fewer_steps_than_one_move():
     with pytest.raises(
         Refused, match=r"ensemble\.every=7: the run has 6 steps, the slow weights would never move; use"
     ):
-        Resources().rehearse(check(composed(*words, "ensemble.every=7")))
-    Resources().rehearse(check(composed(*words, "ensemble.every=6")))
+        Resources().preflight(check(composed(*words, "ensemble.every=7")))
+    Resources().preflight(check(composed(*words, "ensemble.every=6")))
     with pytest.raises(Refused, match="an optimizer of full batches"):
-        Resources().rehearse(check(composed(*words[1:3], "optimizer=lbfgs")))
+        Resources().preflight(check(composed(*words[1:3], "optimizer=lbfgs")))
 
 
 def test_through_the_command_line(cli):

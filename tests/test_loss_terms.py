@@ -196,9 +196,9 @@ def test_threshold_above_every_entropy_is_refused():
     """More than log K is refused with the bound; less is not."""
     words = ("regularization=[confidence_penalty]", "model=mlp")
     with pytest.raises(Refused) as refused:
-        Resources().rehearse(check(composed(*words, "regularization.confidence_penalty.threshold=2.4")))
+        Resources().preflight(check(composed(*words, "regularization.confidence_penalty.threshold=2.4")))
     assert refused.value.lines == [
         "regularization.confidence_penalty.threshold=2.4: the entropy of 10 classes is never above 2.303; "
         "use less, or null for no threshold"
     ]
-    Resources().rehearse(check(composed(*words, "regularization.confidence_penalty.threshold=2.3")))
+    Resources().preflight(check(composed(*words, "regularization.confidence_penalty.threshold=2.3")))

@@ -9,14 +9,14 @@ import pytest
 
 from runner.__main__ import main
 from runner.schedule.base import Timeline
-from runner.task.lr_range import EXPLODED, Sweep, smooth, suggest
+from runner.task.lr_range import EXPLODED, RangeSchedule, smooth, suggest
 
 WORDS = ["task=lr_range", "model=mlp", "optimizer=sgd", "threads=1", "name=r"]
 
 
 def test_the_rate_grows_by_the_same_factor():
     """From the first to the last rate over the steps, whatever the optimizer's own rate."""
-    sweep = Sweep(Timeline(50, 7), 1e-4, 1.0, base=0.3)
+    sweep = RangeSchedule(Timeline(50, 7), 1e-4, 1.0, base=0.3)
     rates = [0.3 * sweep(step) for step in range(50)]
     assert rates == pytest.approx(np.geomspace(1e-4, 1.0, 50).tolist(), rel=1e-12)
 

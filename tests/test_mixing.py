@@ -304,7 +304,7 @@ def test_the_first_batch_is_shown_with_its_shares(cli):
 def test_two_mixers_are_refused(stack):
     """More than one item that mixes images is refused once, with the way out."""
     with pytest.raises(Refused) as refused:
-        Resources().rehearse(check(composed("model=mlp", f"regularization=[{','.join(stack)}]")))
+        Resources().preflight(check(composed("model=mlp", f"regularization=[{','.join(stack)}]")))
     names = ",".join(name for name in stack if name in MIXERS)
     assert refused.value.lines == [
         f"regularization=[{names}]: only one of these can mix images; "
@@ -317,17 +317,17 @@ def test_a_batch_of_one_is_refused(name):
     """Alone in its batch an image has no partner; a full batch has, whatever `batch_size` says of its chunks."""
     words = ("model=mlp", f"regularization=[{name}]", "batch_size=1")
     with pytest.raises(Refused) as refused:
-        Resources().rehearse(check(composed(*words)))
+        Resources().preflight(check(composed(*words)))
     assert refused.value.lines == [f"batch_size=1: {name} has no second image to mix with; use batch_size=2 or more"]
-    Resources().rehearse(check(composed(*words, "optimizer.full_batch=true")))
-    Resources().rehearse(check(composed(*words[:2], "batch_size=2")))
+    Resources().preflight(check(composed(*words, "optimizer.full_batch=true")))
+    Resources().preflight(check(composed(*words[:2], "batch_size=2")))
 
 
 @pytest.mark.parametrize("name", MIXERS)
 def test_optimizers_that_need_a_fixed_loss_refuse_mixing(name):
     """Line searches and curvature need a loss that stays the same, which random mixing does not leave."""
     with pytest.raises(Refused) as refused:
-        Resources().rehearse(check(composed("model=mlp", "optimizer=lbfgs", f"regularization=[{name}]")))
+        Resources().preflight(check(composed("model=mlp", "optimizer=lbfgs", f"regularization=[{name}]")))
     (line,) = refused.value.lines
     assert line == f"regularization=[{name}]: mixes images at random, and lbfgs needs a loss that stays the same"
 

@@ -235,7 +235,7 @@ OWN = ("model=custom", "model._target_=tests.test_noise.Net", "trust=[tests]", "
 def test_who_draws(words, who):
     """A full-batch optimizer names the item of the stack that brought noise, or the model's own layer."""
     with pytest.raises(Refused) as refused:
-        Resources().rehearse(check(composed("optimizer=lbfgs", *words)))
+        Resources().preflight(check(composed("optimizer=lbfgs", *words)))
     assert refused.value.lines[0].startswith(f"{'regularization=' if who[0] == '[' else ''}{who}: draws new noise")
 
 

@@ -427,7 +427,7 @@ def test_gaussian_inference_under_autocast(dtype):
 def test_refusals(words, line):
     """What finds no place in the network, or none for its test time, is refused before training, with the way out."""
     with pytest.raises(Refused) as refused:
-        Resources().rehearse(check(composed(*words)))
+        Resources().preflight(check(composed(*words)))
     assert refused.value.lines == [line]
 
 
@@ -442,7 +442,7 @@ def test_refusals(words, line):
 )
 def test_gaussian_inference_finds_its_places(words):
     """Networks whose dropped layers are read by ReLU, directly or through a norm, are accepted."""
-    Resources().rehearse(check(composed(*words, "regularization.dropconnect.inference=gaussian")))
+    Resources().preflight(check(composed(*words, "regularization.dropconnect.inference=gaussian")))
 
 
 @torch.no_grad()

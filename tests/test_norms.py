@@ -70,7 +70,7 @@ def lines(*overrides):
     """What a rehearsal refuses."""
     config = check(composed("data.limit=200", *overrides))
     with pytest.raises(Refused) as refused:
-        Resources().rehearse(config)
+        Resources().preflight(config)
     return refused.value.lines
 
 
@@ -560,7 +560,7 @@ def test_stacks_train(stack, more):
 @pytest.mark.parametrize("stack", [s for s in STACKS if s != ["max_norm"]], ids="+".join)
 def test_stacks_can_be_rehearsed(stack):
     """On the meta device too: the stack is accepted."""
-    Resources().rehearse(check(composed("data.limit=200", *words(stack))))
+    Resources().preflight(check(composed("data.limit=200", *words(stack))))
 
 
 @pytest.mark.parametrize("name", [*NORMS, "weight_standardization"])
@@ -737,7 +737,7 @@ def test_refusals(overrides, line):
 def test_two_images_are_enough(overrides):
     """Micro-batches of two images have statistics."""
     run = make(*CONVNET, "regularization=[batchnorm]", *overrides)
-    Resources().rehearse(check(composed("data.limit=200", *CONVNET, "regularization=[batchnorm]", *overrides)))
+    Resources().preflight(check(composed("data.limit=200", *CONVNET, "regularization=[batchnorm]", *overrides)))
     run.model.train()
     assert all(run.loss(part).isfinite() for part in run.next_batch().split(run.accumulate))
 

@@ -128,7 +128,7 @@ def test_noise_is_refused_by_full_batch_methods():
     """A network that draws noise at each look is no function to model: the item is named, and the way out."""
     config = check(composed("model=mlp", "optimizer=lbfgs", "regularization=[dropout]"))
     with pytest.raises(Refused) as refused:
-        Resources().rehearse(config)
+        Resources().preflight(config)
     assert refused.value.lines == [
         "regularization=[dropout]: draws new noise at each look, and optimizer=lbfgs needs a loss that stays the same; "
         "leave it out, or use a mini-batch optimizer"

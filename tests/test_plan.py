@@ -355,7 +355,7 @@ def test_what_is_not_measured_goes_by_its_operations(cli, monkeypatch):
 def probed(*words):
     config = check(composed(*words))
     builder = Resources()
-    facts = builder.rehearse(config)
+    facts = builder.preflight(config)
     return probe(builder, config, facts, 1), facts
 
 

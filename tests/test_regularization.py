@@ -180,7 +180,7 @@ def test_dropout_that_has_no_place_is_refused():
     """A network without such a layer is refused with the way out."""
     config = check(composed("model=mlp", "regularization=[dropout]", "regularization.dropout.where=conv"))
     with pytest.raises(Refused) as refused:
-        Resources().rehearse(config)
+        Resources().preflight(config)
     assert refused.value.lines == [
         "regularization.dropout.where=conv: MLP has no such layer after its first; use another of linear, conv, head"
     ]

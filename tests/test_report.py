@@ -17,7 +17,7 @@ from runner.core.errors import ConfigError
 from runner.report import write_report, write_results
 from runner.report.__main__ import main
 from runner.report.results.collect import METRICS, collect
-from runner.report.results.keys import Keys
+from runner.report.results.keys import SweptKeys
 from runner.report.results.tables import results_csv, summarize
 from runner.store.lock import Lock
 
@@ -122,7 +122,7 @@ def test_a_key_that_a_run_did_not_sweep_is_looked_up(tmp_path):
     rows = list(csv.DictReader(io.StringIO(results_csv(collect(tmp_path)))))
     keys = ("optimizer", "regularization", "model.depth", "epochs")
     assert [rows[1][key] for key in keys[:3]] == ["adam", "[dropout,l2]", ""]
-    assert Keys(collect(tmp_path)).value(collect(tmp_path)[1], "optimizer.lr") == "0.001"
+    assert SweptKeys(collect(tmp_path)).value(collect(tmp_path)[1], "optimizer.lr") == "0.001"
 
 
 def test_runs_of_two_commands_are_not_averaged(tmp_path):

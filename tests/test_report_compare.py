@@ -83,7 +83,7 @@ def test_seeds_that_agree_by_chance_are_no_change():
     pairs = [{"0": 0.101, "1": -0.1, "2": 0.0}, {"0": -0.1, "1": 0.102, "2": 0.0009}, {"0": 0.0, "1": 0.0, "2": 0.001}]
     whole = overall(pairs)
     assert stats.ttest_1samp([np.mean([pair[s] for pair in pairs]) for s in "012"], 0).pvalue < 0.05
-    assert whole.p > 0.5 and not whole.told and whole.low < 0 < whole.high
+    assert whole.p > 0.5 and not whole.is_significant and whole.low < 0 < whole.high
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from runner.report import ensemble_section as ensembles
 from runner.report import write_report
 from runner.report.factor_section import design
 from runner.report.results.collect import collect
-from runner.report.results.keys import Keys
+from runner.report.results.keys import SweptKeys
 from runner.report.results.tables import by_seed, summarize
 from runner.report.statistics.effects import effects, margins
 from runner.report.statistics.factors import factors
@@ -44,7 +44,7 @@ def product(folder, missing=(), seeds=3, noise=0.01):
 def read(folder):
     """(factors, cells, rows) of a folder."""
     records = collect(folder)
-    keys = Keys(records)
+    keys = SweptKeys(records)
     rows = summarize(records, keys)
     return factors(rows, [name for name in keys.names if name != "seed"]), [by_seed(row, keys) for row in rows], rows
 
@@ -155,7 +155,7 @@ def test_a_combination_whose_bad_seeds_are_gone_is_in_no_effect(tmp_path):
         swept = {"optimizer": "sgd", "optimizer.lr": 1e-3, "transfer.freeze_depth": 0, "seed": seed}
         write_run(tmp_path / f"bad{seed}", status, swept=swept, val_accuracy=0.999)
     records = collect(tmp_path)
-    keys = Keys(records)
+    keys = SweptKeys(records)
     drawn = design(summarize(records, keys), keys)
     assert "One combination with seeds that did not finish left out." in drawn.note
     assert max(drawn.effects.fit.means) < 0.99 and len(drawn.effects.fit.means) == 17
@@ -243,7 +243,7 @@ def test_a_depth_sweep_draws_accuracy_over_depth_with_error_bars(tmp_path):
     pictures = {}
     for name in ("three", "one"):
         records = collect(tmp_path / name)
-        keys = Keys(records)
+        keys = SweptKeys(records)
         ((title, svg),) = design(summarize(records, keys), keys).panels
         assert title == "transfer.freeze_depth"
         names = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
@@ -257,7 +257,7 @@ def test_heat_maps_show_the_means_of_pairs(tmp_path):
     folder = product(tmp_path, missing=(0, 1, 2))  # sgd never ran at the smallest rate
     found, cells, rows = read(folder)
     records = collect(folder)
-    shown = design(rows, Keys(records))
+    shown = design(rows, SweptKeys(records))
     assert len(shown.heats) == 3
     assert [heat.share for heat in shown.heats] == sorted((heat.share for heat in shown.heats), reverse=True)
     heat = shown.heats[0]

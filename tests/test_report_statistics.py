@@ -13,7 +13,7 @@ from benchmarks.equal_runs import SPREADS, Case, false_change, false_effect, fal
 from benchmarks.false_alarms import highest, rate
 from runner.report import write_report
 from runner.report.results.collect import METRICS, RunRecord, collect
-from runner.report.results.keys import Keys
+from runner.report.results.keys import SweptKeys
 from runner.report.results.tables import Statistic, summarize
 from runner.report.statistics.block_design import fit, layout, solve
 from runner.report.statistics.conclusion import interval, verdict
@@ -130,7 +130,7 @@ def test_pairs_are_tukeys_and_games_and_howells_as_scipy_has_them():
         assert pair.p == pytest.approx(p, rel=1e-5)
         assert pair.low == pytest.approx(min(one.low[at] for one in bounds), abs=1e-6)
         assert pair.high == pytest.approx(max(one.high[at] for one in bounds), abs=1e-6)
-        assert pair.told == (p < 0.05) == (pair.low > 0)
+        assert pair.is_significant == (p < 0.05) == (pair.low > 0)
 
 
 def test_blocked_pairs_are_by_the_formulas():
@@ -162,8 +162,8 @@ def test_many_combinations_are_compared_as_few_are():
     for pair in comparison.pairs:
         d = y[pair.one].mean() - y[pair.other].mean()
         assert pair.p >= stats.studentized_range.sf(d / (fitted.deviation / 2), 12, fitted.layout.df) - 1e-7
-        assert pair.told == (pair.low > 0) == (pair.p < 0.05) and comparison.against(pair.other) is pair
-    assert everything.told.sum() > 0 and probabilities(everything, fitted).shape == (66,)
+        assert pair.is_significant == (pair.low > 0) == (pair.p < 0.05) and comparison.against(pair.other) is pair
+    assert everything.is_significant.sum() > 0 and probabilities(everything, fitted).shape == (66,)
 
 
 def test_of_equal_means_the_first_in_the_table_leads():
@@ -198,7 +198,7 @@ def test_further_seeds_have_the_power(size):
         for _ in range(400):
             y = rng.normal(size=(4, n)) + np.array([0, 0, 0, size])[:, None]
             drawn = fit([{f"{i}-{j}": v for j, v in enumerate(row)} for i, row in enumerate(y.tolist())])
-            hits += differences(drawn, ones, others).told[0]
+            hits += differences(drawn, ones, others).is_significant[0]
         return hits / 400
 
     assert 0.76 < power(n) < 0.95 and power(max(2, n * 2 // 3)) < 0.76
@@ -272,7 +272,7 @@ def test_the_page_itself_keeps_its_level():
     for _ in range(200):
         y = 0.8 + (rng.normal(size=(10, 4)) * np.array([5, *[1] * 9])[:, None] + rng.normal(size=4)) / 100
         records = drawn({f"o{i}": row for i, row in enumerate(y.tolist())})
-        page = verdict(summarize(records), Keys(records))
+        page = verdict(summarize(records), SweptKeys(records))
         claims += bool(page.settled) or any(word.startswith("yes") for word in page.judged)
     assert claims <= highest(200) * 200
 
@@ -281,7 +281,7 @@ def test_a_combination_whose_bad_seeds_diverged_does_not_lead():
     """It stands last, is not judged, is in no tie, and the page says why; the others are judged without it."""
     values = {"sgd": [0.5, 0.53, 0.47, 0.51], "adam": [0.9, 0.93, 0.88, 0.91]}
     records = drawn(values | {"wild": [0.99, 0.98, 0.99, None, None]})
-    page, clean = (verdict(summarize(of), Keys(of)) for of in (records, drawn(values)))
+    page, clean = (verdict(summarize(of), SweptKeys(of)) for of in (records, drawn(values)))
     assert [row.values["optimizer"] for row in page.rows] == ["adam", "sgd", "wild"]
     assert page.judged == [*clean.judged, "cannot lead: 2 of 5 seeds diverged"]
     assert (page.headline, page.lines, page.settled) == (clean.headline, clean.lines, clean.settled)
@@ -330,7 +330,7 @@ def test_interval_over_seeds_is_students(tmp_path):
 
 def judged(folder):
     records = collect(folder)
-    return verdict(summarize(records), Keys(records))
+    return verdict(summarize(records), SweptKeys(records))
 
 
 def test_one_seed_has_no_verdict(tmp_path):

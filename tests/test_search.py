@@ -21,7 +21,7 @@ import runner.task.recorder
 from hydra_plugins.runner.search import SearchConfig
 from runner.core.errors import ConfigError
 from runner.report import write_report
-from runner.sweep.search.pruner import Pruner
+from runner.sweep.search.pruner import PruningRule
 from runner.sweep.search.settings import settings
 from runner.sweep.search.space import Dimension, _distribution
 from runner.task.training import Training
@@ -338,7 +338,7 @@ def test_pruners_stop_runs_and_that_is_a_result(search, pruner):
 def test_the_last_epoch_is_no_reason_to_stop(search, monkeypatch):
     """A pruner that stops everything at the second epoch of two stops nothing."""
     never = optuna.pruners.ThresholdPruner(lower=2.0, n_warmup_steps=2)
-    monkeypatch.setattr(Pruner, "build", lambda self: never)
+    monkeypatch.setattr(PruningRule, "build", lambda self: never)
     code, out, _ = search(1, LR, "hydra.sweeper.pruner=median")
     assert code == 0 and "1 of 1 trial: 1 done" in out
     code, out, _ = search(1, LR, "hydra.sweeper.pruner=median", "epochs=3", "name=longer")

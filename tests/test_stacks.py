@@ -37,7 +37,7 @@ def two_steps(model: str, *words: str) -> TrainState:
     config = check(
         composed(f"model={model}", "data.limit=60", "data.val_fraction=0.2", "batch_size=24", "epochs=1", *words)
     )
-    BUILDER.rehearse(config)
+    BUILDER.preflight(config)
     splits, device = BUILDER.splits(config, torch.device("cpu")), torch.device("cpu")
     noise = generator(0, "noise")
     run = TrainState(config, BUILDER.parts(config, splits, device, noise), device, noise)
@@ -68,7 +68,7 @@ def test_alone_refused_where_known():
     for model, name in itertools.product(MODELS, items("regularization")):
         config = check(composed(f"model={model}", f"regularization=[{name}]"))
         try:
-            BUILDER.rehearse(config)
+            BUILDER.preflight(config)
         except Refused:
             found.add((model, name))
     norms = {("resnet20", name) for name in ("batchnorm", "groupnorm", "layernorm", "ghost_batchnorm")}
@@ -112,7 +112,7 @@ def test_most_random_stacks_train():
     trained = 0
     for model, stack, _ in stacks(40):
         try:
-            BUILDER.rehearse(check(composed(f"model={model}", f"regularization=[{','.join(stack)}]")))
+            BUILDER.preflight(check(composed(f"model={model}", f"regularization=[{','.join(stack)}]")))
             trained += 1
         except Refused:
             pass

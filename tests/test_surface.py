@@ -24,7 +24,7 @@ from runner.surface.rastrigin import Rastrigin
 from runner.surface.ravine import Ravine
 from runner.surface.rosenbrock import Rosenbrock
 from runner.surface.saddle import Saddle
-from runner.surface.trajectory import LOST, Objective, Walk, oscillates, steps_to, verdict, walk
+from runner.surface.trajectory import LOST, SurfaceObjective, Walk, oscillates, steps_to, verdict, walk
 from runner.sweep.compose.explain import CONF
 from runner.task.resources import Resources
 
@@ -180,7 +180,7 @@ def test_the_objective_is_one_function_a_step():
     """However often it is asked: the value, the pieces and the gradient belong together, noise included."""
     surface = Beale(noise=1.0)
     weights = point(surface)
-    objective = Objective(surface, weights, torch.tensor([0.3, -0.4], dtype=torch.float64))
+    objective = SurfaceObjective(surface, weights, torch.tensor([0.3, -0.4], dtype=torch.float64))
     first, grad = float(objective()), weights.grad.clone()
     assert float(objective.value()) == float(sum(objective.pieces()).detach()) == float(objective()) == first
     assert torch.equal(weights.grad, grad)

@@ -13,7 +13,7 @@ from runner.build.check import check
 from runner.core import timeline
 from runner.core.seeds import generator
 from runner.data.splits import ResidentSplit, Splits
-from runner.evaluation.metrics import Measured
+from runner.evaluation.metrics import EvaluationResult
 from runner.execution.eager import EagerProgram
 from runner.model.convnet import ConvNet
 from runner.model.mlp import MLP
@@ -311,7 +311,7 @@ def test_schedule_is_told_of_each_epoch():
 def measuring(run, losses, accuracies=None):
     """Lets the run's validations find the given numbers."""
     accuracies = accuracies or [0.5] * len(losses)
-    found = iter([Measured(loss, acc, torch.zeros(3, 3)) for loss, acc in zip(losses, accuracies)])
+    found = iter([EvaluationResult(loss, acc, torch.zeros(3, 3)) for loss, acc in zip(losses, accuracies)])
     run.measure = lambda: next(found)
     return run
 

@@ -70,7 +70,7 @@ def of(stages, names):
 def refusal(*overrides):
     """The line that a combination is refused with."""
     with pytest.raises((ConfigError, Refused)) as caught:
-        Resources().rehearse(check(composed(*(() if overrides[0].startswith("model=") else NET), *overrides)))
+        Resources().preflight(check(composed(*(() if overrides[0].startswith("model=") else NET), *overrides)))
     lines = caught.value.lines if isinstance(caught.value, Refused) else [str(caught.value)]
     assert len(lines) == 1 and "\n" not in lines[0]
     return lines[0]
@@ -468,7 +468,7 @@ def test_random_stages_that_are_frozen_are_warned_of(tmp_path, caplog):
     def warned(*overrides):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            builder.rehearse(check(composed(*NET, *overrides)))
+            builder.preflight(check(composed(*NET, *overrides)))
         return [record.getMessage() for record in caplog.records if "freeze_depth" in record.getMessage()]
 
     state = network(classes=10).state_dict()
@@ -487,7 +487,7 @@ def test_random_stages_that_are_frozen_are_warned_of(tmp_path, caplog):
 
 def fingerprint(*overrides):
     config = check(composed(*NET, *overrides))
-    return fingerprints(config, Resources().rehearse(config).identity, frozenset())[0]
+    return fingerprints(config, Resources().preflight(config).identity, frozenset())[0]
 
 
 def test_a_run_is_its_weights_not_their_path(tmp_path):
@@ -630,7 +630,7 @@ def test_l2_sp_needs_weights(tmp_path):
     assert refusal("regularization=[l2_sp]") == line
     weights = saved(tmp_path, network(classes=10).state_dict())
     assert refusal("regularization=[l2_sp]", "transfer=scratch", weights) == line
-    Resources().rehearse(check(composed(*NET, "regularization=[l2_sp]", weights)))
+    Resources().preflight(check(composed(*NET, "regularization=[l2_sp]", weights)))
 
 
 def test_a_module_of_weights_is_left_alone():

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
-from runner.build.complaints import said
+from runner.build.complaints import reworded
 from runner.core.errors import did_you_mean
 from runner.core.schema import GROUPS, OWN_KEYS, STACKS
 from runner.core.targets import locate, nested_complaints
@@ -104,7 +104,7 @@ def _wrong_type(value: Any, hint: Any, default: Any) -> str | None:
     try:
         _adapter(hint, str(hint)).validate_python(value)
     except ValidationError as error:
-        details = [detail for detail in said(error) if detail["type"] != "is_instance_of"] or said(error)
+        details = [detail for detail in reworded(error) if detail["type"] != "is_instance_of"] or reworded(error)
         return " or ".join(dict.fromkeys(detail["msg"] for detail in details))
     except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation):
         return None

@@ -28,7 +28,7 @@ def complaints(model: type, values: dict[str, Any], prefix: str) -> list[str]:
 def _one_a_key(error: ValidationError) -> list[Any]:
     """A union complains once a member; its members' words are joined."""
     by_key: dict[tuple, list] = {}
-    for detail in said(error):
+    for detail in reworded(error):
         key = tuple(part for part in detail["loc"] if not (isinstance(part, str) and _is_type_word(part)))
         by_key.setdefault(key, []).append(detail)
     return [
@@ -75,7 +75,7 @@ WORDS = {
 }
 
 
-def said(error: ValidationError) -> list[dict[str, Any]]:
+def reworded(error: ValidationError) -> list[dict[str, Any]]:
     """pydantic's complaints, reworded."""
     found = []
     for detail in error.errors():

@@ -11,7 +11,7 @@ from runner.build.about import describe_network
 from runner.build.builder import Builder
 from runner.core.errors import ConfigError
 from runner.core.text import few
-from runner.evaluation.trained import Inputs, Loaded, Network, digest
+from runner.evaluation.trained import Inputs, Loaded, TrainedNetwork, digest
 from runner.model.library_noise import own
 from runner.store import checkpoint
 from runner.store.about import contents, refusal
@@ -55,7 +55,9 @@ def read(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
     return kept
 
 
-def _network(path: str | Path, about: dict[str, Any], state: dict[str, Tensor], device: torch.device | str) -> Network:
+def _network(
+    path: str | Path, about: dict[str, Any], state: dict[str, Tensor], device: torch.device | str
+) -> TrainedNetwork:
     """The model with its stack's layers, under trained weights."""
     config = about["config"]
     inputs = Inputs(
@@ -83,7 +85,7 @@ def _network(path: str | Path, about: dict[str, Any], state: dict[str, Tensor], 
         model.load_state_dict(state)
     except RuntimeError as error:
         raise refusal(path, f"its weights are not those of its own config ({error})") from error
-    return Network(model.to(device), inputs, about, device)
+    return TrainedNetwork(model.to(device), inputs, about, device)
 
 
 def _untrained(config: dict[str, Any], inputs: Inputs, noise: torch.Generator | None) -> nn.Module:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from runner.compare.match import Sweep, differing, read, shared_names
+from runner.compare.match import SweepResults, differing, read, shared_names
 from runner.compare.paired import Difference, overall, paired
 from runner.core.console import console
 from runner.core.errors import ConfigError
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 Pairs = dict[tuple[str, ...], dict[str, dict[str, float]]]  # values -> metric -> seed -> second minus first
 
 
-def _pairs(first: Sweep, second: Sweep) -> tuple[list[str], Pairs]:
+def _pairs(first: SweepResults, second: SweepResults) -> tuple[list[str], Pairs]:
     names = shared_names([first, second])
     one, other = first.cells(names), second.cells(names)
     pairs: Pairs = {}
@@ -73,7 +73,7 @@ def _pairs(first: Sweep, second: Sweep) -> tuple[list[str], Pairs]:
     return names, shared
 
 
-def _show(out: Console, first: Sweep, second: Sweep, names: Sequence[str], pairs: Pairs) -> None:
+def _show(out: Console, first: SweepResults, second: SweepResults, names: Sequence[str], pairs: Pairs) -> None:
     validation = [metrics["val_accuracy"] for metrics in pairs.values()]
     differences, deviation, df = paired(validation)
     out.print(f"{second.folder} minus {first.folder}, validation accuracy")
@@ -106,12 +106,14 @@ def judged(found: Difference) -> str:
         if found.seeds < FEWEST:
             return f"{'one seed' if found.seeds == 1 else 'two seeds'}: no verdict"
         return "no difference in any seed" if found.mean == 0 else "no residual: no verdict"
-    return f"yes, {probability(found.p)}" if found.told else f"no, {probability(found.p)}; {further(found.more)}"
+    return (
+        f"yes, {probability(found.p)}" if found.is_significant else f"no, {probability(found.p)}; {further(found.more)}"
+    )
 
 
 def _summary(
-    first: Sweep,
-    second: Sweep,
+    first: SweepResults,
+    second: SweepResults,
     names: Sequence[str],
     pairs: Pairs,
     differences: Sequence[Difference],
@@ -126,15 +128,15 @@ def _summary(
             f"Over {count(len(pairs), 'combination')}: {whole.mean:+.4f}{bounds} ({count(whole.seeds, 'seed')}). "
             f"Distinguishable from no change? {judged(whole).capitalize()}."
         )
-    told = sum(found.told for found in differences)
+    significant = sum(found.is_significant for found in differences)
     if all(one.seeds < FEWEST for one in differences):
         lines.append(
             "No verdict on any combination: each has fewer than three seeds in common, and two settle nothing."
         )
     elif deviation:
         lines.append(
-            f"{told} of {count(len(differences), 'combination')} distinguishable. Paired by seed, pooled residual "
-            f"{deviation:.2g} with {count(df, 'degree')} of freedom; p is the larger one of a test by it and one "
+            f"{significant} of {count(len(differences), 'combination')} distinguishable. Paired by seed, pooled "
+            f"residual {deviation:.2g} with {count(df, 'degree')} of freedom; p is the larger one of a test by it and one "
             "by the combination's own spread, corrected for the number of combinations (Holm); an interval is that of "
             "its own difference alone."
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from runner.core.errors import ConfigError
 from runner.report import runs_of
 from runner.report.results.collect import RunRecord, natural
-from runner.report.results.keys import WITHOUT_EFFECT, Keys, plain, typed_overrides
+from runner.report.results.keys import WITHOUT_EFFECT, SweptKeys, plain, typed_overrides
 from runner.report.results.tables import gaps
 
 METRICS = ("val_accuracy", "test_accuracy")
@@ -17,11 +17,11 @@ Cells = dict[tuple[str, ...], dict[str, dict[str, float]]]  # values of the keys
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SweepResults:
     """A folder with its finished training runs, and those that did not finish."""
 
     folder: Path
-    keys: Keys
+    keys: SweptKeys
     done: list[RunRecord]
     lost: list[RunRecord]
 
@@ -62,15 +62,15 @@ class Sweep:
         keys = [key for key in typed[0] if key not in names and key.split(".")[0] not in _NO_DIFFERENCE]
         same = {key: typed[0][key] for key in keys if len({one.get(key) for one in typed}) == 1}
         for what in ("git_commit", "code", "revisions", "versions", "device"):
-            told = {plain(record.facts.get(what)) for record in self.done}
-            same |= {what.replace("_", " "): told.pop()} if len(told) == 1 else {}
+            values = {plain(record.facts.get(what)) for record in self.done}
+            same |= {what.replace("_", " "): values.pop()} if len(values) == 1 else {}
         return same
 
 
 _NO_DIFFERENCE = (*WITHOUT_EFFECT, "seed", "log")
 
 
-def read(folder: Path) -> Sweep:
+def read(folder: Path) -> SweepResults:
     """ConfigError where the folder holds no run that has a validation accuracy."""
     records = runs_of(folder)
     done = [record for record in records if record.status == "done" and record.metrics["val_accuracy"] is not None]
@@ -79,16 +79,16 @@ def read(folder: Path) -> Sweep:
             f"{folder}: no run of it has finished with a validation accuracy; there is nothing to compare"
         )
     lost = [record for record in records if record.status != "done" and not record.damaged]
-    return Sweep(folder, Keys(records), done, lost)
+    return SweepResults(folder, SweptKeys(records), done, lost)
 
 
-def shared_names(sweeps: Sequence[Sweep]) -> list[str]:
+def shared_names(sweeps: Sequence[SweepResults]) -> list[str]:
     """The keys that any of the sweeps varies, but the seed: what a combination is known by."""
     names = dict.fromkeys(name for sweep in sweeps for name in sweep.keys.names)
     return [name for name in names if name != "seed"]
 
 
-def differing(first: Sweep, second: Sweep, names: Sequence[str]) -> list[tuple[str, str, str]]:
+def differing(first: SweepResults, second: SweepResults, names: Sequence[str]) -> list[tuple[str, str, str]]:
     """(what, in the first, in the second) of what does not belong to the combinations and is not the same."""
     one, other = first.fixed(names), second.fixed(names)
     keys = sorted(one.keys() | other.keys(), key=natural)

@@ -37,7 +37,7 @@ class Difference:
     more: float | None = None
 
     @property
-    def told(self) -> bool:
+    def is_significant(self) -> bool:
         return self.p is not None and self.p < ALPHA
 
 

@@ -59,7 +59,7 @@ class Keys(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Option(BaseModel):
+class OptionKeys(BaseModel):
     """The shared keys of a group's options; the others belong to the option's target."""
 
     model_config = ConfigDict(extra="allow")
@@ -77,7 +77,7 @@ class Checkpoint(Keys):
     seconds: NonNegative  # the least time between two saves
 
 
-class Probe(Keys):
+class ProbeKeys(Keys):
     every: Count  # steps between two looks at gradients and updates, stage by stage; 0: never
     curvature_every: Count  # epochs between two Hessian eigenvalues; 0: never
 
@@ -103,7 +103,7 @@ class OutOfMemory(Keys):
     allow_batchnorm: bool  # smaller micro-batches for networks whose batch norm then sees less
 
 
-class Sweep(Keys):
+class SweepKeys(Keys):
     zip: Annotated[list[list[Text]], BeforeValidator(_groups)]  # groups of swept keys that vary together
     exclude: Annotated[list[Text], BeforeValidator(_conditions)]  # combinations that are left out
     repeat: Positive  # seeds of each combination, from `seed` on
@@ -127,9 +127,9 @@ class Config(Keys):
     clip_grad_norm: Rate | None
     early_stopping: EarlyStopping
     checkpoint: Checkpoint
-    probe: Probe
+    probe: ProbeKeys
     log: Log
-    sweep: Sweep
+    sweep: SweepKeys
     oom: OutOfMemory
     trust: list[Text]  # packages whose classes a config may name in `_target_`
     dry_run: bool
@@ -147,7 +147,7 @@ class Config(Keys):
     surface: dict[str, Any]
 
 
-class Data(Option):
+class Data(OptionKeys):
     root: Text | None = None  # folder or file
     download: bool = False
     val_fraction: Below1 = 0.1  # of the training images
@@ -164,7 +164,7 @@ class Data(Option):
     cache_dir: Text | None = None
 
 
-class Optimizer(Option):
+class Optimizer(OptionKeys):
     """The first three are the runner's; the others, ranged here once for all, are arguments of torch's classes."""
 
     no_decay: bool = True  # no weight decay on biases, norms and other vectors
@@ -188,7 +188,7 @@ class Optimizer(Option):
     base: "Optimizer | None" = None  # the optimizer inside of another
 
 
-GROUPS: dict[str, type[Option]] = {"data": Data, "optimizer": Optimizer}
+GROUPS: dict[str, type[OptionKeys]] = {"data": Data, "optimizer": Optimizer}
 STACKS = ("regularization", "augmentation")  # mappings name -> item, in order
 OWN_KEYS = {
     "data": frozenset(Data.model_fields),

@@ -10,7 +10,7 @@ import torch
 from runner.data.photo_cache import settled, stamped
 from runner.data.splits import ResidentSplit, Source
 from runner.store.cache import name, open_cache
-from runner.store.entry import Entry, Write
+from runner.store.entry import CacheEntry, Write
 
 PARTS = ("train", "test")
 
@@ -48,7 +48,7 @@ def _stamps(files: Path) -> dict[str, list[int]]:
     return {name: stamp for name, stamp in stamps.items() if stamp}
 
 
-def _source(entry: Entry) -> Source:
+def _source(entry: CacheEntry) -> Source:
     """Cut an entry's payload into labels int64 [N] and images uint8 [N, C, H, W] of each part."""
     shapes, at = entry.content["shapes"], 0
     labels, images = [], []

@@ -23,7 +23,7 @@ SETTLED_NS = 2_000_000_000  # a file changed later than that before its hash was
 
 
 @dataclass(frozen=True)
-class Facts:
+class PhotoFacts:
     """What decoding a set of photos showed, by their order in the set."""
 
     moments: list[list[list[int]]]  # [N, 3, 2], see `decode.moments`
@@ -64,7 +64,7 @@ def settled(stamp: list[int]) -> bool:
 
 def photos(
     cache: Cache, key: str, paths: list[str], side: int, workers: int, keep: bool
-) -> tuple[Tensor | None, Facts]:
+) -> tuple[Tensor | None, PhotoFacts]:
     """Decodes the photos once: what was seen, and if `keep` their pixels uint8 [N, 3, side, side].
 
     `key` is the sha256 of all their contents. Broken photos are zeros.
@@ -82,10 +82,10 @@ def photos(
         wanted = f"raise {LIMIT}, or set data.resident=false"
         raise ConfigError(f"{size / 1e9:.3g} GB of photos fit neither the cache nor memory; {wanted}") from error
     pixels = torch.frombuffer(entry.payload, dtype=torch.uint8).view(-1, 3, side, side) if keep else None
-    return pixels, Facts(**entry.content)
+    return pixels, PhotoFacts(**entry.content)
 
 
-def _look(paths: list[str], side: int, workers: int, put: Callable[[bytes], None]) -> Facts:
+def _look(paths: list[str], side: int, workers: int, put: Callable[[bytes], None]) -> PhotoFacts:
     """Decodes all photos in order and hands each one's pixels to `put`, zeros for a broken one."""
     moments, broken = [], {}
     tasks = [paths[start : start + TASK] for start in range(0, len(paths), TASK)]
@@ -96,4 +96,4 @@ def _look(paths: list[str], side: int, workers: int, put: Callable[[bytes], None
                 pixels = np.zeros((3, side, side), np.uint8)
             put(pixels.tobytes())
             moments.append(decode.moments(pixels).tolist())
-    return Facts(moments, broken)
+    return PhotoFacts(moments, broken)

@@ -25,7 +25,7 @@ class Bench:
     """What a combination may be tried on while it is put together; never the test images."""
 
     accuracy: Callable[[Member], float] | None  # on the validation split; None where there is none
-    settle: Callable[[nn.Module, Member], None]  # estimates batch-norm statistics, on the training split
+    estimate_norms: Callable[[nn.Module, Member], None]  # estimates batch-norm statistics, on the training split
 
 
 class Checkpoints(Ensemble):

@@ -62,7 +62,7 @@ class Soup(Checkpoints):
         model = copy.deepcopy(members[0].model)
         states = [member.model.state_dict() for member in members]
         model.load_state_dict({name: mean([state[name] for state in states]) for name in states[0]})
-        bench.settle(model, members[0])
+        bench.estimate_norms(model, members[0])
         return replace(members[0], model=model)
 
 

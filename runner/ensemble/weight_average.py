@@ -30,7 +30,7 @@ class WeightAverage(Ensemble):
         """The part of the new weights in the average."""
         return 1 / (self.count_averaged + 1)
 
-    def settle(self, run: TrainingRun) -> None:
+    def estimate_norms(self, run: TrainingRun) -> None:
         """At the end of an epoch, before validation: what weights alone do not give."""
 
     def begin(self, run: TrainingRun) -> None:
@@ -52,7 +52,7 @@ class WeightAverage(Ensemble):
                 self.start(run)
             self.count_averaged += 1
         if self.count_averaged and (run.progress.step + 1) % run.steps_per_epoch == 0:
-            self.settle(run)
+            self.estimate_norms(run)
 
     def start(self, run: TrainingRun) -> None:
         """The first weights are in: what was best before was another network."""
@@ -81,7 +81,7 @@ class WeightAverage(Ensemble):
 class EstimatedAverage(WeightAverage):
     """An average whose batch-norm statistics are estimated anew, for those of its weights are no mean of theirs."""
 
-    def settle(self, run: TrainingRun) -> None:
+    def estimate_norms(self, run: TrainingRun) -> None:
         run.transfer.train_mode(self.network, run.progress.step // run.steps_per_epoch)
         if batch_norms(self.network):
             draws = generator(run.config["seed"], f"batch norm statistics of step {run.progress.step}", run.device)

@@ -13,8 +13,8 @@ from runner.evaluation.base import Autocast, Evaluation, Member, answer
 from runner.evaluation.metrics import (
     TOP5_CLASSES,
     EnsembleTally,
+    EvaluationResult,
     Examined,
-    Measured,
     Tally,
     calibration_error,
     ensembles,
@@ -28,7 +28,7 @@ MOST_PIXELS = 1 << 22  # of a batch larger than the training batch: activations 
 MISTAKES = 24
 
 
-def answers(
+def log_probs(
     members: Iterable[nn.Module | Member],
     split: Split,
     normalize: Normalize,
@@ -66,12 +66,12 @@ def evaluate(
     num_classes: int,
     evaluation: Evaluation | None = None,
     average: Average = "probabilities",
-) -> Measured:
+) -> EvaluationResult:
     """Measures the members' mean answer to every image of a split; members are in evaluation mode."""
     tally = Tally(num_classes, split.labels.device)
-    for _, labels, passes in answers(members, split, normalize, autocast, batch_size, evaluation or Standard()):
+    for _, labels, passes in log_probs(members, split, normalize, autocast, batch_size, evaluation or Standard()):
         tally.add(labels, ensembles(torch.stack([mean_log(one) for one in passes]), average)[-1:])
-    return Measured(*tally.read(len(split))[0])
+    return EvaluationResult(*tally.read(len(split))[0])
 
 
 @torch.no_grad()
@@ -83,14 +83,14 @@ def evaluate_all(
     autocast: Autocast,
     batch_size: int,
     num_classes: int,
-) -> list[Measured]:
+) -> list[EvaluationResult]:
     """What `evaluate` finds of each of N networks that answer as one: logits `[B, N, K]` of inputs `[B, C, H, W]`."""
     tally = Tally(num_classes, split.labels.device, count)
     for images, labels in split.batches(_rows(split, batch_size, count * split.shape[0] * normalize.size**2)):
         with autocast():
             log = answer(network, normalize(images))
         tally.add(labels, log.transpose(0, 1))
-    return [Measured(*found) for found in tally.read(len(split))]
+    return [EvaluationResult(*found) for found in tally.read(len(split))]
 
 
 @torch.no_grad()
@@ -110,7 +110,7 @@ def examine(
     top5 = torch.zeros((), dtype=torch.int64, device=device)
     facts: list[Tensor] = []  # rows: confidence, whether right, and where there are several passes how they differ
     worst = [torch.empty(4, 0, device=device)]
-    for numbers, labels, passes in answers(members, split, normalize, autocast, batch_size, evaluation):
+    for numbers, labels, passes in log_probs(members, split, normalize, autocast, batch_size, evaluation):
         alone = torch.stack([mean_log(one) for one in passes])
         grown = ensembles(alone, average)
         log, every = grown[-1], torch.cat(passes)

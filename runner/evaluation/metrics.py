@@ -16,7 +16,7 @@ TOP5_CLASSES = 10  # above so many classes the five best answers are counted too
 
 
 @dataclass(frozen=True)
-class Measured:
+class EvaluationResult:
     """What an evaluation found."""
 
     loss: float  # mean negative log-likelihood, nats
@@ -31,7 +31,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Examined(Measured):
+class Examined(EvaluationResult):
     """What a closer look found as well."""
 
     top5_accuracy: float | None  # where there are more than ten classes

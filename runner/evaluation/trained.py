@@ -28,7 +28,7 @@ class Inputs:
     identity: str | None  # of the contents of its data
 
 
-class Network(nn.Module):
+class TrainedNetwork(nn.Module):
     """A trained network with its own normalisation: uint8 or [0, 1] images of any size at or above its own, cut to
     their centre, to logits `[B, K]`. Grey images are repeated to the channels that it takes."""
 
@@ -46,7 +46,7 @@ class Network(nn.Module):
 class Loaded:
     """A finished run."""
 
-    networks: list[Network]  # one; several of an ensemble
+    networks: list[TrainedNetwork]  # one; several of an ensemble
     folder: Path
     training: str  # identity of the training: the same network, whatever it was asked
     digest: str  # sha256 of the weights

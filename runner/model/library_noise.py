@@ -19,8 +19,8 @@ SPACE = {nn.Dropout: None, nn.Dropout1d: 1, nn.Dropout2d: 2, nn.Dropout3d: 3}  #
 PER = {"row": "sample", "batch": "batch"}
 
 
-class Dropout(Noise):
-    """`torch.nn.Dropout`, or `Dropout1d`, `2d` and `3d`, which drop whole channels of `[B, C, ...]`."""
+class LibraryDropout(Noise):
+    """`torch.nn.LibraryDropout`, or `Dropout1d`, `2d` and `3d`, which drop whole channels of `[B, C, ...]`."""
 
     def __init__(self, of: nn.modules.dropout._DropoutNd, noise: torch.Generator | None):
         super().__init__(noise)
@@ -46,8 +46,8 @@ class Dropout(Noise):
         return f"p={self.p}, inplace={self.inplace}" + ("" if self.space is None else f", space={self.space}")
 
 
-class StochasticDepth(DropPath):
-    """`torchvision.ops.StochasticDepth`."""
+class LibraryStochasticDepth(DropPath):
+    """`torchvision.ops.LibraryStochasticDepth`."""
 
     item = ""
 
@@ -58,11 +58,11 @@ class StochasticDepth(DropPath):
 def kinds() -> dict[type[nn.Module], type[Noise]]:
     """Layer of a library -> ours. Where torchvision is not loaded no network has its layer, and to load it takes
     seconds."""
-    found: dict[type[nn.Module], type[Noise]] = dict.fromkeys(SPACE, Dropout)
+    found: dict[type[nn.Module], type[Noise]] = dict.fromkeys(SPACE, LibraryDropout)
     if "torchvision" in sys.modules:
-        from torchvision.ops import StochasticDepth as OfTorchvision
+        from torchvision.ops import LibraryStochasticDepth as OfTorchvision
 
-        found[OfTorchvision] = StochasticDepth
+        found[OfTorchvision] = LibraryStochasticDepth
     return found
 
 

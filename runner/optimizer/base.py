@@ -12,14 +12,14 @@ from runner.core.context import Context
 from runner.core.errors import ConfigError
 from runner.core.option import Option
 from runner.model.noise import Noise, noisy
-from runner.optimizer.flat_params import Flat, Objective
+from runner.optimizer.flat_params import Flat, LossClosure
 
 log = logging.getLogger(__name__)
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]]
 
 
-def looks_again(optimizer: torch.optim.Optimizer) -> bool:
+def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
     """Whether its step cannot do without a closure."""
     step = inspect.signature(type(optimizer).step).parameters
     return any(p.default is inspect.Parameter.empty for name, p in step.items() if name != "self")
@@ -97,7 +97,7 @@ class SecondOrder(FullBatch, torch.optim.Optimizer):
         self.flat = Flat(self.param_groups[0]["params"])
 
     @torch.no_grad()
-    def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+    def step(self, objective: LossClosure) -> Tensor:  # type: ignore[override]
         """`max_iter` iterations, fewer where the gradient is below `tolerance_grad` or nothing falls any more.
 
         Returns the loss at the start.
@@ -116,6 +116,6 @@ class SecondOrder(FullBatch, torch.optim.Optimizer):
                 break
         return first
 
-    def iterate(self, objective: Objective, loss: float, gradient: Tensor, group: dict[str, Any]) -> bool:
+    def iterate(self, objective: LossClosure, loss: float, gradient: Tensor, group: dict[str, Any]) -> bool:
         """One move from where loss and gradient were taken; False where none makes the loss fall."""
         raise NotImplementedError

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.optim.lbfgs import _strong_wolfe
 
 from runner.optimizer.base import FullBatch, Params, check_memory, one_group
-from runner.optimizer.flat_params import Flat, Objective
+from runner.optimizer.flat_params import Flat, LossClosure
 
 
 def update_inverse(inverse: Tensor, s: Tensor, y: Tensor) -> None:
@@ -43,7 +43,7 @@ class BFGS(FullBatch, torch.optim.Optimizer):
         check_memory(self.label, "inverse Hessian", len(self.flat), size, max_gb)
 
     @torch.no_grad()
-    def step(self, objective: Objective) -> Tensor:  # type: ignore[override]
+    def step(self, objective: LossClosure) -> Tensor:  # type: ignore[override]
         """`max_iter` iterations, fewer where the gradient is below `tolerance_grad` or nothing falls any more.
 
         Returns the loss at the start.

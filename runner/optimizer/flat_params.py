@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Objective(Protocol):
+class LossClosure(Protocol):
     """The loss of one step: called, it returns the loss and sets the gradients, as torch's closures do."""
 
     def __call__(self) -> Tensor: ...
@@ -85,7 +85,7 @@ class Curvature:
         return torch.cat([row.reshape(*lead, -1) for row in rows], -1)
 
 
-def backtrack(objective: Objective, flat: Flat, direction: Tensor, loss: float, slope: float, start: float) -> bool:
+def backtrack(objective: LossClosure, flat: Flat, direction: Tensor, loss: float, slope: float, start: float) -> bool:
     """Moves along a direction, halving the step until the loss falls by 1e-4 of what the slope promises (Armijo;
     Nocedal & Wright 2006, algorithm 3.1). Where 30 halvings find nothing, stays and returns False."""
     origin, length = flat.get(), start

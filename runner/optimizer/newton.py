@@ -7,12 +7,12 @@ from torch import Tensor
 
 from runner.model.formulas import twice_differentiable
 from runner.optimizer.base import Params, SecondOrder, check_memory
-from runner.optimizer.flat_params import Curvature, Flat, Objective, backtrack
+from runner.optimizer.flat_params import Curvature, Flat, LossClosure, backtrack
 
 ROWS = 32  # of the Hessian that one backward pass finds
 
 
-def hessian(objective: Objective, flat: Flat) -> Tensor:
+def hessian(objective: LossClosure, flat: Flat) -> Tensor:
     """The Hessian `[N, N]` in float64, made of products in the parameters' own precision."""
     n, like = len(flat), flat.params[0]
     device = "cpu" if like.device.type == "mps" else like.device  # which has no float64
@@ -61,7 +61,7 @@ class Newton(SecondOrder):
         super().__init__(params, lr, max_iter, tolerance_grad, damping=damping)
         check_memory(self.label, "Hessian", len(self.flat), 8, max_gb)
 
-    def iterate(self, objective: Objective, loss: float, gradient: Tensor, group: dict[str, Any]) -> bool:
+    def iterate(self, objective: LossClosure, loss: float, gradient: Tensor, group: dict[str, Any]) -> bool:
         """Raises nothing: an indefinite Hessian is damped."""
         matrix = hessian(objective, self.flat)
         exact = gradient.to(matrix.device, torch.float64)

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from runner.model.formulas import twice_differentiable
 from runner.optimizer.base import Params, SecondOrder
-from runner.optimizer.flat_params import Curvature, Flat, Objective, backtrack
+from runner.optimizer.flat_params import Curvature, Flat, LossClosure, backtrack
 
 
-def hessian_product(objective: Objective, flat: Flat, vector: Tensor) -> Tensor:
+def hessian_product(objective: LossClosure, flat: Flat, vector: Tensor) -> Tensor:
     """`H v` over all pieces; each piece's graph is freed before the next one is built."""
     total = torch.zeros_like(vector)
     with torch.enable_grad(), twice_differentiable():
@@ -63,7 +63,7 @@ class NewtonCG(SecondOrder):
     ):
         super().__init__(params, lr, max_iter, tolerance_grad, max_cg=max_cg)
 
-    def iterate(self, objective: Objective, loss: float, gradient: Tensor, group: dict[str, Any]) -> bool:
+    def iterate(self, objective: LossClosure, loss: float, gradient: Tensor, group: dict[str, Any]) -> bool:
         """Stays where no step along the direction makes the loss fall."""
         direction = truncated_cg(lambda v: hessian_product(objective, self.flat, v), gradient, group["max_cg"])
         return backtrack(objective, self.flat, direction, loss, float(gradient @ direction), group["lr"])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from runner.report.pictures.effects import factor_panels, scatter_panels
 from runner.report.pictures.heat_maps import Heat, heat_maps
 from runner.report.pictures.overview import parallel_coordinates
-from runner.report.results.keys import Keys
+from runner.report.results.keys import SweptKeys
 from runner.report.results.tables import Row, by_seed
 from runner.report.statistics.effects import Effects, effects, margins
 from runner.report.statistics.factors import Factor, factors
@@ -25,7 +25,7 @@ class Design:
     parallel: str | None = None
 
 
-def design(rows: Sequence[Row], keys: Keys) -> Design | None:
+def design(rows: Sequence[Row], keys: SweptKeys) -> Design | None:
     """`rows` in the order of the leaderboard; None where fewer than two combinations have finished.
 
     Combinations with runs that did not finish take no part: a value at which bad seeds diverge would look better.

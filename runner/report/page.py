@@ -20,7 +20,7 @@ from runner.report.pictures.overview import costs, memory, seconds
 from runner.report.pictures.svg import STYLES
 from runner.report.results.collect import METRICS, STATUSES, RunRecord, natural
 from runner.report.results.format import count, further, spread
-from runner.report.results.keys import Keys, label, plain
+from runner.report.results.keys import SweptKeys, label, plain
 from runner.report.results.provenance import mixed, states
 from runner.report.results.tables import Row, Statistic, summarize
 from runner.report.statistics.conclusion import interval, verdict
@@ -41,7 +41,7 @@ _TITLES = {
 
 def render(records: list[RunRecord], name: str, surfaces: Sequence[Overlay] = ()) -> str:
     """The page's html; runs on surfaces are shown by their overlays alone, all others as classifiers."""
-    keys = Keys(records)
+    keys = SweptKeys(records)
     trained = [record for record in records if not record.walked and not record.columns]
     others = [record for record in records if record.columns]
     judged = verdict(summarize(trained, keys), keys)
@@ -167,7 +167,7 @@ def _accuracies(row: Row) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def _values(records: list[RunRecord], keys: Keys, key: str) -> tuple[str, str, int]:
+def _values(records: list[RunRecord], keys: SweptKeys, key: str) -> tuple[str, str, int]:
     """(key, its values in short, how many)"""
     values = sorted({keys.value(record, key) for record in records if not record.damaged}, key=_size)
     shown = [value or "(not set)" for value in values]
@@ -184,7 +184,7 @@ def _size(value: str) -> tuple[int, float, list]:
         return 1, 0.0, natural(value)
 
 
-def _fixed(records: list[RunRecord], keys: Keys) -> list[str]:
+def _fixed(records: list[RunRecord], keys: SweptKeys) -> list[str]:
     """What was typed the same for every run."""
     sets = [
         {override for override in record.overrides if override.lstrip("+").partition("=")[0] not in keys.names}

@@ -17,7 +17,7 @@ from runner.store.files import PICTURE_MARK, png, write_atomic
 FILES = ("trajectory.csv", "surface.npz")  # what a walk leaves, beside its result
 
 
-class Record(Protocol):
+class RunLike(Protocol):
     """A run as the report has read it."""
 
     folder: Path
@@ -39,7 +39,7 @@ class Overlay:
 
 
 def write_overlays(
-    folder: Path, records: Sequence[Record], name: Callable[[Record, list[Record]], str]
+    folder: Path, records: Sequence[RunLike], name: Callable[[RunLike, list[RunLike]], str]
 ) -> list[Overlay]:
     """Writes `folder/surface_<title>.png` for each surface that the runs walked on.
 
@@ -52,7 +52,7 @@ def write_overlays(
     from runner.report.surface_pictures import Path as Walk
 
     grounds: dict[str, Any] = {}
-    groups: dict[str, list[Record]] = {}
+    groups: dict[str, list[RunLike]] = {}
     for record in records:
         about = record.facts.get("surface")
         if not record.walked or not isinstance(about, dict) or not all((record.folder / f).is_file() for f in FILES):

@@ -17,12 +17,12 @@ from runner.core.schema import Average, Count, Positive, Rate, Real
 MOST_NUMBERS = 1 << 28  # of an image: 16,384 pixels a side, grey
 
 
-class Ensemble(BaseModel):
+class EnsembleKeys(BaseModel):
     model_config = ConfigDict(extra="allow")
     average: Average = "probabilities"
 
 
-class Settings(BaseModel):
+class SavedConfig(BaseModel):
     """The parts of a run's config that its network is built from, or that another command asks of it."""
 
     model_config = ConfigDict(extra="allow")
@@ -30,7 +30,7 @@ class Settings(BaseModel):
     model: dict[StrictStr, Any]
     regularization: dict[StrictStr, Any] = {}
     augmentation: dict[StrictStr, Any] = {}
-    ensemble: Ensemble = Ensemble()
+    ensemble: EnsembleKeys = EnsembleKeys()
     transfer: dict[StrictStr, Any] = {}
     data: dict[StrictStr, Any]
 
@@ -100,7 +100,7 @@ def describe(text: Any, source: str | Path) -> dict[str, Any]:
 def settings(about: dict[str, Any], source: str | Path) -> dict[str, Any]:
     """Return the config of a description, its groups being mappings. Raises `ConfigError` where they are none."""
     try:
-        return Settings.model_validate(about["config"]).model_dump()
+        return SavedConfig.model_validate(about["config"]).model_dump()
     except ValidationError as error:
         raise _invalid(source, "about.config", error) from error
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from runner.core.errors import ConfigError
-from runner.store.entry import DIGEST, Entry, Write, evict, fill, hold, in_memory, locked, read, remove
+from runner.store.entry import DIGEST, CacheEntry, Write, evict, fill, hold, in_memory, locked, read, remove
 from runner.store.files import write_atomic
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class Cache:
     folder: Path | None
     limit: float = math.inf
 
-    def get(self, name: str, make: Callable[[], tuple[int, Write]]) -> Entry:
+    def get(self, name: str, make: Callable[[], tuple[int, Write]]) -> CacheEntry:
         """Return the entry of this name; made unless there, in memory where it cannot be kept.
 
         `make()` gives the payload's size in bytes and the function that writes it. Of several processes that need an
@@ -100,7 +100,7 @@ class Cache:
                 entry = self.save(name, size, write)
         return in_memory(size, write) if entry is None else entry
 
-    def load(self, name: str) -> Entry | None:
+    def load(self, name: str) -> CacheEntry | None:
         """Return the entry of this name; None where there is none, or, with a warning, where it is damaged."""
         if self.folder is None:
             return None
@@ -117,7 +117,7 @@ class Cache:
             remove(path)
         return entry
 
-    def save(self, name: str, size: int, write: Write) -> Entry | None:
+    def save(self, name: str, size: int, write: Write) -> CacheEntry | None:
         """Write an entry, see `get`, and return it; None, with a warning, where it cannot be kept."""
         if self.folder is None:
             return None

@@ -23,7 +23,7 @@ Write = Callable[[Callable[[bytes], None]], Any]  # write(put): puts the payload
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """`payload`: bytes, mapped copy-on-write from the file, or in memory; `content`: JSON; `is_new`: made just now."""
 
     payload: memoryview
@@ -31,7 +31,7 @@ class Entry:
     is_new: bool
 
 
-def in_memory(size: int, write: Write) -> Entry:
+def in_memory(size: int, write: Write) -> CacheEntry:
     """Return an entry of `size` bytes and no file."""
     payload, at = memoryview(bytearray(size)), 0
 
@@ -40,7 +40,7 @@ def in_memory(size: int, write: Write) -> Entry:
         payload[at : at + len(part)] = part
         at += len(part)
 
-    return Entry(payload, write(put), True)
+    return CacheEntry(payload, write(put), True)
 
 
 def fill(file: BinaryIO, write: Write) -> None:
@@ -58,7 +58,7 @@ def fill(file: BinaryIO, write: Write) -> None:
     file.write(digest.hexdigest().encode())
 
 
-def read(path: Path, is_new: bool = False) -> Entry | None:
+def read(path: Path, is_new: bool = False) -> CacheEntry | None:
     """Return the entry in a file; None where it is damaged. OSError: it cannot be read.
 
     A new one is not checked. The lock of `hold` lasts as long as the payload, whose mapping keeps the descriptor.
@@ -73,7 +73,7 @@ def read(path: Path, is_new: bool = False) -> Entry | None:
         # copy-on-write: torch warns of read-only memory; unwritten pages are shared all the same
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     end = mapped.rfind(b"\n")
-    return Entry(memoryview(mapped)[DIGEST:end], json.loads(mapped[end + 1 :]), is_new)
+    return CacheEntry(memoryview(mapped)[DIGEST:end], json.loads(mapped[end + 1 :]), is_new)
 
 
 def hold(file: BinaryIO) -> None:

@@ -22,8 +22,8 @@ LASTING = 0.5  # way travelled in the second half of the window over that in the
 Row = dict[str, Any]
 
 
-class Objective:
-    """The loss of one step as its optimizer sees it, with the interface of `runner.train.loop.Objective`.
+class SurfaceObjective:
+    """The loss of one step as its optimizer sees it, with the interface of `runner.train.loop.SurfaceObjective`.
 
     The point is `unit * weights`. Noise is one draw a step, a plane added to the surface: a mini-batch's loss, the
     same however often the step looks, and its gradient is that of the surface plus the draw. As in training, the
@@ -98,7 +98,7 @@ def walk(
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = rate * schedule(step)
         draw = surface.noise * torch.randn(2, generator=noise, dtype=torch.float64)
-        objective = Objective(surface, weights, draw)
+        objective = SurfaceObjective(surface, weights, draw)
         optimizer.step(objective)
         evaluations += objective.evaluations
         point = surface.unit * weights.detach()

@@ -15,7 +15,7 @@ from runner.execution.decision import Decisions
 from runner.report.results.format import count
 from runner.store import ledger, lock, plans
 from runner.store.revisions import older, revision_list
-from runner.sweep.run.fused_summary import told
+from runner.sweep.run.fused_summary import fused_summary
 
 MOST_ROWS = 40  # runs that are named; all are counted
 
@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     for line in outdated(asked.folder):
         out.print(line, soft_wrap=True)
     decisions = Decisions(asked.folder, "fuse").load_all()
-    if words := told((record.result for record in ledger.records(asked.folder)), decisions):
+    if words := fused_summary((record.result for record in ledger.records(asked.folder)), decisions):
         out.print(words, soft_wrap=True)
     shown = [row for row in found if row[1] != "done"]
     if shown:

@@ -43,31 +43,31 @@ class Task:
         """Return group -> option of the groups that matter to the task, of all that a config chooses."""
         return {group: choice for group, choice in chosen.items() if not covers(self.ignores, group)}
 
-    def rehearse(self, builder: Resources, config: dict[str, Any]) -> Facts:
+    def preflight(self, resources: Resources, config: dict[str, Any]) -> Facts:
         """What is known before anything runs; raises `ConfigError` for what cannot work."""
-        return builder.rehearse(config)
+        return resources.preflight(config)
 
     def device(self, config: dict[str, Any]) -> torch.device:
         """Where the work is done."""
         return check_device(config)
 
-    def execute(self, job: Job, builder: Resources, listener: Listener) -> dict[str, Any]:
+    def execute(self, job: Job, resources: Resources, listener: Listener) -> dict[str, Any]:
         """Do the job and write its `result.json`; an error of the run becomes its status. Returns the result."""
-        return carry_out(self.phases(job, builder, listener))
+        return carry_out(self.phases(job, resources, listener))
 
-    def phases(self, job: Job, builder: Resources, listener: Listener) -> Phases:
+    def phases(self, job: Job, resources: Resources, listener: Listener) -> Phases:
         """Do the job as `execute` does, but for the training: yield its runs when they are ready for it."""
         device = self.device(job.config)
         memory.reset(device)
         with memory.released():
-            result = yield from self._worked(job, builder, listener, device)
+            result = yield from self._worked(job, resources, listener, device)
         result["peak_memory_mb"] = memory.peak(device)
         if job.files:
             result["files"] = written(job.folder, job.files)
         write_json(job.folder / RESULT, result)
         return result
 
-    def _worked(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> Phases:
+    def _worked(self, job: Job, resources: Resources, listener: Listener, device: torch.device) -> Phases:
         """Do the job; return its result, but for the memory that it took."""
         result = started(job, device)
         write_json(job.folder / RESULT, result)
@@ -78,7 +78,7 @@ class Task:
             write_json(job.folder / RESULT, result)
             return result
         settings = functools.partial(process_settings, job.config, job.threads)
-        work = self.work(job, builder, listener, device)
+        work = self.work(job, resources, listener, device)
         try:
             while True:
                 with settings():
@@ -100,12 +100,12 @@ class Task:
             raise
         return result
 
-    def work(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> TaskParts:
+    def work(self, job: Job, resources: Resources, listener: Listener, device: torch.device) -> TaskParts:
         """Do the work itself; yield parts of the result as they are known, `status` among them, and what is ready to
         train."""
         raise NotImplementedError
 
-    def follow(self, job: Job, builder: Resources, device: torch.device) -> None:
+    def follow(self, job: Job, resources: Resources, device: torch.device) -> None:
         """The part of every process but the first, where `together`: it writes nothing."""
         raise NotImplementedError
 

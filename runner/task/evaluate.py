@@ -20,7 +20,7 @@ from runner.ensemble.checkpoints import Bench
 from runner.evaluation.base import Autocast, Member
 from runner.evaluation.evaluate import evaluate, examine
 from runner.evaluation.standard import Standard
-from runner.evaluation.trained import Network
+from runner.evaluation.trained import TrainedNetwork
 from runner.model.noise import sampled
 from runner.store import checkpoint as files
 from runner.store.about import describe, settings
@@ -65,15 +65,15 @@ class EvaluateTask(Answering):
         check_options(first, config, ("data",))
         return config
 
-    def rehearse(self, builder: Resources, config: dict[str, Any]) -> Facts:
+    def preflight(self, resources: Resources, config: dict[str, Any]) -> Facts:
         """Loads the networks and the data. Raises `ConfigError` where one is not for the other."""
         check_device(config)
-        runs = self.load(builder, config)
+        runs = self.load(resources, config)
         parameters, flops = size(runs)
         for network in networks(runs):
-            splits = seen_by(builder, config, network)
-            pipeline, side = builder.stack(network.config, "augmentation"), splits.test.shape[1]
-            refuse(builder, config, network, side, pipeline)
+            splits = seen_by(resources, config, network)
+            pipeline, side = resources.stack(network.config, "augmentation"), splits.test.shape[1]
+            refuse(resources, config, network, side, pipeline)
         split = self._of(splits, config)
         return Facts(
             parameters=parameters,
@@ -95,19 +95,21 @@ class EvaluateTask(Answering):
             )
         return split
 
-    def work(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
+    def work(
+        self, job: Job, resources: Resources, listener: Listener, device: torch.device
+    ) -> Iterator[dict[str, Any]]:
         """Asks, and leaves ensemble.png where there are members; what was put together is saved as a checkpoint."""
         begun, config = time.perf_counter(), job.config
-        runs = self.load(builder, config, device)
-        combination, average = self.combination(builder, config), self.average(builder, config, runs)
+        runs = self.load(resources, config, device)
+        combination, average = self.combination(resources, config), self.average(resources, config, runs)
         members: list[Member] = []
         for run in runs:
             for network in run.networks:
-                splits = seen_by(builder, config, network, device)
-                pipeline = builder.stack(network.config, "augmentation")
+                splits = seen_by(resources, config, network, device)
+                pipeline = resources.stack(network.config, "augmentation")
                 for transform in pipeline.values():
                     transform.fit(splits.train, splits.size)
-                evaluation = builder.evaluation(config)
+                evaluation = resources.evaluation(config)
                 evaluation.begin(list(pipeline.values()), generator(config["seed"], "evaluation", device))
                 split = self._of(splits, config)
                 members.append(Member(network.model, network.normalize, split, evaluation, run.folder.name))
@@ -159,7 +161,7 @@ def bench(splits: Splits, seed: int, autocast: Autocast) -> Bench:
     def accuracy(one: Member) -> float:
         return evaluate([one.model], splits.val, one.normalize, autocast, PER_BATCH, classes, Standard()).accuracy
 
-    def settle(model: nn.Module, one: Member) -> None:
+    def estimate_norms(model: nn.Module, one: Member) -> None:
         if batch_norms(model.train()):
             order = torch.randperm(len(splits.train), generator=generator(seed, "batch norm statistics")).to(device)
             images = min(len(order), PER_BATCH)
@@ -168,10 +170,10 @@ def bench(splits: Splits, seed: int, autocast: Autocast) -> Bench:
                 estimate(model, (one.normalize(batch) for batch, _ in splits.train.batches(rows)))
         model.eval()
 
-    return Bench(None if splits.val is None else accuracy, settle)
+    return Bench(None if splits.val is None else accuracy, estimate_norms)
 
 
-def save(job: Job, members: Sequence[Member], loaded: Sequence[Network]) -> None:
+def save(job: Job, members: Sequence[Member], loaded: Sequence[TrainedNetwork]) -> None:
     """What answered, as a checkpoint that loads as a run's; a mean of weights is of the first network's kind."""
     of = {id(network.model): network.about for network in loaded}
     ensemble = {"ensemble": job.config["ensemble"]}

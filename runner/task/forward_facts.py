@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Passed:
+class ForwardFacts:
     """What was found of a network by passes of two images."""
 
-    answers: tuple[int, ...]  # their shape
+    logits_shape: tuple[int, ...]
     flops: int  # of one image
     cut: Cut | None  # where it is cut to train on kept features
     step_flops: int  # from there on
 
 
-def passed(config: dict[str, Any], parts: "Parts", splits: Splits) -> Passed:
+def forward_facts(config: dict[str, Any], parts: "Parts", splits: Splits) -> ForwardFacts:
     """Also on the meta device."""
     model, transfer = parts.model, parts.transfer
     device = next(model.parameters()).device
     images = torch.zeros(2, splits.channels, splits.size, splits.size, device=device)
     logits, flops = _counted(model.eval(), images)
-    whole = Passed(tuple(logits.shape), flops, None, flops)
+    whole = ForwardFacts(tuple(logits.shape), flops, None, flops)
     if transfer.cache is False:
         return whole
     try:
@@ -40,7 +40,7 @@ def passed(config: dict[str, Any], parts: "Parts", splits: Splits) -> Passed:
     except Declined:
         return whole
     _, left = _counted(Rest(model.eval(), cut, device), torch.zeros(2, *cut.features.shape, device=device))
-    return Passed(tuple(logits.shape), flops, cut, left)
+    return ForwardFacts(tuple(logits.shape), flops, cut, left)
 
 
 def _counted(network: Callable[[torch.Tensor], torch.Tensor], pair: torch.Tensor) -> tuple[torch.Tensor, int]:

@@ -17,11 +17,11 @@ from runner.core.text import type_and_line
 from runner.store import git
 from runner.store.revisions import revision_list
 from runner.store.sources import Code
-from runner.task.preflight import Origin
+from runner.task.preflight import SourceRuns
 from runner.train.slot import Slot
 
 
-class Judge:
+class Pruner:
     """Whoever may end a run early by what it reached. It travels to the process that does the run."""
 
     def look(self, row: Mapping[str, Any], ended: bool) -> str | None:
@@ -46,10 +46,10 @@ class Job:
     revisions: Mapping[str, int] = field(default_factory=dict)  # of the runner's choices: `runner.store.revisions`
     code: Code = field(default_factory=dict)  # digests of the user's own, see `runner.store.sources`
     ignores: tuple[str, ...] = ()  # parts of the config that do not matter to its task
-    origins: tuple[Origin, ...] = ()  # of the networks that answer, see `Facts`
+    origins: tuple[SourceRuns, ...] = ()  # of the networks that answer, see `Facts`
     git: Sequence[Mapping[str, Any]] = ()  # the repositories that the command was typed with, see `runner.store.git`
     trained: Path | None = None  # a finished run whose training is the same
-    judge: Judge | None = None  # a search's pruner
+    judge: Pruner | None = None  # a search's pruner
     sweep: Path | None = None  # the folder of its sweep, below which its own lies; None: the one above its own
     number: int | None = None  # among the runs of its sweep, hydra.job.num; None: a lone run
     seat: Slot | None = None  # its place among the runs that it may share a program with

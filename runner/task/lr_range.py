@@ -33,7 +33,7 @@ EXPLODED = 4.0  # times the lowest smoothed loss so far: there is nothing more t
 MARGIN = 10.0  # the suggestion is the rate of the lowest loss divided by this
 
 
-class Sweep(Schedule):
+class RangeSchedule(Schedule):
     """From `low` to `high`, times `base` (the optimizer's rate), by the same factor each step."""
 
     def __init__(self, timeline: Timeline, low: float, high: float, base: float):
@@ -79,19 +79,21 @@ class LrRange(Task):
         if steps < 20:
             raise ConfigError(f"task.steps={steps}: must be at least 20, or there is no curve to read")
 
-    def rehearse(self, builder: Resources, config: dict[str, Any]) -> Facts:
+    def preflight(self, resources: Resources, config: dict[str, Any]) -> Facts:
         """Raises `ConfigError` for an optimizer that sees the whole training split each step."""
         if config["optimizer"]["full_batch"]:
             raise ConfigError(
                 "optimizer.full_batch=true: task=lr_range sweeps the rate over mini-batches, and a line search finds "
                 "its own step; choose a mini-batch optimizer"
             )
-        return replace(builder.rehearse(config), steps=self.steps)
+        return replace(resources.preflight(config), steps=self.steps)
 
-    def work(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
+    def work(
+        self, job: Job, resources: Resources, listener: Listener, device: torch.device
+    ) -> Iterator[dict[str, Any]]:
         """Sweeps, and leaves range.csv, range.png and a result with the suggestion."""
         with tracking(job) as tracker:
-            run = self.run(job.config, builder, device)
+            run = self.run(job.config, resources, device)
             if tracker is not None:
                 shown = {group: choice for group, choice in job.choices.items() if isinstance(choice, str)}
                 tracker.hparams(shown | {"seed": job.config["seed"], "batch_size": job.config["batch_size"]})
@@ -115,15 +117,15 @@ class LrRange(Task):
             "parameters": sum(p.numel() for p in run.model.parameters()),
         }
 
-    def run(self, config: dict[str, Any], builder: Resources, device: torch.device) -> TrainState:
+    def run(self, config: dict[str, Any], resources: Resources, device: torch.device) -> TrainState:
         """The run of a training with this config, its schedule the sweep, its validation left out."""
         torch.manual_seed(generator(config["seed"], "layers of libraries").initial_seed())
         noise = generator(config["seed"], "noise", device)
-        splits = builder.splits(config, device)
-        parts = builder.parts(config, splits, device, noise)
+        splits = resources.splits(config, device)
+        parts = resources.parts(config, splits, device, noise)
         length = Timeline(self.steps, parts.timeline.steps_per_epoch)
         base = config["optimizer"]["lr"] * config["lr_scale"]
-        sweep = Sweep(length, self.low, self.high, base)
+        sweep = RangeSchedule(length, self.low, self.high, base)
         parts = replace(parts, timeline=length, schedule=sweep, splits=replace(splits, val=None))
         return compile_as_told(TrainState(config, parts, device, noise))
 

@@ -24,9 +24,9 @@ from runner.data import photo_cache as cache
 from runner.data.decode import SUFFIXES, decode
 from runner.data.splits import ResidentSplit, Split
 from runner.evaluation.base import Autocast, Member
-from runner.evaluation.evaluate import answers
+from runner.evaluation.evaluate import log_probs
 from runner.evaluation.metrics import ensembles, mean_log
-from runner.evaluation.trained import Network
+from runner.evaluation.trained import TrainedNetwork
 from runner.store.cache import open_cache
 from runner.store.files import write_atomic
 from runner.task.job import Job
@@ -55,10 +55,10 @@ class PredictTask(Answering):
     def __init__(self, checkpoint: str | None = None, images: str | None = None):
         self.checkpoint, self.images = checkpoint, images
 
-    def rehearse(self, builder: Resources, config: dict[str, Any]) -> Facts:
+    def preflight(self, resources: Resources, config: dict[str, Any]) -> Facts:
         """Loads the networks, lists the photos. Raises `ConfigError`."""
         check_device(config)
-        runs = self.load(builder, config)
+        runs = self.load(resources, config)
         parameters, flops = size(runs)
         for network in networks(runs):
             if (channels := network.inputs.image_channels) not in (1, 3):
@@ -66,8 +66,8 @@ class PredictTask(Answering):
                     f"{runs[0].folder}: its network takes images of {channels} channels; photos have 3, or 1 where "
                     "they are grey"
                 )
-            refuse(builder, config, network, network.inputs.side, {})
-        combination = self.combination(builder, config)
+            refuse(resources, config, network, network.inputs.side, {})
+        combination = self.combination(resources, config)
         if combination is not None and combination.tries:
             raise ConfigError(
                 f"ensemble.runs={','.join(combination.runs)}: this ensemble is chosen on validation images; "
@@ -105,12 +105,14 @@ class PredictTask(Answering):
             raise ConfigError(f"task.images={self.images}: no images there ({' '.join(sorted(SUFFIXES))})")
         return root, sorted(found)
 
-    def work(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
+    def work(
+        self, job: Job, resources: Resources, listener: Listener, device: torch.device
+    ) -> Iterator[dict[str, Any]]:
         """Reads the photos piece by piece; an unreadable one stays in the table, without an answer."""
         begun, config = time.perf_counter(), job.config
-        runs = self.load(builder, config, device)
-        average, asked = self.average(builder, config, runs), networks(runs)
-        evaluations = [builder.evaluation(config) for _ in asked]
+        runs = self.load(resources, config, device)
+        average, asked = self.average(resources, config, runs), networks(runs)
+        evaluations = [resources.evaluation(config) for _ in asked]
         for evaluation in evaluations:
             evaluation.begin([], generator(config["seed"], "evaluation", device))
         root, names = self._photos()
@@ -151,13 +153,13 @@ class PredictTask(Answering):
         }
 
 
-def kind(network: Network) -> tuple[int, int]:
+def kind(network: TrainedNetwork) -> tuple[int, int]:
     """How a network sees photos: channels, and pixels of the shorter side."""
     return network.inputs.image_channels, network.inputs.side
 
 
 def looks(
-    root: Path, names: Sequence[str], asked: Sequence[Network], threads: int, device: torch.device
+    root: Path, names: Sequence[str], asked: Sequence[TrainedNetwork], threads: int, device: torch.device
 ) -> tuple[list[str], dict[tuple[int, int], Split]]:
     """The photos that can be read, and these as each kind of network sees them."""
     pixels: dict[int, list[np.ndarray | None]] = {}
@@ -191,6 +193,6 @@ def grey(images: np.ndarray) -> np.ndarray:
 def probabilities(members: Sequence[Member], autocast: Autocast, average: Average) -> list[list[float]]:
     """Of each image, of each class, all members together."""
     first, found = members[0], []
-    for _, _, passes in answers(members, first.split, first.normalize, autocast, PER_BATCH, first.evaluation):
+    for _, _, passes in log_probs(members, first.split, first.normalize, autocast, PER_BATCH, first.evaluation):
         found.append(ensembles(torch.stack([mean_log(one) for one in passes]), average)[-1].exp())
     return torch.cat(found).tolist()

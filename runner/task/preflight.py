@@ -17,7 +17,7 @@ from runner.execution.cuda_graph.capture import unfit
 from runner.execution.features.eligible import refusal
 from runner.execution.fused.compatible import apart, structure
 from runner.model.fitted import Fitted
-from runner.task.forward_facts import Passed, passed
+from runner.task.forward_facts import ForwardFacts, forward_facts
 from runner.train.selection import needs_validation
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ SMALL_IMAGE = 1 << 14  # numbers: up to 64 pixels a side in colour
 
 
 @dataclass(frozen=True)
-class Origin:
+class SourceRuns:
     """Runs that trained networks which answer in a run of another task, all of one config but for the seed."""
 
     runs: tuple[str, ...]  # names of their folders
@@ -50,7 +50,7 @@ class Facts:
     flops: int = 0  # of one image's forward pass
     step_flops: int = 0  # of what of it a training step computes: where features are kept, all from there on
     skipped: int = 0  # images that could not be read
-    stages: tuple[Any, ...] = ()  # what training will do to each (`runner.transfer.finetune.Row`)
+    stages: tuple[Any, ...] = ()  # what training will do to each (`runner.transfer.finetune.StageRow`)
     weights: str = ""  # where they came from, and which did not fit
     network: str = ""  # a hash of its structure
     members: int = 1  # runs of an ensemble, side by side
@@ -58,16 +58,16 @@ class Facts:
     mixing: tuple[str, ...] = ()  # items of the stack that mix images or targets
     modifying: tuple[str, ...] = ()  # and those that change the network, and may bring noise
     channels: int | None = None  # of the images
-    origins: tuple[Origin, ...] = ()  # of the networks that a checkpoint holds
+    origins: tuple[SourceRuns, ...] = ()  # of the networks that a checkpoint holds
 
 
-class Rehearsals:
+class Preflights:
     """Of a builder; those that are alike but for what cannot matter are had once."""
 
-    def __init__(self, builder: "Builder"):
-        self._builder = builder
+    def __init__(self, resources: "Builder"):
+        self._resources = resources
         self._known: dict[str, Facts] = {}
-        self._passed: dict[str, Passed] = {}
+        self._passed: dict[str, ForwardFacts] = {}
 
     def of(self, config: dict[str, Any]) -> Facts:
         """Constructs a checked combination once, without training: its objects' own objections are raised here."""
@@ -78,7 +78,7 @@ class Rehearsals:
             raise ConfigError(
                 f"cuda_graph=true: device={config['device']} is no CUDA device here ({device}); use cuda_graph=auto"
             )
-        splits = self._builder.splits(config)
+        splits = self._resources.splits(config)
         if config["batch_size"] > len(splits.train) and not config["optimizer"]["full_batch"]:
             raise ConfigError(
                 f"batch_size={config['batch_size']}: larger than the training split of {len(splits.train)} images; "
@@ -117,10 +117,10 @@ class Rehearsals:
         try:
             try:
                 with torch.device("meta"):
-                    parts = self._builder.parts(config, splits, torch.device("meta"), None, rules=(refusal,))
+                    parts = self._resources.parts(config, splits, torch.device("meta"), None, rules=(refusal,))
                 found = self._passes(config, parts, splits)
             except (NotImplementedError, RuntimeError):  # perhaps a model that needs real numbers
-                parts = self._builder.parts(config, splits, torch.device("cpu"), torch.Generator(), rules=(refusal,))
+                parts = self._resources.parts(config, splits, torch.device("cpu"), torch.Generator(), rules=(refusal,))
                 found = self._passes(config, parts, splits)
         except (
             ValueError,
@@ -128,9 +128,9 @@ class Rehearsals:
             RuntimeError,
         ) as error:  # torch's own objections; shapes that do not fit
             raise ConfigError(f"this combination cannot be built: {first_line(error)}") from error
-        if found.answers != (2, len(splits.classes)):
+        if found.logits_shape != (2, len(splits.classes)):
             wanted = (2, len(splits.classes))
-            raise ConfigError(f"model: gives {found.answers} for 2 images, not {wanted}, a logit for each class")
+            raise ConfigError(f"model: gives {found.logits_shape} for 2 images, not {wanted}, a logit for each class")
         if config["cuda_graph"] is True and (reason := unfit(parts.optimizer, config)):
             raise ConfigError(f"cuda_graph=true: {reason}; use cuda_graph=auto")
         rows = parts.transfer.table(parts.model)
@@ -154,7 +154,7 @@ class Rehearsals:
             channels=splits.train.shape[0],
         )
 
-    def _passes(self, config: dict[str, Any], parts: "Parts", splits: Splits) -> Passed:
+    def _passes(self, config: dict[str, Any], parts: "Parts", splits: Splits) -> ForwardFacts:
         """What passes through the network found; the same for all combinations whose networks are the same."""
         about = {key: config[key] for key in ("model", "regularization", "augmentation", "transfer", "compile")}
         about["images"] = splits.channels, splits.size, splits.identity
@@ -163,9 +163,9 @@ class Rehearsals:
             device = next(parts.model.parameters()).device
             if device.type == "meta" and _small(parts.model, splits):
                 device = torch.device("cpu")
-                parts = self._builder.parts(config, splits, device, torch.Generator())
+                parts = self._resources.parts(config, splits, device, torch.Generator())
             with device:
-                self._passed[key] = passed(config, parts, splits)
+                self._passed[key] = forward_facts(config, parts, splits)
         return self._passed[key]
 
 

@@ -55,21 +55,23 @@ class PreviewTask(Task):
     def __init__(self, images: Positive = 6, draws: Positive = 7):
         self.images, self.draws = images, draws
 
-    def rehearse(self, builder: Resources, config: dict[str, Any]) -> Facts:
+    def preflight(self, resources: Resources, config: dict[str, Any]) -> Facts:
         """Raises `ConfigError` where there is nothing to see."""
-        facts = builder.rehearse(config)
-        items, mixers = len(config["augmentation"]), mixing(builder, config)
+        facts = resources.preflight(config)
+        items, mixers = len(config["augmentation"]), mixing(resources, config)
         if not items and not mixers:
             raise ConfigError(
                 "augmentation=[]: nothing to preview; list what shall be seen: 'augmentation=[crop,flip]'"
             )
         return replace(facts, steps=items + bool(items) + bool(mixers))
 
-    def work(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
+    def work(
+        self, job: Job, resources: Resources, listener: Listener, device: torch.device
+    ) -> Iterator[dict[str, Any]]:
         """Leaves preview.png, preview_ITEM.png for each item and, of the stack, preview_mixed.png."""
         begun, config = time.perf_counter(), job.config
-        splits, nodes = builder.splits(config, device), config["augmentation"]
-        pipeline, mixers = builder.stack(config, "augmentation"), mixing(builder, config)
+        splits, nodes = resources.splits(config, device), config["augmentation"]
+        pipeline, mixers = resources.stack(config, "augmentation"), mixing(resources, config)
         for transform in pipeline.values():
             transform.fit(splits.train, splits.size)
         normalize = Normalize(splits, device, torch.contiguous_format)
@@ -94,9 +96,9 @@ class PreviewTask(Task):
         }
 
 
-def mixing(builder: Resources, config: dict[str, Any]) -> dict[str, Any]:
+def mixing(resources: Resources, config: dict[str, Any]) -> dict[str, Any]:
     """The stack's items that change images or targets."""
-    return {name: item for name, item in builder.stack(config, "regularization").items() if item.overrides("mix")}
+    return {name: item for name, item in resources.stack(config, "regularization").items() if item.overrides("mix")}
 
 
 def mixed(

@@ -4,7 +4,7 @@ from typing import Any
 
 from runner.build.builder import Builder
 from runner.execution.features.store import Store
-from runner.task.preflight import Facts, Rehearsals
+from runner.task.preflight import Facts, Preflights
 
 
 class Resources(Builder):
@@ -13,11 +13,11 @@ class Resources(Builder):
     def __init__(self) -> None:
         super().__init__()
         self.features = Store()
-        self._rehearsals = Rehearsals(self)
+        self._preflights = Preflights(self)
 
-    def rehearse(self, config: dict[str, Any]) -> Facts:
+    def preflight(self, config: dict[str, Any]) -> Facts:
         """Return what is known of a checked combination before it runs.
 
         Raises `ConfigError` for what cannot be built.
         """
-        return self._rehearsals.of(config)
+        return self._preflights.of(config)

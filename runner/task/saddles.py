@@ -81,12 +81,12 @@ class Saddles(Task):
                 f"directions; use task.features={10 * self.dimensions[-1]} or more"
             )
 
-    def rehearse(self, builder: Resources, config: dict[str, Any]) -> Facts:
+    def preflight(self, resources: Resources, config: dict[str, Any]) -> Facts:
         """Raises `ConfigError` for a network whose eigenvalues would take too long."""
         if self.of == "function":
             searches = len(self.dimensions) * self.functions * self.starts
             return Facts(self.dimensions[-1], self.dimensions[-1], "random functions", 0, searches)
-        facts = builder.rehearse(config)
+        facts = resources.preflight(config)
         if facts.trainable > LARGEST:
             raise ConfigError(
                 f"task.of=network: eigenvalues of {facts.trainable:,} parameters take too long (limit {LARGEST:,}): "
@@ -94,7 +94,9 @@ class Saddles(Task):
             )
         return facts
 
-    def work(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
+    def work(
+        self, job: Job, resources: Resources, listener: Listener, device: torch.device
+    ) -> Iterator[dict[str, Any]]:
         """Leaves saddles.csv, saddles.png and a result."""
         # matplotlib takes a second: a run of another task does not pay for it.
         from runner.report import saddle_pictures as saddles_picture
@@ -105,7 +107,7 @@ class Saddles(Task):
                 rows = self.in_functions(job.config["seed"], listener)
                 image = saddles_picture.of_functions(rows)
             else:
-                rows = self.in_network(job.config, builder, device, listener)
+                rows = self.in_network(job.config, resources, device, listener)
                 image = saddles_picture.of_network(rows)
             write_atomic(job.folder / "saddles.csv", csv_text(rows, list(rows[0])), durable=False)
             write_atomic(job.folder / "saddles.png", png(image), durable=False)
@@ -134,12 +136,12 @@ class Saddles(Task):
         return rows
 
     def in_network(
-        self, config: dict[str, Any], builder: Resources, device: torch.device, listener: Listener
+        self, config: dict[str, Any], resources: Resources, device: torch.device, listener: Listener
     ) -> list[dict[str, Any]]:
         """One row a look, of the loss over the training split."""
         torch.manual_seed(generator(config["seed"], "layers of libraries").initial_seed())
         noise = generator(config["seed"], "noise", device)
-        parts = builder.parts(config, builder.splits(config, device), device, noise)
+        parts = resources.parts(config, resources.splits(config, device), device, noise)
         run = compile_as_told(TrainState(config, replace(parts, splits=replace(parts.splits, val=None)), device, noise))
         due = {round(step) for step in np.geomspace(1, run.steps + 1, self.looks) - 1} | {run.steps}
         rows = []

@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 class Session(Training):
     """A run with its folder, tracker and checkpoint, from where it stood to its end."""
 
-    def __init__(self, job: Job, builder: Resources, device: torch.device, listener: Listener):
-        super().__init__(job, builder, device)
+    def __init__(self, job: Job, resources: Resources, device: torch.device, listener: Listener):
+        super().__init__(job, resources, device)
         resumed = self.resumed
         self.status: str | None = None
         self.stopped: dict[str, int] | None = None  # where an interrupted run goes on

@@ -73,14 +73,14 @@ class SurfaceTask(Task):
     def __init__(self, steps: Positive = 300, tolerance: Rate = 1e-6, max_iter: Positive | None = 1):
         self.steps, self.tolerance, self.max_iter = steps, tolerance, max_iter
 
-    def rehearse(self, builder: Resources, config: dict[str, Any]) -> Facts:
+    def preflight(self, resources: Resources, config: dict[str, Any]) -> Facts:
         """Builds all and takes one step. Raises `ConfigError` where an option cannot work on a surface."""
         for key, plain in UNUSED.items():
             if config[key] not in plain:
                 raise ConfigError(f"{key}={config[key]}: task=surface has no use for it; leave it out")
         name = config["optimizer"]["_target_"]
         try:
-            surface, optimizer, schedule = self.parts(builder, config)
+            surface, optimizer, schedule = self.parts(resources, config)
             self.check(config, surface, optimizer, schedule)
             walk(surface, optimizer, schedule, 1, torch.Generator())
         except KeyError as error:
@@ -113,28 +113,30 @@ class SurfaceTask(Task):
         if lines := [line for option in asked if (line := option.check(context))]:
             raise Refused(lines)
 
-    def parts(self, builder: Resources, config: dict[str, Any]) -> tuple[Surface, torch.optim.Optimizer, Any]:
+    def parts(self, resources: Resources, config: dict[str, Any]) -> tuple[Surface, torch.optim.Optimizer, Any]:
         """The surface, the optimizer on a point at its start, the schedule."""
-        surface = builder.surface(config)
+        surface = resources.surface(config)
         weights = torch.tensor(surface.start, dtype=torch.float64) / surface.unit
         group = {"params": [weights.requires_grad_()], "lr_scale": 1.0, "name": "point"}
         node = config["optimizer"]
         if self.max_iter is not None and "max_iter" in node:
             node = node | {"max_iter": self.max_iter}
-        optimizer = builder.optimizer(config | {"optimizer": node}, [group])
+        optimizer = resources.optimizer(config | {"optimizer": node}, [group])
         for group in optimizer.param_groups:
             if "max_eval" in group:  # torch's L-BFGS: with one iteration its default leaves no look for a line search
                 group["max_eval"] = max(group["max_eval"], LOOKS)
-        return surface, optimizer, builder.schedule(config, Timeline(self.steps, 1))
+        return surface, optimizer, resources.schedule(config, Timeline(self.steps, 1))
 
     def device(self, config: dict[str, Any]) -> torch.device:
         """Two numbers are moved: nothing for a GPU."""
         return torch.device("cpu")
 
-    def work(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> Iterator[dict[str, Any]]:
+    def work(
+        self, job: Job, resources: Resources, listener: Listener, device: torch.device
+    ) -> Iterator[dict[str, Any]]:
         """Walks, and leaves trajectory.csv, path.png, steps.png, surface.npz and a result: whatever the verdict."""
         begun = time.perf_counter()
-        surface, optimizer, schedule = self.parts(builder, job.config)
+        surface, optimizer, schedule = self.parts(resources, job.config)
 
         def tell(row: dict[str, Any]) -> None:
             listener.progress(row["step"], self.steps, {"train_loss": row["loss"]})

@@ -50,25 +50,25 @@ class Train(Task):
             )
         return config
 
-    def work(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> TaskParts:
+    def work(self, job: Job, resources: Resources, listener: Listener, device: torch.device) -> TaskParts:
         """Trains, or goes on; where torchrun started several processes, together with the others."""
         with leading(job, device):
-            yield from self._attempts(job, builder, listener, device)
+            yield from self._attempts(job, resources, listener, device)
 
-    def follow(self, job: Job, builder: Resources, device: torch.device) -> None:
+    def follow(self, job: Job, resources: Resources, device: torch.device) -> None:
         """Trains along with the first process."""
         silent = {"probe": {"every": 0, "curvature_every": 0}}  # what is only looked at
         with process_settings(job.config, job.threads), contextlib.suppress(Diverged):
-            Training(replace(job, config=job.config | silent), builder, device).train()
+            Training(replace(job, config=job.config | silent), resources, device).train()
             interruption.check()
 
-    def _attempts(self, job: Job, builder: Resources, listener: Listener, device: torch.device) -> TaskParts:
+    def _attempts(self, job: Job, resources: Resources, listener: Listener, device: torch.device) -> TaskParts:
         """Trains, or goes on; what was known before an error stays known. Where memory does not suffice, the batch goes
         through in more pieces, whose gradients add up to its own."""
         while True:
             session = None
             try:
-                with Session(job, builder, device, listener) as session:
+                with Session(job, resources, device, listener) as session:
                     yield session.facts()
                     try:
                         yield from session.outcome()

@@ -21,10 +21,10 @@ from runner.data.splits import Splits
 from runner.ensemble.checkpoints import Checkpoints, keeps_networks, matching
 from runner.ensemble.none import NoEnsemble
 from runner.evaluation.base import Autocast
-from runner.evaluation.trained import Loaded, Network
+from runner.evaluation.trained import Loaded, TrainedNetwork
 from runner.store.ledger import read
 from runner.task.base import Task
-from runner.task.preflight import Facts, Origin
+from runner.task.preflight import Facts, SourceRuns
 from runner.task.resources import Resources
 from runner.train.precision import precision
 
@@ -57,9 +57,9 @@ class Answering(Task):
         trained = {group: _distinct(facts.origins, group) for group in TRAINED if group not in keys}
         return own | {group: choice for group, choice in trained.items() if choice is not None}
 
-    def combination(self, builder: Resources, config: dict[str, Any]) -> Checkpoints | None:
+    def combination(self, resources: Resources, config: dict[str, Any]) -> Checkpoints | None:
         """The ensemble of finished runs that is asked for. Raises `ConfigError` where it is not clear who answers."""
-        ensemble = builder.ensemble(config)
+        ensemble = resources.ensemble(config)
         if isinstance(ensemble, Checkpoints):
             if self.checkpoint is not None:
                 raise ConfigError(
@@ -79,9 +79,9 @@ class Answering(Task):
             )
         return None
 
-    def load(self, builder: Resources, config: dict[str, Any], device: torch.device | str = "cpu") -> list[Loaded]:
+    def load(self, resources: Resources, config: dict[str, Any], device: torch.device | str = "cpu") -> list[Loaded]:
         """The runs that answer."""
-        combination = self.combination(builder, config)
+        combination = self.combination(resources, config)
         runs = [load(path, device, config["trust"]) for path in self.paths(combination)]
         return runs if combination is None else combination.agree(runs)
 
@@ -97,28 +97,28 @@ class Answering(Task):
             )
         return found
 
-    def average(self, builder: Resources, config: dict[str, Any], runs: Sequence[Loaded]) -> Average:
+    def average(self, resources: Resources, config: dict[str, Any], runs: Sequence[Loaded]) -> Average:
         """What is averaged: as the ensemble was trained, or as it is now typed."""
-        combination = self.combination(builder, config)
+        combination = self.combination(resources, config)
         return runs[0].average if combination is None else combination.average
 
 
-def origins(runs: Iterable[Loaded]) -> tuple[Origin, ...]:
+def origins(runs: Iterable[Loaded]) -> tuple[SourceRuns, ...]:
     """Return what the networks of runs were trained with; runs that differ in nothing but their seed are one."""
-    known: dict[str, Origin] = {}
+    known: dict[str, SourceRuns] = {}
     for run in runs:
         record = read(run.folder)
         result = {} if record is None or record.result["training"] != run.training else record.result
         for network in run.networks:
             config = {key: network.config[key] for key in PARTS if key in network.config}
-            origin = Origin((run.folder.name,), _chosen(network, result), config, network.inputs.channels)
+            origin = SourceRuns((run.folder.name,), _chosen(network, result), config, network.inputs.channels)
             key = json.dumps([origin.choices, origin.config, origin.channels], sort_keys=True)
             names = dict.fromkeys((*known[key].runs, run.folder.name) if key in known else origin.runs)
             known[key] = replace(origin, runs=tuple(names))
     return tuple(known.values())
 
 
-def _chosen(network: Network, result: dict[str, Any]) -> dict[str, Any]:
+def _chosen(network: TrainedNetwork, result: dict[str, Any]) -> dict[str, Any]:
     """Return the options that a network was trained with: as its checkpoint names them, else as the run's result does,
     else by its classes."""
     modules = {
@@ -141,14 +141,14 @@ def _option(target: str) -> str:
     return module if target.startswith("runner.") else name.lower()
 
 
-def _distinct(known: Iterable[Origin], group: str) -> Any:
+def _distinct(known: Iterable[SourceRuns], group: str) -> Any:
     """Return the option that all have; the list of options where they differ; None where there is none."""
     choices = [origin.choices[group] for origin in known if group in origin.choices]
     different = [choice for i, choice in enumerate(choices) if choice not in choices[:i]]
     return different if len(different) > 1 else next(iter(different), None)
 
 
-def networks(runs: Iterable[Loaded]) -> list[Network]:
+def networks(runs: Iterable[Loaded]) -> list[TrainedNetwork]:
     """All that answer."""
     return [network for run in runs for network in run.networks]
 
@@ -165,13 +165,15 @@ def size(runs: Iterable[Loaded]) -> tuple[int, int]:
     return parameters, flops
 
 
-def seen_by(builder: Resources, config: dict[str, Any], network: Network, device: torch.device | None = None) -> Splits:
+def seen_by(
+    resources: Resources, config: dict[str, Any], network: TrainedNetwork, device: torch.device | None = None
+) -> Splits:
     """The data as a network takes it: photos in the size that it was made for. Raises `ConfigError` where it cannot."""
     inputs, data = network.inputs, config["data"]
     takes = inspect.signature(locate("data", data["_target_"], config["trust"])).parameters
     sizes = {key: value for key, value in (("resize", inputs.side), ("size", inputs.size)) if key in takes}
     data = data | {key: value for key, value in sizes.items() if data[key] == "auto"}
-    splits = builder.splits(config | {"data": data}, device)
+    splits = resources.splits(config | {"data": data}, device)
     if splits.classes != inputs.classes:
         raise ConfigError(
             f"data: has the classes {few(splits.classes)}, and the network knows {few(inputs.classes)}: they must be "
@@ -186,7 +188,7 @@ def seen_by(builder: Resources, config: dict[str, Any], network: Network, device
 
 
 def refuse(
-    builder: Resources, config: dict[str, Any], network: Network, side: int, pipeline: Mapping[str, Any]
+    resources: Resources, config: dict[str, Any], network: TrainedNetwork, side: int, pipeline: Mapping[str, Any]
 ) -> None:
     """Raises `ConfigError` where the evaluation cannot work with a network and images of `side` pixels."""
     context = Context(
@@ -202,7 +204,7 @@ def refuse(
         stack={},
         pipeline=dict(pipeline),
     )
-    if line := builder.evaluation(config).check(context):
+    if line := resources.evaluation(config).check(context):
         raise ConfigError(line)
 
 

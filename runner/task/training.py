@@ -25,15 +25,15 @@ log = logging.getLogger(__name__)
 class Training(Trainable):
     """What is trained, from where its checkpoint stood."""
 
-    def __init__(self, job: Job, builder: Resources, device: torch.device):
+    def __init__(self, job: Job, resources: Resources, device: torch.device):
         self.job, self.config = job, job.config
         seed = generator(self.config["seed"], "layers of libraries").initial_seed()
         torch.default_generator.manual_seed(seed)  # torch.manual_seed takes 2 ms to put seeds down for absent devices
         if device.type == "cuda":
             torch.cuda.manual_seed(seed)
-        self.splits = builder.splits(self.config, device)
-        self.run = self._build(builder, device, 0)  # the only one, but for ensembles of several
-        self.runs = [self.run, *(self._build(builder, device, i) for i in range(1, self.run.ensemble.count))]
+        self.splits = resources.splits(self.config, device)
+        self.run = self._build(resources, device, 0)  # the only one, but for ensembles of several
+        self.runs = [self.run, *(self._build(resources, device, i) for i in range(1, self.run.ensemble.count))]
         self.sealed = [run.transfer.seal(run.model, self.config["epochs"]) for run in self.runs]
         if (place := job.seat) is not None:  # a checkpoint has its own
             members = len(self.runs)
@@ -48,7 +48,7 @@ class Training(Trainable):
             self.program = team.join(self.run)
             self.cached = ["declined: several processes keep no features"]
             return
-        self.cached = [serve(run, self.splits, builder.features) for run in self.runs]
+        self.cached = [serve(run, self.splits, resources.features) for run in self.runs]
 
     def train(self) -> None:
         """Train to the end, or to the step at which a signal asked for an end. Raises `Diverged`."""
@@ -57,13 +57,13 @@ class Training(Trainable):
         else:
             train_alone(self.runs, self.folder)
 
-    def _build(self, builder: Resources, device: torch.device, number: int) -> TrainState:
+    def _build(self, resources: Resources, device: torch.device, number: int) -> TrainState:
         """The run, or one member of an ensemble of several: a run with a seed of its own."""
         seed = self.config["seed"]
         seed = seed if number == 0 else generator(seed, f"member {number}").initial_seed() >> 1
         config = self.config | {"seed": seed}
         noise = generator(seed, "noise", device)
-        return compile_as_told(TrainState(config, builder.parts(config, self.splits, device, noise), device, noise))
+        return compile_as_told(TrainState(config, resources.parts(config, self.splits, device, noise), device, noise))
 
     def _resume(self, device: torch.device) -> bool:
         own = checkpoint.load_if_whole(self.path, device)

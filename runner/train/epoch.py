@@ -12,7 +12,7 @@ from runner.data.normalize import sample_by_class
 from runner.data.splits import Split
 from runner.evaluation.base import Member
 from runner.evaluation.evaluate import evaluate
-from runner.evaluation.metrics import Measured
+from runner.evaluation.metrics import EvaluationResult
 from runner.train.attributes import Attributes
 from runner.train.probes import hessian_ends
 from runner.train.progress import Diverged, Row
@@ -23,7 +23,7 @@ CURVATURE_IMAGES = 1024
 class Epochs(Attributes):
     """The part of a run that ends its epochs."""
 
-    def _end_epoch(self, measured: Measured | None) -> None:
+    def _end_epoch(self, measured: EvaluationResult | None) -> None:
         progress, count = self.progress, self.steps_per_epoch
         row: Row = {
             "epoch": progress.step // count,
@@ -54,7 +54,7 @@ class Epochs(Attributes):
         self.train_mode()
         self.on_epoch(row)
 
-    def measure(self) -> Measured:
+    def measure(self) -> EvaluationResult:
         """The validation split, noise off; by the first of several processes."""
         if self.team is not None and not self.team.leads:
             return self.team.hear()

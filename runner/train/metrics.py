@@ -18,17 +18,17 @@ class Meter:
         self.norm: Tensor | None = None  # of the gradient before it was last clipped
         self.penalties: dict[str, Tensor] = {}  # the last step's, by item
         self.since = 0  # the step up to which losses were read
-        self._guesses: list[Tensor] = []
+        self._predictions: list[Tensor] = []
         self._labels: list[Tensor] = []
 
-    def count(self, guesses: Tensor, labels: Tensor) -> None:
+    def count(self, predictions: Tensor, labels: Tensor) -> None:
         """Takes answers `[B]` and labels `[B]` into the epoch's accuracy."""
-        self._guesses.append(guesses)
+        self._predictions.append(predictions)
         self._labels.append(labels)
 
-    def answers(self) -> Tensor:
+    def predictions(self) -> Tensor:
         """All that were counted and not read, `[B]`."""
-        return self._guesses[0] if len(self._guesses) == 1 else torch.cat(self._guesses)
+        return self._predictions[0] if len(self._predictions) == 1 else torch.cat(self._predictions)
 
     def penalize(self, name: str, part: Tensor, first: bool) -> None:
         """A penalty of a (micro-)batch, `first` of its step."""
@@ -36,7 +36,7 @@ class Meter:
 
     def clear(self) -> None:
         """Forgets what was not read."""
-        for kept in (self.losses, self._guesses, self._labels):
+        for kept in (self.losses, self._predictions, self._labels):
             kept.clear()
 
     def state_dict(self) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class Meter:
         return {
             "since": self.since,
             "losses": list(self.losses),
-            "guesses": list(self._guesses),
+            "guesses": list(self._predictions),
             "labels": list(self._labels),
             "penalties": dict(self.penalties),
             "norm": self.norm,
@@ -53,7 +53,7 @@ class Meter:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The counterpart of `state_dict`."""
         self.since, self.norm, self.penalties = state["since"], state["norm"], dict(state["penalties"])
-        self.losses, self._guesses, self._labels = (list(state[key]) for key in ("losses", "guesses", "labels"))
+        self.losses, self._predictions, self._labels = (list(state[key]) for key in ("losses", "guesses", "labels"))
 
     def read(self, progress: Progress, team: Collective | None) -> dict[str, float]:
         """Moves what was found into the progress; returns what is to be logged. Raises `Diverged`."""
@@ -65,7 +65,7 @@ class Meter:
             step = self.since + bad + 1  # counted from 1, as in metrics.csv and TensorBoard
             raise Diverged(step, f"the loss was {losses[bad]} at step {step}; last good values: {words}")
         progress.loss_sum += math.fsum(losses)
-        hits = (torch.cat(self._guesses) == torch.cat(self._labels)).sum()
+        hits = (torch.cat(self._predictions) == torch.cat(self._labels)).sum()
         progress.hits += (hits if team is None else team.total(hits)).item()
         if team is not None:
             self.penalties = {name: team.total(part.clone()) for name, part in self.penalties.items()}

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from runner.evaluation.metrics import Measured
+from runner.evaluation.metrics import EvaluationResult
 from runner.train.batch import Batch
 from runner.train.protocols import Capture, Gradients
 from runner.train.state import TrainState
@@ -67,7 +67,7 @@ class Program:
         for run, objective in zip(runs, objectives):
             run.update(objective)
 
-    def measure(self, runs: list[TrainState]) -> dict[int, Measured]:
+    def measure(self, runs: list[TrainState]) -> dict[int, EvaluationResult]:
         """By id, what was found of those of the runs whose validation this program does in one pass."""
         return {}
 

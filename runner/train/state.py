@@ -15,7 +15,7 @@ from runner.core import memory
 from runner.core.seeds import generator
 from runner.core.timeline import batches
 from runner.data.normalize import Normalize
-from runner.evaluation.metrics import Measured
+from runner.evaluation.metrics import EvaluationResult
 from runner.model.stages import stage_parameters
 from runner.optimizer.kernels import direct, lay_out, use_kernel
 from runner.train.batch import Batch
@@ -189,7 +189,7 @@ class TrainState(Stream, Epochs, Saved):
         """Whether `look` will ask the validation split."""
         return self.epoch_ended and self.val_split is not None
 
-    def look(self, measured: Measured | None = None) -> None:
+    def look(self, measured: EvaluationResult | None = None) -> None:
         """At the step that was done: logs, at an epoch's end its validation, unless that was `measured` already."""
         if self.epoch_ended or self.progress.step - self.meter.since == self.every:
             self._log()

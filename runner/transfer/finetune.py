@@ -33,7 +33,7 @@ class Unfreeze(BaseModel):
 
 
 @dataclass(frozen=True)
-class Row:
+class StageRow:
     """A stage, as training will treat it."""
 
     stage: str
@@ -185,7 +185,7 @@ class Finetune(Option):
             found[stage] = rate * self.head if head else rate
         return found
 
-    def table(self, model: nn.Module) -> list[Row]:
+    def table(self, model: nn.Module) -> list[StageRow]:
         """The audit: what trains, how fast, and what the norms do."""
         frozen, rates = self.frozen(model), self.rates(model)
         rows = []
@@ -195,7 +195,7 @@ class Finetune(Option):
             moved = 0 if still else sum(size for name, size in sizes.items() if name not in self._fixed)
             norms = any(isinstance(part, NORMS) for module in modules for part in module.modules())
             norm = "-" if not norms else self.frozen_norm if still else "train"
-            rows.append(Row(stage, sum(sizes.values()), moved, None if still else rates[stage], norm))
+            rows.append(StageRow(stage, sum(sizes.values()), moved, None if still else rates[stage], norm))
         return rows
 
     def seal(self, model: nn.Module, epochs: int) -> dict[str, torch.Tensor]:

@@ -13,7 +13,7 @@ from runner.execution.decision import Decision, Decisions, too_short
 from runner.execution.eager import gradients
 from runner.execution.fused.compatible import program, structure
 from runner.execution.trial import Trial, untouched
-from runner.optimizer.base import looks_again
+from runner.optimizer.base import needs_closure
 from runner.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def _never(run: TrainState) -> str:
         return f"device={run.device.type}"
     if run.features is not None:
         return "features are kept"
-    if looks_again(run.optimizer):
+    if needs_closure(run.optimizer):
         return f"{type(run.optimizer).__name__} looks at the loss more than once a step"
     return lacking(run.device) or too_short(run.steps - run.progress.step)
 

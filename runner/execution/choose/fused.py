@@ -55,12 +55,12 @@ def _try(runs: list[TrainState]) -> tuple[Decision, FusedProgram | None]:
     program = FusedProgram(runs)
     places = sum(bundle.network.count for bundle in program.bundles)  # those of runs that are elsewhere cost as much
     together = _seconds(runs, program, 1 if alone > SLOW else LOOKS) / places
-    program.part()
+    program.unstack()
     _rewind(runs, states)
     reason = f"a step takes {1e3 * alone:.3g} ms alone and {1e3 * together:.3g} ms among {places}"
     if not is_faster(together, alone):
         return Decision(False, reason), None
-    program.take_up()
+    program.restack()
     return Decision(True, reason), program
 
 

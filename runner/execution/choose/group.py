@@ -62,7 +62,7 @@ def _program(runs: list[TrainState], key: str, folder: Path, must: bool) -> Fuse
         own, program = choose_fused(runs, must)
         decision = decisions.save(key, own, must)
         if program is not None and not decision.on:
-            program.part()
+            program.unstack()
             program = None
     if decision.on and program is None:
         try:
@@ -91,4 +91,4 @@ def _together(runs: list[TrainState], program: FusedProgram, leave: Leave) -> No
         log.warning("the runs of this program go on one by one: %s: %s", type(error).__name__, error)
         program.undo()
     finally:
-        program.part()
+        program.unstack()

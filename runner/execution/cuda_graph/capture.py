@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from runner.optimizer.base import looks_again
+from runner.optimizer.base import needs_closure
 from runner.train.protocols import Replay
 
 
@@ -52,7 +52,7 @@ def beside(device: torch.device) -> Iterator[None]:
 
 def unfit(optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> str:
     """What of a config cannot be replayed; empty where all can."""
-    if looks_again(optimizer):
+    if needs_closure(optimizer):
         return f"optimizer: {type(optimizer).__name__} looks at the loss more than once a step"
     if config["precision"] == "fp16":
         return "precision=fp16: the loss is scaled step by step"

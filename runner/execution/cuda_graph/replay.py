@@ -36,7 +36,7 @@ class Recorded:
     inputs: list[Tensor]
     gradients: list[Tensor | None]  # of the leaves
     losses: Tensor
-    guesses: Tensor  # [N, B]
+    predictions: Tensor  # [N, B]
     penalties: Tensor | None  # [P], of `named`
     named: list[tuple["TrainState", str]]
 
@@ -124,7 +124,7 @@ class Replays:
         def work() -> None:
             with aside(self.runs) as meters:
                 found["losses"] = self._work(given).detach()
-                found["guesses"] = torch.stack([meter.answers() for meter in meters])
+                found["predictions"] = torch.stack([meter.predictions() for meter in meters])
                 terms = [(run, *term) for run, meter in zip(self.runs, meters) for term in meter.penalties.items()]
                 found["penalties"] = torch.stack([term for _, _, term in terms]) if terms else None
                 found["named"] = [(run, name) for run, name, _ in terms]
@@ -141,8 +141,8 @@ class Replays:
         for leaf, gradient in zip(self.leaves, graph.gradients):
             leaf.grad = gradient
         # Copies, for the next replay writes there.
-        for run, batch, guesses in zip(self.runs, batches, graph.guesses.clone().unbind(0)):
-            run.meter.count(guesses, batch.labels)
+        for run, batch, predictions in zip(self.runs, batches, graph.predictions.clone().unbind(0)):
+            run.meter.count(predictions, batch.labels)
         if graph.penalties is not None:
             for (run, name), term in zip(graph.named, graph.penalties.clone().unbind(0)):
                 run.meter.penalize(name, term, True)

@@ -57,7 +57,7 @@ def serve(run: "TrainState", splits: Splits, store: Store) -> str:
     if asked is False:
         return "off"
     try:
-        run.use(Features(run, splits, store))
+        run.use(FeatureCache(run, splits, store))
     except Declined as no:
         if asked is True:
             raise ConfigError(insisted(no)) from no
@@ -67,7 +67,7 @@ def serve(run: "TrainState", splits: Splits, store: Store) -> str:
     return "on"
 
 
-class Features:
+class FeatureCache:
     """A run's activations: what it needs to train and to be tested from the cut on.
 
     Raises `Declined` where that cannot be.

@@ -17,19 +17,19 @@ class Uncut(Exception):
 
 
 @dataclass(frozen=True)
-class Layout:
+class TensorLayout:
     """A batch's tensor but for the number of its rows."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, batch: Tensor) -> "Layout":
+    def of(cls, batch: Tensor) -> "TensorLayout":
         return cls(tuple(batch.shape[1:]), batch.dtype)
 
-    def times(self, count: int) -> "Layout":
+    def times(self, count: int) -> "TensorLayout":
         """With so many times the channels."""
-        return Layout((count * self.shape[0], *self.shape[1:]), self.dtype)
+        return TensorLayout((count * self.shape[0], *self.shape[1:]), self.dtype)
 
     def empty(self, device: torch.device) -> Tensor:
         """A row without content, to be expanded."""
@@ -42,9 +42,11 @@ class Cut:
     """Where, by names of modules, so that it holds for every copy of the network."""
 
     entry: str  # the first module after it
-    before: tuple[tuple[str, Layout], ...]  # calls that end before it, the outermost ones: module, what it answers
-    images: Layout
-    features: Layout  # what enters
+    before: tuple[
+        tuple[str, TensorLayout], ...
+    ]  # calls that end before it, the outermost ones: module, what it answers
+    images: TensorLayout
+    features: TensorLayout  # what enters
     strides: tuple[int, ...]  # of its rows: the memory format decides in which order dropout draws
 
     def side_by_side(self, count: int) -> "Cut":
@@ -110,8 +112,14 @@ def find(model: nn.Module, doors: list[nn.Module], images: Tensor) -> Cut:
             hook.remove()
     if not all(isinstance(answer, Tensor) for _, answer in ended):
         raise Uncut("a module of its frozen part answers with more than one tensor")
-    before = tuple((name, Layout.of(answer)) for name, answer in ended)
-    return Cut(names[entry], before, Layout.of(images), Layout.of(features), torch.empty_like(features).stride()[1:])
+    before = tuple((name, TensorLayout.of(answer)) for name, answer in ended)
+    return Cut(
+        names[entry],
+        before,
+        TensorLayout.of(images),
+        TensorLayout.of(features),
+        torch.empty_like(features).stride()[1:],
+    )
 
 
 def calls_before(model: nn.Module, cut: Cut) -> list[nn.Module]:

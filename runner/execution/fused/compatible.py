@@ -7,7 +7,7 @@ from torch import nn
 
 from runner.execution.fused.slot import batches
 from runner.model.noise import Noise, noisy
-from runner.optimizer.base import looks_again
+from runner.optimizer.base import needs_closure
 from runner.transfer.published import transforms_input
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def apart(parts: "Parts", config: dict[str, Any]) -> str:
     """Why a run cannot share a program with any other; empty where it can."""
-    if looks_again(parts.optimizer):
+    if needs_closure(parts.optimizer):
         return f"optimizer: {type(parts.optimizer).__name__} looks at the loss more than once a step"
     if config["precision"] == "fp16":
         return "precision=fp16: each run scales its loss by itself"

@@ -9,7 +9,7 @@ from runner.evaluation.softmax import padded
 from runner.execution.closeness import TOLERANCE, distance
 from runner.execution.fused.broadcast import beside, once
 from runner.execution.fused.errors import Incompatible, by
-from runner.execution.fused.network import Network
+from runner.execution.fused.network import StackedNetwork
 from runner.execution.trial import untouched
 from runner.model.train_mode import set_mode
 from runner.train.batch import Batch
@@ -21,7 +21,7 @@ SMALL = 1e-6  # size of logits below which their differences are rounding
 class Passes:
     """Called, it computes the losses of a batch of each run and their gradients, which stand in the stacks."""
 
-    def __init__(self, runs: list[TrainState], network: Network, rows: list[int], shared: bool):
+    def __init__(self, runs: list[TrainState], network: StackedNetwork, rows: list[int], shared: bool):
         """rows: each run's place in the network. shared: whether all runs see the same images."""
         self.runs, self.network, self.rows, self._shared = runs, network, rows, shared
         self.takes_once = True  # whether what is the same for all need not lie side by side
@@ -33,13 +33,13 @@ class Passes:
             stack.grad = None
         total = None
         for parts in zip(*(batch.split(self.runs[0].accumulate) for batch in batches)):
-            loss, guesses = self._loss(parts)
+            loss, predictions = self._loss(parts)
             loss.sum().backward()
-            counts.append((guesses, parts))
+            counts.append((predictions, parts))
             total = loss.detach() if total is None else total + loss.detach()
-        for guesses, parts in counts:
+        for predictions, parts in counts:
             for row, (run, batch) in enumerate(zip(self.runs, parts)):
-                run.meter.count(guesses[:, row], batch.labels)
+                run.meter.count(predictions[:, row], batch.labels)
         self._weigh()
         return total
 
@@ -56,8 +56,8 @@ class Passes:
         if terms:
             none = losses.new_zeros(())
             losses = losses + torch.stack([terms.get(row, none) for row in range(len(self.runs))])
-        guesses = logits.detach().argmax(2)
-        return losses if batches[0].share == 1.0 else losses * batches[0].share, guesses
+        predictions = logits.detach().argmax(2)
+        return losses if batches[0].share == 1.0 else losses * batches[0].share, predictions
 
     def _logits(self, images: list[Tensor]) -> Tensor:
         """`[B, N, K]` of images `[B, C, H, W]` for each run; empty places see nothing, and say nothing."""

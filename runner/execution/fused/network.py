@@ -34,7 +34,7 @@ ALIKE = (
 )
 
 
-class Network(nn.Module):
+class StackedNetwork(nn.Module):
     """Networks of one structure as one: images `[B, N * C, H, W]`, or `Broadcast`, to logits `[B, N, K]`.
 
     From then on parameters and buffers of each are views of `stacks`: whoever changes one changes the other. None is
@@ -84,7 +84,7 @@ class Network(nn.Module):
         self._rests = Rest(self.body, cut.side_by_side(self.count), device), Rest(self.body, cut, device)
 
     @torch.no_grad()
-    def part(self) -> None:
+    def unstack(self) -> None:
         """Gives each network weights of its own again."""
         for _, own in (*self.stacks, *self.statistics):
             for tensor in own:

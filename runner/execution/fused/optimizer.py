@@ -127,7 +127,7 @@ class StackedOptimizer:
         owners = ((run, p) for own in self._own for run, p in zip(self.runs, own))
         return ((row, run, p) for row, (run, p) in zip(self._moved, owners, strict=True))
 
-    def part(self) -> None:
+    def unstack(self) -> None:
         """Gives each run what it shares with the others, before they go different ways."""
         for run in self.runs:
             for state in run.optimizer.state.values():

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from runner.core import memory
 from runner.data.splits import ResidentSplit
-from runner.evaluation.metrics import Measured
+from runner.evaluation.metrics import EvaluationResult
 from runner.execution.cuda_graph.replay import Replays
 from runner.execution.fused.compatible import program, refusal, same_batches, structure
 from runner.execution.fused.errors import Incompatible, by
@@ -49,7 +49,7 @@ class FusedProgram(Program):
         here = {id(run) for bundle in self.bundles for run in bundle.runs}
         if not here.issuperset(map(id, due)):
             graphs = self.bundles[0].graphs
-            self.part()
+            self.unstack()
             self._seat(runs)
             if graphs is not None:
                 self.replay(due, *graphs)
@@ -68,19 +68,19 @@ class FusedProgram(Program):
         if no or not bundles[0].network.asks_each:
             return bundles
         for bundle in bundles:
-            bundle.part()
+            bundle.unstack()
         try:
             return _compared(groups, mapped=True)
         except Incompatible:
             return _compared(groups, mapped=False)
 
-    def part(self) -> None:
+    def unstack(self) -> None:
         """Gives each run all that is its own, so that it can go on alone."""
         for bundle in self.bundles:
-            bundle.part()
+            bundle.unstack()
 
-    def take_up(self) -> None:
-        """After `part`: the same runs again, from what was loaded into them."""
+    def restack(self) -> None:
+        """After `unstack`: the same runs again, from what was loaded into them."""
         self.bundles = [bundle.like(bundle.runs) for bundle in self.bundles]
 
     def batches(self, runs: list[TrainState]) -> list[Batch]:
@@ -149,10 +149,10 @@ class FusedProgram(Program):
     def replay(self, runs: list[TrainState], capture: Capture, must: bool) -> list[Replays]:
         return [bundle.replay(capture, must) for bundle in self.bundles]
 
-    def measure(self, runs: list[TrainState]) -> dict[int, Measured]:
+    def measure(self, runs: list[TrainState]) -> dict[int, EvaluationResult]:
         """Where memory does not suffice, each looks by itself."""
         wanted = {id(run) for run in runs}
-        found: dict[int, Measured] = {}
+        found: dict[int, EvaluationResult] = {}
         for bundle in self.bundles:
             try:
                 found |= bundle.measure([run for run in bundle.runs if id(run) in wanted])
@@ -186,7 +186,7 @@ def _compared(groups: list[list[TrainState]], mapped: bool) -> list[StackedRuns]
             bundle.compare()
     except Incompatible:
         for bundle in bundles:
-            bundle.part()
+            bundle.unstack()
         raise
     return bundles
 

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from runner.core import memory
 from runner.evaluation.evaluate import evaluate_all
-from runner.evaluation.metrics import Measured
+from runner.evaluation.metrics import EvaluationResult
 from runner.execution.cuda_graph.replay import Replays
 from runner.execution.fused.gradients import Passes
-from runner.execution.fused.network import Network
+from runner.execution.fused.network import StackedNetwork
 from runner.execution.fused.optimizer import StackedOptimizer, kind
 from runner.model.noise import noisy
 from runner.model.train_mode import set_mode
@@ -35,7 +35,7 @@ class StackedRuns:
         places: list[TrainState | None] = [None] * count
         for row, run in zip(self._rows, runs):
             places[row] = run
-        self.network = Network([None if run is None else run.model for run in places], mapped, common == NOISE)
+        self.network = StackedNetwork([None if run is None else run.model for run in places], mapped, common == NOISE)
         self.passes = Passes(runs, self.network, self._rows, shared=common > APART)
         for run in runs:
             run.lay_out()
@@ -76,13 +76,13 @@ class StackedRuns:
         left = [run for run in self.runs if id(run) in wanted]
         if len(left) == len(self.runs):
             return self
-        self.part()
+        self.unstack()
         return self.like(left) if left else None
 
     def halves(self) -> list["StackedRuns"]:
         """Two of half the size."""
         log.warning("out of memory: %d runs that share a program go on in two halves", len(self.runs))
-        self.part()
+        self.unstack()
         for run in self.runs:
             for p in run.model.parameters():
                 p.grad = None
@@ -96,12 +96,12 @@ class StackedRuns:
                 run.seat = Slot(row, len(part), run.seat.common if run.seat else APART)
         return [self.like(part) for part in parts]
 
-    def part(self) -> None:
+    def unstack(self) -> None:
         """Gives each run all that is its own."""
         self._take_back()
         for together in self._together:
-            together.part()
-        self.network.part()
+            together.unstack()
+        self.network.unstack()
         for run in self.runs:
             run.model.to(memory_format=run.memory_format)
             run.lay_out()
@@ -136,7 +136,7 @@ class StackedRuns:
                 stack.copy_(before)
             raise
 
-    def measure(self, runs: list[TrainState]) -> dict[int, Measured]:
+    def measure(self, runs: list[TrainState]) -> dict[int, EvaluationResult]:
         """By id, what the validation split's one pass found of those of these runs whose own network is watched."""
         first, count = self.runs[0], self.network.count
         own = [run for run in runs if run.ensemble.watched(run) is run.model]

@@ -15,7 +15,7 @@ from runner.store.revisions import covers
 WITHOUT_EFFECT = ("name", "device", "threads", "rerun", "hydra", "sweep", "dry_run")
 
 
-class Keys:
+class SweptKeys:
     """The columns that tell the runs of a folder apart, and each run's values in them.
 
     These are the union of what the runs swept. A folder may hold several commands: a key that one of them set
@@ -128,7 +128,7 @@ def _trained_keys(record: RunRecord) -> Iterable[str]:
 
 def label(record: RunRecord, group: list[RunRecord]) -> str:
     """A run's name among others: the values in which they differ (`adam`, `sgd, lr=0.1`)."""
-    keys = Keys(group)
+    keys = SweptKeys(group)
     names = [key for key in keys.names if len({keys.value(other, key) for other in group}) > 1] or ["optimizer"]
     own = [key for key in names if key in record.swept] or names  # what its own product swept, where several were
     values = {key: keys.value(record, key) for key in own}

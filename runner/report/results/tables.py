@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from runner.report.results.collect import METRICS, RunRecord, natural
-from runner.report.results.keys import Keys
+from runner.report.results.keys import SweptKeys
 from runner.report.results.provenance import CODE
 
 FEWEST = 3  # seeds of a combination that is judged: two settle nothing
@@ -81,7 +81,7 @@ def metric_columns(records: list[RunRecord]) -> tuple[str, ...]:
 
 def results_csv(records: list[RunRecord]) -> str:
     """One line a run: `run status`, each swept key, the metrics with all their digits."""
-    keys, columns = Keys(records), metric_columns(records)
+    keys, columns = SweptKeys(records), metric_columns(records)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     titles = [f"{name}_done" if name in keys.names else name for name in columns]  # `epochs` may be swept as well
@@ -93,13 +93,13 @@ def results_csv(records: list[RunRecord]) -> str:
     return file.getvalue()
 
 
-def summarize(records: list[RunRecord], keys: Keys | None = None) -> list[Row]:
+def summarize(records: list[RunRecord], keys: SweptKeys | None = None) -> list[Row]:
     """The combinations, by mean validation accuracy, then by mean validation loss; those without come last.
 
     A combination with runs that are not done stands after all that are complete. A damaged run is left out: what it was
     cannot be known.
     """
-    keys = keys or Keys(records)
+    keys = keys or SweptKeys(records)
     names = [name for name in keys.names if name != "seed"]
     groups: dict[tuple[str, ...], list[RunRecord]] = {}
     for record in records:
@@ -109,7 +109,7 @@ def summarize(records: list[RunRecord], keys: Keys | None = None) -> list[Row]:
     return sorted(rows, key=_order)
 
 
-def by_seed(row: Row, keys: Keys, metric: str = "val_accuracy") -> dict[str, float]:
+def by_seed(row: Row, keys: SweptKeys, metric: str = "val_accuracy") -> dict[str, float]:
     """seed -> value of the combination's finished runs; runs of one seed (on two devices, say) count as one."""
     values: dict[str, list[float]] = {}
     for record in row.done:

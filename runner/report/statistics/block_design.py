@@ -20,7 +20,7 @@ _MOST_JOINT = 1000  # combinations, above which each variance is estimated as if
 
 
 @dataclass(frozen=True)
-class Layout:
+class BlockDesign:
     """Which combination ran which seed, `known` [k, b], and all that follows from that alone.
 
     `blocked` is False where the seeds do not link all combinations: then it is the one-way model.
@@ -61,7 +61,7 @@ class Fit:
     zero; NaN where its residuals say nothing of it.
     """
 
-    layout: Layout
+    layout: BlockDesign
     means: np.ndarray
     deviation: float | np.ndarray | None
     variances: np.ndarray
@@ -121,7 +121,7 @@ def table(cells: Sequence[Mapping[str, float]]) -> np.ndarray:
     return np.array([[cell.get(seed, np.nan) for seed in seeds] for cell in cells])
 
 
-def layout(known: np.ndarray) -> Layout:
+def layout(known: np.ndarray) -> BlockDesign:
     """Return what follows from `known` [k, b], in which no row and no column is empty."""
     counts, seeds = known.sum(1), known.shape[1]
     share = known / counts[:, None]
@@ -130,7 +130,7 @@ def layout(known: np.ndarray) -> Layout:
     linked = bool(np.linalg.matrix_rank(reduced, hermitian=True) == seeds - 1)
     inverse = np.linalg.pinv(reduced, hermitian=True) if linked else np.zeros_like(reduced)
     parts = np.eye(seeds) * known[:, None, :] - known[:, :, None] * share[:, None, :]
-    return Layout(
+    return BlockDesign(
         known=known,
         counts=counts,
         df=int(known.sum()) - len(known) - (seeds - 1 if linked else 0),
@@ -142,7 +142,7 @@ def layout(known: np.ndarray) -> Layout:
     )
 
 
-def solve(plan: Layout, values: np.ndarray) -> Fit:
+def solve(plan: BlockDesign, values: np.ndarray) -> Fit:
     """Return the fit of `values` [..., k, b]; what is not known of them is not looked at."""
     known = plan.known
     filled = np.where(known, values, 0.0)

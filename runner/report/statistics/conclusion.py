@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from runner.core.text import number
 from runner.report.results.format import count, further, probability
-from runner.report.results.keys import Keys
+from runner.report.results.keys import SweptKeys
 from runner.report.results.tables import FEWEST, Row, Statistic, by_seed
 from runner.report.statistics.block_design import Fit, fit
 from runner.report.statistics.distributions import t_quantile
@@ -40,7 +40,7 @@ class Verdict:
     method: str = ""
 
 
-def verdict(rows: Sequence[Row], keys: Keys) -> Verdict:
+def verdict(rows: Sequence[Row], keys: SweptKeys) -> Verdict:
     """Return what the runs of a folder settle, and what not."""
     cells = [by_seed(row, keys) for row in rows]
     rows, cells, adjusted = _ordered(rows, cells)
@@ -157,7 +157,7 @@ def _no_residual(pooled: Fit) -> tuple[str, list[str]]:
 
 
 def _judged(pair: "Pair") -> str:
-    return f"yes, {probability(pair.p)}" if pair.told else f"no, {probability(pair.p)}; {further(pair.more)}"
+    return f"yes, {probability(pair.p)}" if pair.is_significant else f"no, {probability(pair.p)}; {further(pair.more)}"
 
 
 def _headline(comparison: "Comparison", pooled: Fit, others: int) -> str:

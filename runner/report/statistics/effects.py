@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from runner.report.results.tables import FEWEST
-from runner.report.statistics.block_design import Fit, Layout, layout, solve, table
+from runner.report.statistics.block_design import BlockDesign, Fit, layout, solve, table
 from runner.report.statistics.factors import Factor
 from runner.report.statistics.unequal_spread import half_interval, holm, term_p
 
@@ -89,7 +89,7 @@ def effects(found: Sequence[Factor], cells: Sequence[Mapping[str, float]]) -> Ef
 class Model:
     """Main effects and two-factor interactions of a layout, as columns: `blocks` by the factors' numbers."""
 
-    def __init__(self, found: Sequence[Factor], plan: Layout) -> None:
+    def __init__(self, found: Sequence[Factor], plan: BlockDesign) -> None:
         self.layout = plan
         mains = {(i,): np.eye(len(factor.levels))[factor.codes[plan.rows]] for i, factor in enumerate(found)}
         pairs = {(i, j): _products(mains[i,], mains[j,]) for i, j in itertools.combinations(range(len(found)), 2)}
@@ -151,7 +151,7 @@ def margins(found: Sequence[Factor], cells: Sequence[Mapping[str, float]]) -> li
     return [[margin(weights) for weights in levels] for levels in mean_weights(found, pooled.layout)]
 
 
-def mean_weights(found: Sequence[Factor], plan: Layout) -> list[list[np.ndarray | None]]:
+def mean_weights(found: Sequence[Factor], plan: BlockDesign) -> list[list[np.ndarray | None]]:
     """Return, for each level of each factor, the weights [n] of the values in its least-squares mean.
 
     None where the runs that there are do not determine it.
@@ -182,7 +182,7 @@ def _orthonormal(columns: np.ndarray) -> np.ndarray:
     return left[:, sizes > 1e-9 * np.sqrt(len(columns))]
 
 
-def _seeds(plan: Layout) -> np.ndarray:
+def _seeds(plan: BlockDesign) -> np.ndarray:
     """Return the seeds' columns [n, b]; none where seeds are no blocks."""
     columns = np.eye(plan.known.shape[1])[plan.seeds]
     return columns if plan.blocked else columns[:, :0]

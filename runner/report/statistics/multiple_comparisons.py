@@ -40,7 +40,7 @@ class Pair:
     more: float
 
     @property
-    def told(self) -> bool:
+    def is_significant(self) -> bool:
         return self.more == 0
 
 
@@ -58,7 +58,7 @@ class Comparison:
     @property
     def rivals(self) -> list[Pair]:
         """The leader against those that it is not told apart from, the nearest first."""
-        near = [pair for pair in self.pairs if pair.one == self.leader and not pair.told]
+        near = [pair for pair in self.pairs if pair.one == self.leader and not pair.is_significant]
         return sorted(near, key=lambda pair: pair.difference)
 
 
@@ -76,7 +76,7 @@ class Differences:
     margin: np.ndarray
 
     @property
-    def told(self) -> np.ndarray:
+    def is_significant(self) -> np.ndarray:
         return np.abs(self.difference) > self.margin
 
 
@@ -94,7 +94,7 @@ def compare(fit: Fit) -> Comparison | None:
         first, second = first[: k - 1], second[: k - 1]
     ones, others = order[first], order[second]
     pairs = differences(fit, ones, others)
-    more = np.where(pairs.told, 0, further(pairs, fit, ones, others))
+    more = np.where(pairs.is_significant, 0, further(pairs, fit, ones, others))
     low, high = (np.clip(pairs.difference + side * pairs.margin, -1, 1) for side in (-1, 1))
     numbers = zip(ones, others, pairs.difference, low, high, probabilities(pairs, fit), more)
     return Comparison(int(order[0]), [Pair(int(one), int(other), *map(float, rest)) for one, other, *rest in numbers])

@@ -67,7 +67,7 @@ def stray(word: str) -> bool:
     return word.startswith("-") and word.split("=")[0] not in OPTIONS
 
 
-def looks(argv: list[str]) -> bool:
+def is_info_command(argv: list[str]) -> bool:
     """Whether a command only looks at the config."""
     return any(word.split("=")[0] in COMMANDS for word in argv)
 
@@ -75,7 +75,7 @@ def looks(argv: list[str]) -> bool:
 def planned(argv: list[str]) -> list[str]:
     """The arguments with every run sent through the sweeper, which is told whether `-m` was typed."""
     argv = [OPEN.sub(r"++\1", _quoted(word)) for word in options_first(argv)]
-    if looks(argv):
+    if is_info_command(argv):
         return [word for word in argv if word not in MULTIRUN]
     if MULTIRUN & set(argv):
         return [CONSTANT.sub(r"\1=choice(\2)", word) for word in argv]

@@ -11,7 +11,7 @@ from runner.core.errors import ConfigError
 from runner.core.text import shown
 from runner.sweep.compose.exclude import Condition, alternatives, condition
 from runner.sweep.compose.overrides import Pairs, name, parse, values
-from runner.sweep.compose.product import check_zip, combine, is_part, part
+from runner.sweep.compose.product import check_zip, combine, is_part, sweep_keys
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def refuse_sweeps(typed: list[Override], brought: list[Product]) -> None:
     names = {name(o) for o in typed}
     if any(word.partition("=")[0].lstrip("+") not in names for product in brought for word in product.params):
         raise ConfigError("this experiment brings a sweep of its own: add -m")
-    sweep = part(brought[0].config, typed)
+    sweep = sweep_keys(brought[0].config, typed)
     if sweep.zip or sweep.exclude or sweep.repeat > 1:
         found = next(f"{key}={shown(found)}" for key, found in sweep if found not in ([], 1))
         raise ConfigError(f"sweep.{found}: is about several runs: add -m")
@@ -67,7 +67,7 @@ def combinations(
     conditions: dict[str, Condition] = {}
     asked = []
     for product, overrides in zip(brought, products):
-        sweep = part(product.config, typed)
+        sweep = sweep_keys(product.config, typed)
         beside = [o for other, theirs in zip(brought, products) if other.fixed == product.fixed for o in theirs]
         check_zip(sweep, list(dict.fromkeys(name(o) for o in beside if len(values(o)) > 1)))
         texts = itertools.chain(*map(alternatives, sweep.exclude))

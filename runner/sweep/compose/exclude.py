@@ -24,7 +24,7 @@ MISSING = object()  # what a combination has under a key that it does not have
 
 
 @dataclass(frozen=True)
-class Comparison:
+class KeyComparison:
     """A key of the config, or a group, compared with a value."""
 
     key: str
@@ -45,7 +45,7 @@ class Condition:
     """Comparisons that are all to hold; it counts what it took out."""
 
     text: str
-    comparisons: list[Comparison]
+    comparisons: list[KeyComparison]
     taken: int = 0
 
     def holds(self, typed: Mapping[str, Any], composed: Callable[[], Mapping[str, Any]]) -> bool:
@@ -78,7 +78,7 @@ def condition(text: str) -> Condition:
         key, sign, value = match[1], match[2], plain(match[3])
         if sign in ORDERS and not _is_number(value):
             raise ConfigError(f"sweep.exclude: '{part.strip()}' compares no number; use = or !=")
-        comparisons.append(Comparison(key, sign, value))
+        comparisons.append(KeyComparison(key, sign, value))
     return Condition(text, comparisons)
 
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.build.complaints import Refused, complaints
 from runner.core.errors import ConfigError, did_you_mean
-from runner.core.schema import Sweep
+from runner.core.schema import SweepKeys
 from runner.core.text import shown
 from runner.report.results.format import count
 from runner.sweep.compose.grammar import OWN
@@ -23,7 +23,7 @@ def is_part(override: Override) -> bool:
     return name(override).split(".")[0] == PART
 
 
-def part(config: DictConfig, typed: Iterable[Override]) -> Sweep:
+def sweep_keys(config: DictConfig, typed: Iterable[Override]) -> SweepKeys:
     """How the combinations of a config are made; typed keys win over an experiment's. Raises `Refused`."""
     whole = config[PART]  # no keys where `sweep=3` is typed
     found: dict[str, Any] = OmegaConf.to_container(whole, resolve=True) if OmegaConf.is_config(whole) else {}
@@ -32,10 +32,10 @@ def part(config: DictConfig, typed: Iterable[Override]) -> Sweep:
         if not key or override.is_delete():
             raise ConfigError(f"{override.input_line}: type the keys of {PART} one by one, {PART}.KEY=VALUE")
         found[key] = _value(override)
-    if lines := complaints(Sweep, found, f"{PART}."):
+    if lines := complaints(SweepKeys, found, f"{PART}."):
         zipped = f"{PART}.zip={shown(found['zip'])}: {OWN[f'{PART}.zip']}"
         raise Refused([zipped if line.startswith(f"{PART}.zip=") else line for line in lines])
-    return Sweep.model_validate(found)
+    return SweepKeys.model_validate(found)
 
 
 def _value(override: Override) -> Any:
@@ -53,7 +53,7 @@ def _plain(value: Any) -> Any:
     return getattr(value, "text", value)
 
 
-def combine(overrides: Sequence[Override], sweep: Sweep, seed: int) -> list[Pairs]:
+def combine(overrides: Sequence[Override], sweep: SweepKeys, seed: int) -> list[Pairs]:
     """Every combination of the values, the last key varying fastest; `seed` is where repetitions begin, where none is
     typed. A group of `sweep.zip` of which no key is here is not meant. Raises `ConfigError`."""
     lists = {name(o): [(o.get_key_element(), value) for value in values(o)] for o in overrides}
@@ -70,7 +70,7 @@ def combine(overrides: Sequence[Override], sweep: Sweep, seed: int) -> list[Pair
     return [list(itertools.chain(*pairs)) for pairs in itertools.product(*axes)]
 
 
-def check_zip(sweep: Sweep, swept: Sequence[str]) -> None:
+def check_zip(sweep: SweepKeys, swept: Sequence[str]) -> None:
     """Raises `ConfigError` for groups that name a key twice, or one that is not among the keys that are swept."""
     named = list(itertools.chain(*sweep.zip))
     for key in named:

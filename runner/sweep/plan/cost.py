@@ -9,7 +9,7 @@ from typing import Any
 from runner.core.timeline import batches
 from runner.data.splits import Splits
 from runner.sweep.plan.plan import Entry, Plan
-from runner.sweep.plan.probe import BACKWARD, Measured, probe
+from runner.sweep.plan.probe import BACKWARD, Timings, probe
 from runner.task.job import failure
 from runner.task.train import Train
 
@@ -84,26 +84,26 @@ def costs(plan: Plan, probing: bool) -> Costs:
     for entry in plan.entries:
         task = json.dumps(entry.job.config["task"])
         if task not in trains:
-            trains[task] = isinstance(plan.builder.task(entry.job.config), Train)
+            trains[task] = isinstance(plan.resources.task(entry.job.config), Train)
         if trains[task]:
             programs.setdefault(program(entry), []).append(entry)
         else:
             found.runs[entry.job.fingerprint] = Cost()
     found.programs, began = len(programs), time.monotonic()
-    last: tuple[Entry, Measured] | None = None
+    last: tuple[Entry, Timings] | None = None
     frozen: dict[str, float] = {}
     for entries in sorted(programs.values(), key=lambda entries: operations(entries[0])):
         first, measured = entries[0], None
         if probing and time.monotonic() - began < BUDGET and any(e.job.fingerprint not in plan.done for e in entries):
             try:
-                measured = probe(plan.builder, first.job.config, first.facts, first.job.threads)
+                measured = probe(plan.resources, first.job.config, first.facts, first.job.threads)
             except Exception as error:  # the run itself would end so: the plan stands all the same
                 log.warning("the probe of %s failed", first.label, exc_info=True)
                 found.failed[first.label] = failure(error)["reason"]
             else:
                 last, found.probed = (first, measured), found.probed + 1
-        splits = plan.builder.splits(first.job.config)
-        side_by_side = plan.builder.ensemble(first.job.config).count
+        splits = plan.resources.splits(first.job.config)
+        side_by_side = plan.resources.ensemble(first.job.config).count
         for entry in entries:
             found.runs[entry.job.fingerprint] = _cost(entry, splits, side_by_side, measured, last)
         if measured is not None and measured.frozen:
@@ -143,8 +143,8 @@ def _cost(
     entry: Entry,
     splits: Splits,
     side_by_side: int,
-    own: Measured | None,
-    last: tuple[Entry, Measured] | None,
+    own: Timings | None,
+    last: tuple[Entry, Timings] | None,
 ) -> Cost:
     """By the probe of the run's own program; else by operations, at the speed of the last one that was probed."""
     flops = operations(entry)

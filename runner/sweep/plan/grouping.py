@@ -50,7 +50,7 @@ def ask(plan: Plan, launcher: FuseOptions) -> None:
         raise ConfigError(f"hydra.launcher.fuse=true: {'; '.join(lines)}; use hydra.launcher.fuse=auto")
 
 
-def settle(plan: Plan, launcher: FuseOptions, earlier: dict[str, Place]) -> None:
+def assign_slots(plan: Plan, launcher: FuseOptions, earlier: dict[str, Place]) -> None:
     """Fixes which runs are trained as one; `earlier`: by fingerprint, what the folder's plans have fixed. Raises
     `ConfigError` as `ask` does."""
     ask(plan, launcher)
@@ -99,7 +99,7 @@ def _refusals(plan: Plan) -> list[str]:
     distinct = {entry.program: entry for entry in plan.entries if entry.program}
     for entry in distinct.values():
         config = entry.job.config
-        lines.add(impossible(plan.builder, plan.builder.features, config, check_device(config)))
+        lines.add(impossible(plan.resources, plan.resources.features, config, check_device(config)))
     return sorted(lines - {""})
 
 

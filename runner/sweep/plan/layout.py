@@ -20,7 +20,7 @@ LONGEST = 255  # bytes of a folder's name, on all usual file systems
 OWN = {"mean", "plan.json", "study.db", "results.csv", "results.parquet", "report.html"}  # names in a sweep's folder
 
 
-class Layout:
+class FolderLayout:
     """Where the runs of one command lie; what a resolver says of `hydra.sweep.dir` is asked once."""
 
     def __init__(self, lone: bool):

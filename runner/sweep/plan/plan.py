@@ -61,13 +61,13 @@ class Plan:
     folder: Path  # of the sweep
     lone: bool
     rerun: bool
-    builder: Resources
+    resources: Resources
     done: dict[str, Record] = field(default_factory=dict)  # fingerprint -> what was finished before
     left: dict[str, Record] = field(default_factory=dict)  # fingerprint -> what was begun, or failed
     trained: dict[str, Path] = field(default_factory=dict)  # training -> a finished run, whichever its evaluation
     duplicates: int = 0
     refused: dict[str, list[str]] = field(default_factory=dict)  # reason -> the combinations that cannot run
-    asked: int = 0  # combinations, those included
+    requested: int = 0  # combinations, those included
     probe: bool = True  # a dry run measures
     workers: int = 0  # runs done at once; 0: in this process, one after the other
     fusing: str = "false"  # auto | true | false: whether runs of one program are trained as one
@@ -85,7 +85,7 @@ class Plan:
         config = self.entries[0].job.config
         return config["device"] if ":" in config["device"] else check_device(config).type
 
-    def settle(self, workers: int, frozen: dict[str, int]) -> None:
+    def set_workers(self, workers: int, frozen: dict[str, int]) -> None:
         """How many runs are done at once, and each one's threads: as typed, else those that an earlier plan gave it."""
         self.workers = workers
         for i, entry in enumerate(self.entries):

@@ -24,11 +24,11 @@ from runner.sweep.compose.combinations import bring, combinations, refuse_sweeps
 from runner.sweep.compose.compose import Composer
 from runner.sweep.compose.exclude import take_out
 from runner.sweep.compose.overrides import interpolated, parse, refuse_slips, value
-from runner.sweep.compose.product import part, several
+from runner.sweep.compose.product import several, sweep_keys
 from runner.sweep.plan import grouping as fuse
 from runner.sweep.plan import plan_file as frozen
 from runner.sweep.plan.known import match, match_training
-from runner.sweep.plan.layout import Layout, check_apart, check_one
+from runner.sweep.plan.layout import FolderLayout, check_apart, check_one
 from runner.sweep.plan.plan import Entry, Plan, check_writable, moved, number
 from runner.task.base import Task
 from runner.task.job import Job
@@ -39,9 +39,9 @@ from runner.train.precision import resolved
 class Planner:
     """Composes and checks combinations; a search may ask it for one at a time."""
 
-    def __init__(self, composer: Composer, builder: Resources, lone: bool):
-        self.composer, self.builder, self.lone = composer, builder, lone
-        self._layout = Layout(lone)
+    def __init__(self, composer: Composer, resources: Resources, lone: bool):
+        self.composer, self.resources, self.lone = composer, resources, lone
+        self._layout = FolderLayout(lone)
         forget_edited()
         self._tasks: dict[str, Task] = {}
 
@@ -49,7 +49,7 @@ class Planner:
         """Made once for all combinations that have the same."""
         key = json.dumps([config["task"], config["trust"]], sort_keys=True)
         if key not in self._tasks:
-            self._tasks[key] = self.builder.task(config)
+            self._tasks[key] = self.resources.task(config)
         return self._tasks[key]
 
     def entry(self, overrides: list[str], swept: dict[str, Any], line: str, number: int) -> Entry:
@@ -64,7 +64,7 @@ class Planner:
             raise ConfigError("cuda_graph=true: only the steps of task=train are replayed; leave it out")
         config = task.complete(config, overrides)
         config = resolved(config, task.device(config))
-        facts = task.rehearse(self.builder, config)
+        facts = task.preflight(self.resources, config)
         origins = [asdict(origin) for origin in facts.origins]
         revised = applying(config, facts.channels, task.ignores, origins)
         own = own_code(config, task.ignores, origins)
@@ -106,7 +106,7 @@ def make_plan(
     composer: Composer,
     arguments: list[str],
     multirun: bool,
-    builder: Resources,
+    resources: Resources,
     watch: Callable[[int, int], None] = lambda done, all: None,
 ) -> Plan:
     """Plans a command. Raises `ConfigError` with all complaints about all combinations; a dry run's plan keeps them,
@@ -117,14 +117,14 @@ def make_plan(
     brought = bring(master, loader, typed)
     if not multirun:
         refuse_sweeps(typed, brought)
-    planner = Planner(composer, builder, lone=not multirun)
-    asked = combinations(loader, typed, brought)
-    if multirun and len(asked) == 1:
+    planner = Planner(composer, resources, lone=not multirun)
+    requested = combinations(loader, typed, brought)
+    if multirun and len(requested) == 1:
         raise ConfigError(
             "-m without a key of several values (a list is one value): type KEY=A,B or sweep.repeat=N, or leave -m out"
         )
-    varying = several(pairs for pairs, _ in asked)
-    kept = take_out(asked, planner.composer)
+    varying = several(pairs for pairs, _ in requested)
+    kept = take_out(requested, planner.composer)
     line = command()
     entries: dict[str, Entry] = {}
     refused: dict[str, list[str]] = {}
@@ -148,8 +148,8 @@ def make_plan(
         watch(i + 1, len(kept))
     if refused and not (entries and master.dry_run):
         raise ConfigError(refusal(refused, len(kept)))
-    plan = _with_ledger(list(entries.values()), duplicates, not multirun, builder)
-    plan.refused, plan.asked, plan.probe = refused, len(kept), part(brought[0].config, typed).probe
+    plan = _with_ledger(list(entries.values()), duplicates, not multirun, resources)
+    plan.refused, plan.requested, plan.probe = refused, len(kept), sweep_keys(brought[0].config, typed).probe
     return plan
 
 
@@ -165,7 +165,7 @@ def refusal(complaints: dict[str, list[str]], count: int) -> str:
     return "\n".join(lines)
 
 
-def _with_ledger(entries: list[Entry], duplicates: int, lone: bool, builder: Resources) -> Plan:
+def _with_ledger(entries: list[Entry], duplicates: int, lone: bool, resources: Resources) -> Plan:
     """The plan, its runs matched with the folders that are there."""
     first = entries[0]
     check_one(entry.job.sweep for entry in entries)
@@ -173,7 +173,7 @@ def _with_ledger(entries: list[Entry], duplicates: int, lone: bool, builder: Res
     own_folder = sweep == first.job.folder  # hydra.run.dir was set
     check_writable(sweep)
     rerun = first.job.config["rerun"]
-    plan = Plan(entries, sweep, lone, rerun, builder, duplicates=duplicates)
+    plan = Plan(entries, sweep, lone, rerun, resources, duplicates=duplicates)
     known = _known(first, sweep, own_folder, rerun)
     trained = {} if own_folder else {r.result["training"]: r for r in known.values() if r.status == "done"}
     there: dict[str, Record] = {}  # by fingerprint

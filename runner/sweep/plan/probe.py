@@ -20,7 +20,7 @@ from runner.data.splits import Split
 from runner.evaluation.evaluate import examine
 from runner.execution.eager import EagerProgram
 from runner.execution.features.activations import count_variants
-from runner.execution.features.cache import Features
+from runner.execution.features.cache import FeatureCache
 from runner.execution.features.eligible import Declined
 from runner.execution.features.store import Store
 from runner.store.cache import Cache
@@ -40,7 +40,7 @@ BACKWARD = 2  # forward passes that a backward pass costs
 
 
 @dataclass(frozen=True)
-class Measured:
+class Timings:
     """Seconds and sizes of a program."""
 
     step: float  # seconds of a training step
@@ -66,14 +66,14 @@ class Brief(TrainState):
         return torch.randint(images, (WARM + STEPS, self.batch_size), generator=draws).to(device)
 
 
-class InMemory(Features):
+class InMemory(FeatureCache):
     """The frozen stages' answers, for the probe alone: in no file."""
 
     def _cache(self) -> Cache:
         return Cache(None)
 
 
-def probe(builder: Resources, config: dict[str, Any], facts: Facts, threads: int) -> Measured:
+def probe(resources: Resources, config: dict[str, Any], facts: Facts, threads: int) -> Timings:
     """Trains a checked combination for a moment, on this process's device and with so many threads; writes nothing.
 
     Raises whatever the run itself would raise in its first steps.
@@ -81,19 +81,19 @@ def probe(builder: Resources, config: dict[str, Any], facts: Facts, threads: int
     device = check_device(config)
     memory.reset(device)
     with process_settings(config, threads), torch.random.fork_rng():
-        return _probe(builder, config, facts, device)
+        return _probe(resources, config, facts, device)
 
 
-def _probe(builder: Resources, config: dict[str, Any], facts: Facts, device: torch.device) -> Measured:
+def _probe(resources: Resources, config: dict[str, Any], facts: Facts, device: torch.device) -> Timings:
     before, began = memory.peak(device), time.perf_counter()
     config, part = _smaller(config, facts, device)
-    whole = builder.splits(config, device)
+    whole = resources.splits(config, device)
     count = max(2, min(IMAGES, int(LARGEST[device.type] / max(1, facts.flops))))
     images = round(facts.train_size * part) if config["optimizer"]["full_batch"] else max(count, config["batch_size"])
     judged = _first(whole.val or whole.train, count)
     splits = replace(whole, train=_first(whole.train, images), val=judged, test=judged)
     noise = generator(config["seed"], "noise", device)
-    parts = builder.parts(config, whole, device, noise)
+    parts = resources.parts(config, whole, device, noise)
     parts = replace(parts, splits=splits, timeline=Timeline(parts.timeline.steps, 1 << 60))
     run = Brief(config, parts, device, noise)
     frozen = _serve(run)
@@ -111,7 +111,7 @@ def _probe(builder: Resources, config: dict[str, Any], facts: Facts, device: tor
     asked = (judged, run.normalize, run.autocast, run.batch_size, run.num_classes, evaluation, run.ensemble.average)
     _, tested = timed(lambda: examine(members, *asked), device)
     peak = memory.peak(device)
-    return Measured(
+    return Timings(
         step=step / part,
         flops=flops / part,
         validated=validated / len(judged),

@@ -18,7 +18,7 @@ from runner.execution.decision import Decisions
 from runner.report.results.format import count as counted
 from runner.store import lock
 from runner.sweep.plan.plan import Entry, Plan
-from runner.sweep.run.fused_summary import told
+from runner.sweep.run.fused_summary import fused_summary
 from runner.sweep.run.table import COLOURS, outcome, results_table
 from runner.sweep.run.tally import tally
 
@@ -55,7 +55,7 @@ class Display(Listener):
         """`count`: runs to come, where the plan does not hold them yet."""
         self.plan, self.out = plan, console()
         self.count, self.ended = len(plan.todo) if count is None else count, 0
-        self.columns = plan.builder.task(plan.entries[0].job.config).columns
+        self.columns = plan.resources.task(plan.entries[0].job.config).columns
         self.report: Path | None = None
         self._bests: dict[str, tuple[float, str]] = {}  # combination -> its best run
         self._lost: set[str] = set()  # combinations with a run that did not finish: what is left may be luck
@@ -213,7 +213,7 @@ class Display(Listener):
 
     def say_together(self, results: Iterable[dict[str, Any]]) -> None:
         """Which runs were trained together, in a line, unless there is nothing to say."""
-        if words := told(results, Decisions(self.plan.folder, "fuse").load_all()):
+        if words := fused_summary(results, Decisions(self.plan.folder, "fuse").load_all()):
             self.out.print(words, soft_wrap=True)
 
 

@@ -52,8 +52,8 @@ class Executor:
 class ThisProcess(Executor):
     """Runs one after the other, here: a lone run, a debugger's, or a sweep with `hydra.launcher.workers=0`."""
 
-    def __init__(self, builder: Resources, context: HydraContext, listener: Listener):
-        self.builder, self.context, self.listener = builder, context, listener
+    def __init__(self, resources: Resources, context: HydraContext, listener: Listener):
+        self.resources, self.context, self.listener = resources, context, listener
         self._next: list[Work] = []
 
     def submit(self, work: Work) -> None:
@@ -62,4 +62,4 @@ class ThisProcess(Executor):
     def wait(self, seconds: float) -> list[Ended]:
         interruption.check()
         done, self._next = self._next, []
-        return [Ended(work, perform(work, self.builder, self.context, self.listener)) for work in done]
+        return [Ended(work, perform(work, self.resources, self.context, self.listener)) for work in done]

@@ -10,7 +10,7 @@ from runner.report.results.format import count
 MOST = 3  # reasons that are named
 
 
-def told(results: Iterable[dict[str, Any]], decisions: list[Decision]) -> str:
+def fused_summary(results: Iterable[dict[str, Any]], decisions: list[Decision]) -> str:
     """How many runs were trained together, and what trials measured; empty where nothing was asked."""
     fused = sum(result.get("fused", 1) > 1 for result in results)
     parts = []

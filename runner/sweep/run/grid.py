@@ -9,7 +9,7 @@ from runner.execution import distributed
 from runner.sweep.compose.compose import Composer
 from runner.sweep.plan.planner import make_plan, refusal
 from runner.sweep.run import display, torchrun
-from runner.sweep.run.launch import launch, opened, settle
+from runner.sweep.run.launch import launch, opened, prepare_plan
 from runner.task.resources import Resources
 from runner.task.torchrun import follow
 
@@ -35,14 +35,14 @@ def _command(composer: Composer, launcher: Launcher, arguments: list[str], multi
     ours = opened(launcher)
     with display.planning() as watch:
         plan = make_plan(composer, arguments, multirun, Resources(), watch)
-    settle(plan, ours)
+    prepare_plan(plan, ours)
     torchrun.check(plan)
     if plan.entries[0].job.config["dry_run"]:
         from runner.sweep.run import dry_run  # which loads what counts and draws
 
         dry_run.show(plan)
         if plan.refused:
-            raise ConfigError(refusal(plan.refused, plan.asked))
+            raise ConfigError(refusal(plan.refused, plan.requested))
         return
     launch(plan, ours)
     if code := plan.exit_code():

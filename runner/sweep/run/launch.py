@@ -44,11 +44,11 @@ def opened(launcher: object) -> Launcher:
     return launcher.open()
 
 
-def settle(plan: Plan, launcher: Launcher) -> None:
+def prepare_plan(plan: Plan, launcher: Launcher) -> None:
     """Fixes how many runs are done at once, and each one's threads."""
     earlier = {} if plan.lone else frozen.threads(plan.folder)
-    plan.settle(launcher.count(len(plan.todo), plan.lone, plan.device), earlier)
-    fuse.settle(plan, launcher, {} if plan.lone else frozen.seats(plan.folder))
+    plan.set_workers(launcher.count(len(plan.todo), plan.lone, plan.device), earlier)
+    fuse.assign_slots(plan, launcher, {} if plan.lone else frozen.seats(plan.folder))
 
 
 def launch(plan: Plan, launcher: Launcher) -> None:

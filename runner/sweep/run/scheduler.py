@@ -213,7 +213,7 @@ class Scheduler:
             if held is None:
                 return False
             record = read(job.folder)
-            device = self.plan.builder.task(job.config).device(job.config)
+            device = self.plan.resources.task(job.config).device(job.config)
             known = started(replace(job, git=self._git), device) if record is None else {}
             known |= {} if record is None else record.result
             known |= {"status": "out_of_memory" if ended.memory else "failed", "reason": ended.lost}

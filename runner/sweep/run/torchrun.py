@@ -21,20 +21,20 @@ def check(plan: Plan) -> None:
     """Raises `ConfigError` for what several processes, where there are such, cannot do together."""
     if (together := distributed.team()) is None:
         return
-    config, builder, size = plan.entries[0].job.config, plan.builder, together.size
+    config, resources, size = plan.entries[0].job.config, plan.resources, together.size
     lines = []
     if plan.workers:
         lines.append("hydra/launcher: torchrun's own processes do the run: leave hydra/launcher and its keys out")
-    if not builder.task(config).together:
+    if not resources.task(config).together:
         lines.append("task: several processes can do task=train alone; start this without torchrun")
     optimizer = locate("optimizer", config["optimizer"]["_target_"], config["trust"])
     if config["optimizer"]["full_batch"] or isinstance(optimizer, type) and issubclass(optimizer, FullBatch):
         lines.append("optimizer: one that compares losses of a step cannot be shared out; start it without torchrun")
     if config["cuda_graph"] is True:
         lines.append("cuda_graph=true: steps of several processes are not replayed; use cuda_graph=auto")
-    if builder.ensemble(config).count > 1:
+    if resources.ensemble(config).count > 1:
         lines.append("ensemble: its members are runs of their own; start it without torchrun")
-    if builder.transfer(config).cache is True:
+    if resources.transfer(config).cache is True:
         lines.append("transfer.cache=true: several processes keep no features; use transfer.cache=auto")
     if config["batch_size"] < size * config["accumulate"]:
         shares = f"{size} processes" + (f" times accumulate={config['accumulate']}" * (config["accumulate"] > 1))

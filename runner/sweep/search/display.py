@@ -32,7 +32,7 @@ class Trials(Display):
         self._known = known
 
     def __enter__(self) -> "Trials":
-        self.out.print(told(self.scope, self._known), soft_wrap=True)
+        self.out.print(summary(self.scope, self._known), soft_wrap=True)
         self._begin()
         return self
 
@@ -126,10 +126,10 @@ def show_space(scope: Scope, known: int) -> None:
         every = one.every()
         table.add_row(Text(one.key), Text(one.typed), "any between" if every is None else str(len(every)))
     out.print(table)
-    out.print(told(scope, known), soft_wrap=True)
+    out.print(summary(scope, known), soft_wrap=True)
 
 
-def told(scope: Scope, known: int) -> str:
+def summary(scope: Scope, known: int) -> str:
     """A search in a line."""
     search, total = scope.settings, scope.total
     pruner = "no pruner" if search.pruner == "none" else f"pruner {search.pruner}"

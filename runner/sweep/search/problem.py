@@ -12,11 +12,11 @@ from runner.sweep.compose.argv import command
 from runner.sweep.compose.combinations import bring
 from runner.sweep.compose.compose import Composer
 from runner.sweep.compose.overrides import name, parse, refuse_slips
-from runner.sweep.compose.product import is_part, part
+from runner.sweep.compose.product import is_part, sweep_keys
 from runner.sweep.plan.layout import check_one
 from runner.sweep.plan.plan import Entry, Plan, check_writable
 from runner.sweep.plan.planner import Planner, refusal
-from runner.sweep.search.pruner import Pruner
+from runner.sweep.search.pruner import PruningRule
 from runner.sweep.search.settings import PREFIX, TRIALS, Settings, settings
 from runner.sweep.search.space import Params, Space, make_space
 from runner.task.resources import Resources
@@ -33,7 +33,7 @@ class Scope:
     space: Space
     planner: Planner
     plan: Plan  # of its first corner; what is asked for comes to it
-    pruner: Pruner
+    pruner: PruningRule
     total: int  # trials
     command: str
 
@@ -51,9 +51,9 @@ def make_scope(composer: Composer, arguments: list[str]) -> Scope:
     planner = Planner(composer, Resources(), lone=False)
     line = command()
     corners = _corners(planner, space, line)
-    _check_runs(asked, corners, planner.builder)
+    _check_runs(asked, corners, planner.resources)
     first = corners[0]
-    plan = Plan([first], first.job.sweep, lone=False, rerun=False, builder=planner.builder)
+    plan = Plan([first], first.job.sweep, lone=False, rerun=False, resources=planner.resources)
     check_writable(plan.folder)
     epochs = [entry.job.config["epochs"] for entry in corners]
     least = asked.min_epochs or 1
@@ -63,7 +63,7 @@ def make_scope(composer: Composer, arguments: list[str]) -> Scope:
             f"min_epochs={least}; more epochs, or pruner=none"
         )
     startup, factor = asked.startup_trials or STARTUP, asked.reduction_factor
-    pruner = Pruner(asked.pruner, asked.metric[0], asked.higher[0], max(epochs), least, startup, factor)
+    pruner = PruningRule(asked.pruner, asked.metric[0], asked.higher[0], max(epochs), least, startup, factor)
     return Scope(asked, space, planner, plan, pruner, _total(asked, space), line)
 
 
@@ -74,7 +74,7 @@ def _space(master: DictConfig, loader: ConfigLoader, arguments: list[str]) -> Sp
     brought = bring(master, loader, typed)
     if len(brought) > 1 and any(product.params for product in brought):
         raise ConfigError("hydra/sweeper=search: searches one space; name one experiment, without hydra.sweeper.grids")
-    sweep = part(brought[0].config, typed)
+    sweep = sweep_keys(brought[0].config, typed)
     for key, given in (("zip", sweep.zip), ("exclude", sweep.exclude), ("repeat", sweep.repeat > 1)):
         if given:
             raise ConfigError(f"sweep.{key}: is for grids; leave it out of a search, and repeat what it finds instead")
@@ -138,14 +138,14 @@ def _one(line: str, labels: list[str], count: int) -> str:
     return line if named or len(labels) == count else f"{line}  [{labels[0]}, in this space]"
 
 
-def _check_runs(asked: Settings, corners: list[Entry], builder: Resources) -> None:
+def _check_runs(asked: Settings, corners: list[Entry], resources: Resources) -> None:
     """Raises `ConfigError` for runs that could not be judged."""
     for config in (entry.job.config for entry in corners):
-        if not isinstance(builder.task(config), Train):
+        if not isinstance(resources.task(config), Train):
             raise ConfigError("hydra/sweeper=search: needs runs that are validated: task=train")
         if config["rerun"]:
             raise ConfigError("rerun=true: a search repeats nothing; begin another one with name=")
-        if builder.splits(config).val is None and any(metric.startswith("val_") for metric in asked.metric):
+        if resources.splits(config).val is None and any(metric.startswith("val_") for metric in asked.metric):
             raise ConfigError(f"{PREFIX}metric={asked.metric[0]}: there are no validation images (data.val_fraction=0)")
 
 

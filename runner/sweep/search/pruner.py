@@ -13,14 +13,14 @@ from optuna.pruners import BasePruner
 from optuna.samplers import RandomSampler
 from optuna.storages import RDBStorage
 
-from runner.task.job import Judge
+from runner.task.job import Pruner
 
 PATIENCE = 60.0  # seconds to wait for other processes that write to the study
 NAME = "search"  # of the study in its file
 
 
 @dataclass(frozen=True)
-class Pruner:
+class PruningRule:
     """Which runs are stopped. `min_epochs`: that every run is given; `epochs`: that the longest has."""
 
     kind: str
@@ -52,13 +52,13 @@ class Pruner:
 
 
 @dataclass(frozen=True)
-class Candidate(Judge):
+class TrialPruner(Pruner):
     """A run's place in a search: it tells the study how it gets on, and asks the pruner, wherever it is done."""
 
     url: str
     number: int
     epochs: int
-    pruner: Pruner
+    pruner: PruningRule
 
     def look(self, row: Mapping[str, Any], ended: bool) -> str | None:
         epoch, metric = row["epoch"], self.pruner.metric
@@ -86,10 +86,10 @@ def trial_of(study: Study, where: RDBStorage, number: int) -> Trial:
     return Trial(study, where.get_trial_id_from_study_id_trial_number(of, number))
 
 
-_opened: dict[tuple[str, Pruner], tuple[Study, RDBStorage]] = {}  # what this process's runs report to
+_opened: dict[tuple[str, PruningRule], tuple[Study, RDBStorage]] = {}  # what this process's runs report to
 
 
-def _study(url: str, pruner: Pruner) -> tuple[Study, RDBStorage]:
+def _study(url: str, pruner: PruningRule) -> tuple[Study, RDBStorage]:
     if (url, pruner) not in _opened:
         forget()
         where = storage(url)  # a sampler of its own: a worker proposes nothing

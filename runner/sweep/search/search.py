@@ -29,7 +29,7 @@ from runner.sweep.run.launch import interrupted, opened
 from runner.sweep.run.scheduler import Scheduler
 from runner.sweep.search.display import Trials, show_space, status
 from runner.sweep.search.problem import Scope, make_scope
-from runner.sweep.search.pruner import Candidate
+from runner.sweep.search.pruner import TrialPruner
 from runner.sweep.search.settings import EACH_EPOCH
 from runner.sweep.search.space import Params
 from runner.sweep.search.study import FILE, RUN, Memory
@@ -86,7 +86,7 @@ class Search:
         trials = self.memory.trials()
         ended = sum(trial.state.is_finished() for trial in trials)
         left = max(self.scope.total, len(trials)) - ended
-        self.plan.settle(launcher.count(max(1, left), False, self.plan.device), {})
+        self.plan.set_workers(launcher.count(max(1, left), False, self.plan.device), {})
         with Trials(self.scope, self.memory, ended, left) as self.display:
             try:
                 if left:
@@ -165,7 +165,7 @@ class Search:
         count = count or threads(job.config, entry.facts.flops, self.plan.workers)
         judge = None
         if self.scope.pruner.kind != "none":
-            judge = Candidate(self.memory.url, trial.number, job.config["epochs"], self.scope.pruner)
+            judge = TrialPruner(self.memory.url, trial.number, job.config["epochs"], self.scope.pruner)
         return replace(entry, job=replace(entry.job, threads=count, judge=judge))
 
     def _settle(self, entry: Entry, drive: Scheduler) -> None:

@@ -22,7 +22,7 @@ from sqlalchemy.exc import DatabaseError
 from runner.core.errors import ConfigError
 from runner.core.seeds import generator
 from runner.store import lock
-from runner.sweep.search.pruner import NAME, PATIENCE, Pruner, close, forget, full_disk, storage, trial_of
+from runner.sweep.search.pruner import NAME, PATIENCE, PruningRule, close, forget, full_disk, storage, trial_of
 from runner.sweep.search.settings import Settings
 from runner.sweep.search.space import Params, Space
 
@@ -40,7 +40,7 @@ class Memory:
     """The study of one folder, and who proposes."""
 
     def __init__(
-        self, folder: Path, search: Settings, space: Space, pruner: Pruner, anchor: str, earlier: str | None = None
+        self, folder: Path, search: Settings, space: Space, pruner: PruningRule, anchor: str, earlier: str | None = None
     ):
         """`anchor`: the fingerprint of one point of the space, which says what all its runs share; `earlier`: the one
         that it had in earlier versions. Makes the file where there is none. Raises `ConfigError` where it holds another

@@ -58,7 +58,7 @@ class Local:
     def crew(self, plan: Plan, display: Display) -> Executor:
         """Those who do the plan's runs."""
         if plan.workers == 0:
-            return ThisProcess(plan.builder, self.context, display)
+            return ThisProcess(plan.resources, self.context, display)
         devices: list[str | None] = [None] * plan.workers
         if plan.device == "cuda":
             devices = [str(number % torch.cuda.device_count()) for number in range(plan.workers)]

@@ -17,8 +17,8 @@ from runner.sweep.run.display import Display
 from runner.sweep.run.executor import Ended, Executor
 from runner.sweep.run.work import Work
 from runner.sweep.workers.forkserver import environment
-from runner.sweep.workers.ray_actor import Place
-from runner.sweep.workers.remote import Origin, check_precision, needs, seen
+from runner.sweep.workers.ray_actor import RayActor
+from runner.sweep.workers.remote import CommandOrigin, check_precision, needs, seen
 
 STORE = 100 * 2**20  # bytes for Ray's shared objects: only plans and outcomes travel
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # no reports to Ray, no advice
@@ -70,7 +70,7 @@ class Ray:
                 f"no machine of the Ray cluster has room for a run, which needs CPUs for its {threads} threads "
                 f"(threads=N) and {share:g} GPUs (hydra.launcher.gpus=N)"
             )
-        origin = Origin.here(self.context, plan.folder)
+        origin = CommandOrigin.here(self.context, plan.folder)
         return Actors(origin, min(plan.workers, places), threads, share, self.timeout)
 
     def _share(self, device: str) -> float:
@@ -105,12 +105,12 @@ class Ray:
 class Actors(Executor):
     """`capacity` actors, each with so many CPUs and GPUs; `limit`: seconds that a run may take."""
 
-    def __init__(self, origin: Origin, capacity: int, cpus: int, gpus: float, limit: float | None):
+    def __init__(self, origin: CommandOrigin, capacity: int, cpus: int, gpus: float, limit: float | None):
         import ray
 
         # Two calls at once: a run, and the word that it is to be saved.
         options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0, "max_concurrency": 2}
-        self._make = ray.remote(**options)(Place).remote
+        self._make = ray.remote(**options)(RayActor).remote
         self._origin, self._limit = origin, limit
         self.capacity, self.shares = capacity, gpus < 1
         self._idle: list[Any] = []

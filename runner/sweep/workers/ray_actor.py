@@ -8,10 +8,10 @@ if TYPE_CHECKING:
     from runner.sweep.run.executor import Ended
     from runner.sweep.run.work import Work
     from runner.sweep.workers.processes import Processes
-    from runner.sweep.workers.remote import Origin, Said
+    from runner.sweep.workers.remote import CommandOrigin, Said
 
 
-class Place:
+class RayActor:
     """An actor of Ray's, with CPUs and GPUs of its own: does one run at a time, in a worker process as the launcher
     `local` has them. A crash costs that run, and neither the actor nor what is loaded."""
 
@@ -20,7 +20,7 @@ class Place:
         self.crew: Processes | None = None
         prepare()
 
-    def work(self, origin: "Origin", what: "Work") -> "tuple[Ended, Said]":
+    def work(self, origin: "CommandOrigin", what: "Work") -> "tuple[Ended, Said]":
         """Does a run; also what stands in its folder then."""
         from runner.sweep.workers.processes import Processes
         from runner.sweep.workers.remote import Said

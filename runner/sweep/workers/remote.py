@@ -27,7 +27,7 @@ SIGHT = 60.0  # seconds after which a file of another machine must be seen here:
 
 
 @dataclass(frozen=True)
-class Origin:
+class CommandOrigin:
     """Where a command was typed."""
 
     context: HydraContext
@@ -36,7 +36,7 @@ class Origin:
     sweep: Path  # whose runs these are
 
     @classmethod
-    def here(cls, context: HydraContext, sweep: Path) -> "Origin":
+    def here(cls, context: HydraContext, sweep: Path) -> "CommandOrigin":
         """This process's."""
         return cls(context, Path.cwd(), list(sys.path), sweep.absolute())
 
@@ -71,7 +71,7 @@ class Errand:
     """A run for a process of its own, on another machine. `limit`: seconds that it may take; `advanced`: whether it
     made a step before it was interrupted."""
 
-    origin: Origin
+    origin: CommandOrigin
     work: Work
     limit: float
     advanced: bool = False

@@ -24,7 +24,7 @@ from runner.sweep.run.display import Display
 from runner.sweep.run.executor import Ended, Executor
 from runner.sweep.run.work import Work
 from runner.sweep.workers.forkserver import SINGLE, environment
-from runner.sweep.workers.remote import Errand, Origin, check_precision, needs, seen
+from runner.sweep.workers.remote import CommandOrigin, Errand, check_precision, needs, seen
 
 LOGS = ".submitit"  # in the sweep's folder
 WAY_OUT = "with hydra.launcher.executor=local, or do without: hydra/launcher=local"
@@ -97,13 +97,13 @@ class Slurm:
             "slurm_setup": self.setup or None,
             "slurm_additional_parameters": self.parameters or None,
         }
-        return Jobs(Origin.here(self.context, plan.folder), self.executor, plan.workers, asked)
+        return Jobs(CommandOrigin.here(self.context, plan.folder), self.executor, plan.workers, asked)
 
 
 class Jobs(Executor):
     """`capacity` jobs at once, in the queue or running, for each of which is `asked` so much."""
 
-    def __init__(self, origin: Origin, cluster: str, capacity: int, asked: dict[str, Any]):
+    def __init__(self, origin: CommandOrigin, cluster: str, capacity: int, asked: dict[str, Any]):
         import submitit
 
         self.capacity, self._origin, self._limit = capacity, origin, 60.0 * asked["timeout_min"]

@@ -39,26 +39,26 @@ class Post:
 
 
 _post: Post
-_builder: Resources  # what this worker's runs share
+_resources: Resources  # what this worker's runs share
 
 
 def begin(post: Post) -> None:
     """Makes this process a worker."""
-    global _post, _builder
+    global _post, _resources
     os.environ.clear()
     os.environ.update(post.environment)
     sys.path[:] = post.path
     setup_globals()
     interruption.begin_worker()
     malloc.keep()
-    _post, _builder = post, Resources()
+    _post, _resources = post, Resources()
     threading.Thread(target=_follow, args=post.parent, daemon=True).start()
 
 
 def work(what: Work) -> bool:
     """`perform`, with what this worker has; ends the process where a signal asked for it."""
     with interruption.working():
-        return perform(what, _builder, _post.context, Listener())
+        return perform(what, _resources, _post.context, Listener())
 
 
 def _follow(pid: int, started: float) -> None:
