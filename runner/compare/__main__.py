@@ -136,9 +136,9 @@ def _summary(
     elif deviation:
         lines.append(
             f"{significant} of {count(len(differences), 'combination')} distinguishable. Paired by seed, pooled "
-            f"residual {deviation:.2g} with {count(df, 'degree')} of freedom; p is the larger one of a test by it and one "
-            "by the combination's own spread, corrected for the number of combinations (Holm); an interval is that of "
-            "its own difference alone."
+            f"residual {deviation:.2g} with {count(df, 'degree')} of freedom; p is the larger one of a test by it "
+            "and one by the combination's own spread, corrected for the number of combinations (Holm); an interval is "
+            "that of its own difference alone."
         )
     for sweep in (first, second):
         left_out = sweep.gaps(names)

@@ -20,7 +20,7 @@ PER = {"row": "sample", "batch": "batch"}
 
 
 class LibraryDropout(Noise):
-    """`torch.nn.LibraryDropout`, or `Dropout1d`, `2d` and `3d`, which drop whole channels of `[B, C, ...]`."""
+    """`torch.nn.Dropout`, or `Dropout1d`, `2d` and `3d`, which drop whole channels of `[B, C, ...]`."""
 
     def __init__(self, of: nn.modules.dropout._DropoutNd, noise: torch.Generator | None):
         super().__init__(noise)
@@ -47,7 +47,7 @@ class LibraryDropout(Noise):
 
 
 class LibraryStochasticDepth(DropPath):
-    """`torchvision.ops.LibraryStochasticDepth`."""
+    """`torchvision.ops.StochasticDepth`."""
 
     item = ""
 
@@ -60,7 +60,7 @@ def kinds() -> dict[type[nn.Module], type[Noise]]:
     seconds."""
     found: dict[type[nn.Module], type[Noise]] = dict.fromkeys(SPACE, LibraryDropout)
     if "torchvision" in sys.modules:
-        from torchvision.ops import LibraryStochasticDepth as OfTorchvision
+        from torchvision.ops import StochasticDepth as OfTorchvision
 
         found[OfTorchvision] = LibraryStochasticDepth
     return found
