@@ -11,7 +11,7 @@ from runner.execution.fused.network import StackedNetwork
 from runner.execution.fused.program import FusedProgram
 from runner.execution.fused.slot import MANY_WEIGHTS
 from runner.execution.fused.stacked_runs import StackedRuns
-from runner.model.library_noise import LibraryDropout
+from runner.model.library_noise import SeededDropout
 from runner.train.loop import step, train
 from runner.train.slot import APART, Slot
 from tests.conftest import quick
@@ -366,7 +366,7 @@ def mixing(noisy=False):
         model = torch.nn.Sequential(Mixing(1, 3, 8))
         model(torch.zeros(1, 1, 8, 8))
         if noisy:
-            model.append(LibraryDropout(torch.nn.Dropout(0.5), torch.Generator()))
+            model.append(SeededDropout(torch.nn.Dropout(0.5), torch.Generator()))
         parts.model = model
         parts.optimizer = torch.optim.SGD([{"params": list(model.parameters()), "name": "weights"}], lr=0.1)
 
@@ -413,7 +413,7 @@ def test_networks_that_mix_what_lies_side_by_side_are_mapped(prepare):
 def test_what_neither_lies_side_by_side_nor_can_be_mapped():
     """Refused, not trained wrongly; and each goes on with weights of its own."""
     runs = [make(f"seed={seed}", prepare=mixing(noisy=True)) for seed in range(2)]
-    with pytest.raises(Incompatible, match=r"side by side in the channels.*vmap: Dropout draws"):
+    with pytest.raises(Incompatible, match=r"side by side in the channels.*vmap: SeededDropout draws"):
         FusedProgram(runs)
     storages = [p.untyped_storage().data_ptr() for run in runs for p in run.model.parameters()]
     assert len(set(storages)) == len(storages)

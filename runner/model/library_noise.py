@@ -19,7 +19,7 @@ SPACE = {nn.Dropout: None, nn.Dropout1d: 1, nn.Dropout2d: 2, nn.Dropout3d: 3}  #
 PER = {"row": "sample", "batch": "batch"}
 
 
-class LibraryDropout(Noise):
+class SeededDropout(Noise):
     """`torch.nn.Dropout`, or `Dropout1d`, `2d` and `3d`, which drop whole channels of `[B, C, ...]`."""
 
     def __init__(self, of: nn.modules.dropout._DropoutNd, noise: torch.Generator | None):
@@ -46,7 +46,7 @@ class LibraryDropout(Noise):
         return f"p={self.p}, inplace={self.inplace}" + ("" if self.space is None else f", space={self.space}")
 
 
-class LibraryStochasticDepth(DropPath):
+class SeededStochasticDepth(DropPath):
     """`torchvision.ops.StochasticDepth`."""
 
     item = ""
@@ -58,11 +58,11 @@ class LibraryStochasticDepth(DropPath):
 def kinds() -> dict[type[nn.Module], type[Noise]]:
     """Layer of a library -> ours. Where torchvision is not loaded no network has its layer, and to load it takes
     seconds."""
-    found: dict[type[nn.Module], type[Noise]] = dict.fromkeys(SPACE, LibraryDropout)
+    found: dict[type[nn.Module], type[Noise]] = dict.fromkeys(SPACE, SeededDropout)
     if "torchvision" in sys.modules:
         from torchvision.ops import StochasticDepth as OfTorchvision
 
-        found[OfTorchvision] = LibraryStochasticDepth
+        found[OfTorchvision] = SeededStochasticDepth
     return found
 
 
