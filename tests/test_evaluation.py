@@ -160,9 +160,9 @@ def test_sampling_within_sampling():
 @pytest.mark.parametrize(
     ("name", "kinds"),
     [
-        ("efficientnet_b0", {"Dropout", "StochasticDepth"}),
-        ("convnext_tiny", {"StochasticDepth"}),
-        ("vgg11", {"Dropout"}),
+        ("efficientnet_b0", {"SeededDropout", "SeededStochasticDepth"}),
+        ("convnext_tiny", {"SeededStochasticDepth"}),
+        ("vgg11", {"SeededDropout"}),
         ("vit_b_16", set()),  # its dropout has p = 0
         ("resnet18", set()),
     ],

@@ -54,7 +54,7 @@ def same(one, other):
     for name, value in states([one])[0].items():
         assert torch.equal(value, states([other])[0][name]), name
     assert [float(x) for x in one.meter.losses] == [float(x) for x in other.meter.losses]
-    for kept in ("_guesses", "_labels"):  # here in one piece, there by micro-batch
+    for kept in ("_predictions", "_labels"):  # here in one piece, there by micro-batch
         pieces = [[x for part in getattr(run.meter, kept) for x in part.tolist()] for run in (one, other)]
         assert pieces[0] == pieces[1]
     assert one.meter.penalties.keys() == other.meter.penalties.keys()

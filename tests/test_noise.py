@@ -226,8 +226,8 @@ OWN = ("model=custom", "model._target_=tests.test_noise.Net", "trust=[tests]", "
 @pytest.mark.parametrize(
     ("words", "who"),
     [
-        (OWN, "the model's own Dropout"),
-        ((*OWN, "model._target_=tests.test_noise.Deep"), "the model's own StochasticDepth"),
+        (OWN, "the model's own SeededDropout"),
+        ((*OWN, "model._target_=tests.test_noise.Deep"), "the model's own SeededStochasticDepth"),
         ((*OWN, "regularization=[gaussian_noise]", "model._target_=tests.test_noise.Plain"), "[gaussian_noise]"),
         (("model=resnet20", "data.limit=200", "regularization=[stochastic_depth]"), "[stochastic_depth]"),
     ],
