@@ -20,7 +20,7 @@ from runner.core import interruption
 from runner.core.errors import ConfigError, DiskFull
 from runner.core.startup import malloc
 from runner.core.startup.frames import roomy
-from runner.sweep.compose.argv import TYPED, is_info_command, planned
+from runner.sweep.compose.argv import TYPED, hydra_argv, is_info_command
 
 WAIT = "runner: interrupted: what was trained is saved first; Ctrl-C again ends at once"
 
@@ -56,13 +56,13 @@ def main(argv: list[str] | None = None) -> int:
     from omegaconf.errors import InterpolationResolutionError
 
     from runner.store.cache import limit
-    from runner.sweep.compose.explain import CONF, explain, refuse_typed
+    from runner.sweep.compose.explain import CONF, check_arguments, explain
 
     if argv == ["--version"]:
         sys.stdout.write(f"runner {__version__}, hydra {hydra.__version__}\n")
         return 0
     old_argv, old_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = ["runner", *planned(argv)]
+    sys.argv = ["runner", *hydra_argv(argv)]
     typed, old_path = TYPED.set(argv), list(sys.path)
     sys.path.append(str(Path.cwd()))  # a class of the user's own may lie where the command is typed
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing and exiting
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with interruption.listening(WAIT if leads() else ""):
             if not is_info_command(argv):
-                refuse_typed(argv)
+                check_arguments(argv)
                 limit()  # refused now: some caches are opened by the first run alone
             app()
     except ConfigError as error:

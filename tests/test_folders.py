@@ -16,9 +16,9 @@ from runner.__main__ import main
 from runner.compare.__main__ import main as compare
 from runner.report.__main__ import main as report
 from runner.sweep.__main__ import main as status
-from runner.sweep.compose.compose import Base, Composed, current, override_dirname
+from runner.sweep.compose.compose import Base, Composed, active_config, override_dirname
 from runner.sweep.compose.explain import CONF
-from runner.sweep.plan import plan_file as frozen
+from runner.sweep.plan import plan_file
 from runner.sweep.plan.layout import run_folder
 
 SMALL = ("model=mlp", "epochs=1", "data.limit=100", "log.tensorboard=false", "log.images=0")
@@ -165,7 +165,7 @@ def test_runs_below_a_sweeps_folder_may_nest(cli, capfd, subdir):
     assert sorted(row["run"] for row in rows(top)) == sorted(runs(top)) and len(rows(top)) == 3
     assert not list(top.glob("*/**/results.csv")) and not list(top.rglob("lock.json"))
     assert all(result["run"] == name for name, result in runs(top).items())
-    assert {run["run"] for plan in frozen.read(top) for run in plan["runs"]} == set(runs(top))
+    assert {run["run"] for plan in plan_file.read(top) for run in plan["runs"]} == set(runs(top))
     Path(top, "results.csv").unlink()
     assert report([str(top)]) == 0 and len(rows(top)) == 3
     assert report(["outputs"]) == 2 and capfd.readouterr()[1].strip().endswith("look into outputs/nest")
@@ -263,7 +263,7 @@ def test_two_commands_at_once_give_no_number_twice(cli, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("runner.sweep.run.launch.Scheduler", stop)
         assert cli(*words, "seed=0,1")[0] == 130 and Path("outputs/n/plan.json").exists()
-    numbers, asked = frozen.numbers, []
+    numbers, asked = plan_file.numbers, []
 
     def late(folder: Path) -> dict[str, int]:
         asked.append(folder)
@@ -414,6 +414,6 @@ def test_a_folders_text_is_read_as_omegaconf_reads_it(text, tmp_path):
     config |= {"model": {"hidden": [4, 5]}}
     composed = Composed(config, ["seed=3", "name=n"], Base(OmegaConf.create({"hydra": parts}), settings), {})
     whole = OmegaConf.merge(composed.hydra("id-1", 7).node(), config)
-    with current(whole):
+    with active_config(whole):
         expected = str(whole.hydra.sweep.subdir)
     assert run_folder(composed, "id-1", 7, tmp_path) == tmp_path / expected

@@ -9,7 +9,7 @@ import pytest
 import runner.sweep.plan.cost
 import runner.sweep.plan.probe
 from runner.build.check import check
-from runner.sweep.compose.exclude import condition
+from runner.sweep.compose.exclude import parse_condition
 from runner.sweep.plan.cost import Cost, Costs
 from runner.sweep.plan.probe import probe
 from runner.task.resources import Resources
@@ -146,7 +146,7 @@ def test_stacks_are_compared_item_by_item(cli):
 )
 def test_a_comparison_reads_values_as_a_config_does(text, found, holds):
     """Numbers as numbers, however they are written; what is no number is neither above nor below one."""
-    assert condition(text).holds({}, lambda: {"k": found}) is holds
+    assert parse_condition(text).holds({}, lambda: {"k": found}) is holds
 
 
 @pytest.mark.parametrize(

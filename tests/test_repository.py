@@ -6,7 +6,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from runner.sweep.compose.config_cache import Remembering, remember
+from runner.sweep.compose.config_cache import CachedRepository, cache_files
 from runner.sweep.compose.explain import CONF
 
 
@@ -33,18 +33,18 @@ COMMANDS = [
 def test_compositions_are_the_same(loader, monkeypatch):
     """Bit for bit, in any order; and no file is opened twice."""
     wanted = [OmegaConf.to_yaml(composed(loader, *words)) for words in COMMANDS]
-    remember(loader)
+    cache_files(loader)
     assert [OmegaConf.to_yaml(composed(loader, *words)) for words in COMMANDS] == wanted
     monkeypatch.setattr(OmegaConf, "load", lambda *_: pytest.fail("read again"))
     assert [OmegaConf.to_yaml(composed(loader, *words)) for words in COMMANDS] == wanted
-    assert isinstance(loader.repository, Remembering)
+    assert isinstance(loader.repository, CachedRepository)
 
 
 def test_another_search_path_has_files_of_its_own(loader, tmp_path):
     """`hydra.searchpath` is of one composition."""
     (tmp_path / "optimizer").mkdir()
     (tmp_path / "optimizer" / "mine.yaml").write_text("_target_: torch.optim.SGD\nlr: 0.25\n")
-    remember(loader)
+    cache_files(loader)
     path = f"hydra.searchpath=[file://{tmp_path}]"
     assert composed(loader, path, "optimizer=mine").optimizer.lr == 0.25
     with pytest.raises(Exception, match="mine"):
@@ -70,6 +70,6 @@ def test_what_cannot_be_copied_is_read_each_time():
             return Unpicklable()
 
     own = Own()
-    found = Remembering(own, {})
+    found = CachedRepository(own, {})
     assert isinstance(found.load_config("x"), Unpicklable) and isinstance(found.load_config("x"), Unpicklable)
     assert own.asked == 2

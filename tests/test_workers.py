@@ -1,4 +1,4 @@
-"""A sweep's runs in worker processes: the same numbers, locks, time limits, what is lost and what is frozen."""
+"""A sweep's runs in worker processes: the same numbers, locks, time limits, what is lost and what is plan_file."""
 
 import json
 import multiprocessing
@@ -19,7 +19,7 @@ from torch import nn
 from runner.core.listener import Listener
 from runner.store import lock
 from runner.sweep import __main__ as command
-from runner.sweep.plan import plan_file as frozen
+from runner.sweep.plan import plan_file
 from runner.sweep.run.executor import Ended, Executor
 from runner.sweep.workers import forkserver as server
 from runner.sweep.workers import processes
@@ -351,7 +351,7 @@ def test_the_plan_says_what_every_run_is(cli):
     found = results_of(Path("outputs/p"))
     assert {run["run"] for plan in (first, second) for run in plan["runs"]} == set(found)
     for run in first["runs"]:
-        config = frozen.flat(first["config"]) | run["changes"]
+        config = plan_file.flat(first["config"]) | run["changes"]
         assert config["seed"] == run["swept"]["seed"] and found[run["run"]]["fingerprint"] == run["fingerprint"]
         target = {"sgd": "torch.optim.SGD", "adam": "runner.optimizer.adam.Adam"}[run["swept"]["optimizer"]]
         assert config["optimizer._target_"] == target

@@ -27,11 +27,11 @@ class GridSweeper(Sweeper):
         self.multirun = multirun  # the sweeps are read from the config, that of each experiment
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from runner.sweep.compose.config_cache import remember
+        from runner.sweep.compose.config_cache import cache_files
 
         self.config = config
         HydraConfig.instance().set_config(config)  # for what the command's own keys ask of ${hydra:...}
-        remember(hydra_context.config_loader)
+        cache_files(hydra_context.config_loader)
         self.hydra_context = hydra_context
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config

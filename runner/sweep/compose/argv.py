@@ -62,7 +62,7 @@ def options_first(argv: list[str]) -> list[str]:
     return options + overrides
 
 
-def stray(word: str) -> bool:
+def is_unknown_option(word: str) -> bool:
     """Whether a word looks like an option, and Hydra has no such one."""
     return word.startswith("-") and word.split("=")[0] not in OPTIONS
 
@@ -72,7 +72,7 @@ def is_info_command(argv: list[str]) -> bool:
     return any(word.split("=")[0] in COMMANDS for word in argv)
 
 
-def planned(argv: list[str]) -> list[str]:
+def hydra_argv(argv: list[str]) -> list[str]:
     """The arguments with every run sent through the sweeper, which is told whether `-m` was typed."""
     argv = [OPEN.sub(r"++\1", _quoted(word)) for word in options_first(argv)]
     if is_info_command(argv):
@@ -82,13 +82,13 @@ def planned(argv: list[str]) -> list[str]:
     return options_first(["--multirun", *argv, "hydra.sweeper.multirun=false"])
 
 
-def command() -> str:
+def command_line() -> str:
     """Return the command that is being done, as a shell takes it."""
     return shlex.join(["python", "-m", "runner", *TYPED.get()])
 
 
 def as_typed(word: str) -> str:
-    """A word without the choice of one that `planned` may have made of it."""
+    """A word without the choice of one that `hydra_argv` may have made of it."""
     return CHOICE.sub(r"\1=\2", word)
 
 

@@ -101,7 +101,7 @@ class Composed:
         log, output = self.base.outputs
         if "${" in f"{log}{output}":
             whole = OmegaConf.merge(self.hydra(name, number).node(), self.config)
-            with current(whole):
+            with active_config(whole):
                 return whole.hydra.job.name, whole.hydra.output_subdir
         return log, output
 
@@ -119,7 +119,7 @@ def freeze_clock() -> None:
 
 
 @contextlib.contextmanager
-def current(config: DictConfig) -> Iterator[None]:
+def active_config(config: DictConfig) -> Iterator[None]:
     """Inside, `HydraConfig.get()` and `${hydra:...}` see this config."""
     instance = HydraConfig.instance()
     before, instance.cfg = instance.cfg, config

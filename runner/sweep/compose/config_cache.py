@@ -11,7 +11,7 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 
 
-class Remembering(IConfigRepository):
+class CachedRepository(IConfigRepository):
     """What a repository gives, each file as often as it is asked for but read once: a copy, in a thirtieth of the time.
 
     A sweep over groups composes each choice anew, and reading two dozen files was more than half of that.
@@ -20,9 +20,9 @@ class Remembering(IConfigRepository):
     def __init__(self, own: IConfigRepository, known: dict[Any, bytes]):
         self._own, self._known = own, known
 
-    def __deepcopy__(self, memo: object) -> "Remembering":
+    def __deepcopy__(self, memo: object) -> "CachedRepository":
         """Which Hydra makes for each composition, whose search path may be its own."""
-        return Remembering(copy.copy(self._own), self._known)
+        return CachedRepository(copy.copy(self._own), self._known)
 
     def load_config(self, config_path: str) -> ConfigResult | None:
         where = *(source.path for source in self._own.get_sources()), config_path
@@ -53,6 +53,6 @@ class Remembering(IConfigRepository):
         return self._own.get_sources()
 
 
-def remember(loader: ConfigLoader) -> None:
+def cache_files(loader: ConfigLoader) -> None:
     """From now on the loader reads each file once."""
-    loader.repository = Remembering(loader.repository, {})
+    loader.repository = CachedRepository(loader.repository, {})

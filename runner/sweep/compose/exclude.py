@@ -65,7 +65,7 @@ def alternatives(text: str) -> list[str]:
     return [part.strip() for part in OR.split(text)]
 
 
-def condition(text: str) -> Condition:
+def parse_condition(text: str) -> Condition:
     """A condition as it is typed, without alternatives. Raises `ConfigError`."""
     comparisons = []
     for part in AND.split(text):
@@ -95,7 +95,7 @@ def plain(text: str) -> Any:
         return text
 
 
-def take_out(asked: list[tuple[Pairs, list[Condition]]], composer: Composer) -> list[Pairs]:
+def apply_exclusions(asked: list[tuple[Pairs, list[Condition]]], composer: Composer) -> list[Pairs]:
     """The combinations of which no condition is true. Raises `ConfigError` for conditions that take out nothing, or
     leave nothing."""
     kept = []

@@ -10,9 +10,9 @@ from omegaconf.errors import InterpolationResolutionError
 import runner
 from runner.core.errors import ConfigError, did_you_mean
 from runner.core.schema import STACKS
-from runner.sweep.compose.argv import MULTIRUN, as_typed, stray
-from runner.sweep.compose.grammar import OWN, nested, unreadable
-from runner.sweep.compose.plugins import elsewhere, named, unknown_key
+from runner.sweep.compose.argv import MULTIRUN, as_typed, is_unknown_option
+from runner.sweep.compose.grammar import OWN, explain_nested_sweep, explain_syntax
+from runner.sweep.compose.plugins import explain_plugin_key, full_keys, plugin_options
 
 MANY = 12  # keys that are not listed where one is near
 FEW = 5  # options that are named
@@ -51,13 +51,13 @@ def explain(error: Exception, typed: list[str]) -> str:
         group, name = match.groups()
         known = sorted({*(getattr(error, "options", None) or ()), *options(group)})
         if group in ("hydra/launcher", "hydra/sweeper"):
-            others = named(group.partition("/")[2], provided=False)
+            others = plugin_options(group.partition("/")[2], provided=False)
             known = [option for option in known if option not in others]
         return f"{group}={name}: no such option; {group} has {', '.join(known)}{did_you_mean(name, known)}"
     if match := re.search(r"Could not (?:override|delete|append to config)[^']*'([^']+)'", message):
         return _unknown_key(match[1], typed, message)
     if isinstance(error, OverrideParseException):
-        return _misspelt(error) or unreadable(error)
+        return _misspelt(error) or explain_syntax(error)
     if match := re.match(r"Error merging override ((.+?)=.*)", message):
         return f"{as_typed(match[1])}: {OWN.get(match[2], f'does not fit what is there{_cause(error)}')}"
     if match := re.search(r"Sweeping over Hydra's configuration is not supported *: *'(.+)'", message):
@@ -103,7 +103,7 @@ def _unknown_key(key: str, typed: list[str], message: str) -> str:
         return f"{said}: '{key}' is there already: type it without +"
     if not rest:
         near = did_you_mean(key, top_keys())
-        inner = [*(f"{part}.{key}" for part in top_keys() if part not in STACKS and key in keys(part)), *elsewhere(key)]
+        inner = [*(f"{part}.{key}" for part in top_keys() if part not in STACKS and key in keys(part)), *full_keys(key)]
         if inner and not near:
             near = f"; did you mean {' or '.join(map(repr, inner[:FEW]))}?"
         return f"{key}: no key or group '{key}'{near}"
@@ -139,14 +139,14 @@ def _unknown_key(key: str, typed: list[str], message: str) -> str:
     return f"{key}: no key '{rest}' in {group}{listed}{near}"
 
 
-def refuse_typed(words: list[str]) -> None:
+def check_arguments(words: list[str]) -> None:
     """Raises `ConfigError` for what Hydra would begin, or take without a word: launchers and sweepers that take no
     plans, added keys that they do not have, options that nobody knows."""
     for word in words:
         if match := re.fullmatch(r"hydra/(launcher|sweeper)=(.+)", word):
             part, option = match.groups()
-            if option in named(part, provided=False):
-                ours = ", ".join(named(part, provided=True))
+            if option in plugin_options(part, provided=False):
+                ours = ", ".join(plugin_options(part, provided=True))
                 raise ConfigError(f"{word}: runs single jobs and takes no plans; hydra/{part} may be {ours}")
         if re.match(r"hydra\.(launcher|sweeper)=", word):
             key = word.partition("=")[0]
@@ -154,7 +154,7 @@ def refuse_typed(words: list[str]) -> None:
                 f"{word}: choose with {key.replace('.', '/')}=OPTION; its keys are typed one by one, {key}.KEY=VALUE"
             )
         if match := PLUGIN_KEY.match(word.lstrip("+~")):
-            told = unknown_key(word, match[1], match[2], _chosen(match[1], words))
+            told = explain_plugin_key(word, match[1], match[2], _chosen(match[1], words))
             if told is not None:
                 raise ConfigError(told)
         if re.fullmatch(r"hydra\.(sweep|run)\.dir=(''|\"\")?", word):
@@ -169,9 +169,9 @@ def refuse_typed(words: list[str]) -> None:
             raise ConfigError(f"{word}: paths are those of where the command is typed; leave it out")
         if word.startswith("hydra.sweeper.") and not MULTIRUN & set(words):
             raise ConfigError(f"{word}: is about several runs: add -m")
-        if (told := nested(word)) is not None:
+        if (told := explain_nested_sweep(word)) is not None:
             raise ConfigError(told)
-        if stray(word):
+        if is_unknown_option(word):
             raise ConfigError(f"{word}: no such option (python -m runner --help); keys have no dashes, KEY=VALUE")
 
 

@@ -33,7 +33,7 @@ SEVERAL = r"\b(?:interval|range|choice|glob)\("
 ALONE = re.compile(rf"(?:(?:tag|int|float|str|bool|shuffle|sort)\((?:\w+,\s*)*)*{SEVERAL}(.*)\)+")
 
 
-def nested(word: str) -> str | None:
+def explain_nested_sweep(word: str) -> str | None:
     """What to say of a sweep inside a list or beside other values, which Hydra reads and cannot use."""
     text = word.partition("=")[2]
     if not re.search(SEVERAL, text) or re.search("[\"']", text):
@@ -43,7 +43,7 @@ def nested(word: str) -> str | None:
     return f"{word}: interval, range, choice and glob stand alone, not in a list nor beside other values"
 
 
-def unreadable(error: OverrideParseException) -> str:
+def explain_syntax(error: OverrideParseException) -> str:
     """The word, what is wrong with it, the way out."""
     word = as_typed(error.override)
     key, sign, text = word.partition("=")

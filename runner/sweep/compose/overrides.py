@@ -20,12 +20,12 @@ def parse(loader: ConfigLoader, arguments: list[str]) -> list[Override]:
     return OverridesParser.create(config_loader=loader).parse_overrides(arguments)
 
 
-def name(override: Override) -> str:
+def override_key(override: Override) -> str:
     """What an override sets: a key, or a group with the place it goes to (`optimizer@optimizer.base`)."""
     return override.get_key_element().lstrip("+~")
 
 
-def values(override: Override) -> list[str]:
+def override_values(override: Override) -> list[str]:
     """Every value of an override, as text that Hydra reads back. Raises `ConfigError` for what is no list."""
     if not override.is_sweep_override():
         return [_lower(override.get_value_element_as_str())]
@@ -42,16 +42,16 @@ def _lower(text: str) -> str:
     return {"True": "true", "False": "false", "None": "null"}.get(text, text)
 
 
-def refuse_slips(overrides: list[Override], loader: ConfigLoader) -> None:
+def check_overrides(overrides: list[Override], loader: ConfigLoader) -> None:
     """What Hydra takes without a word: an item listed twice, a list and a `+` that is lost in it, a key typed twice."""
     seen: dict[str, Override] = {}
     for override in overrides:
-        key = name(override)
+        key = override_key(override)
         if key in seen:
             both = " and ".join(as_typed(other.input_line) for other in (seen[key], override))
             raise ConfigError(f"{both}: '{key}' is typed twice; only one would count")
         seen[key] = override
-        if key in NOT_IDENTITY and len(values(override)) > 1:
+        if key in NOT_IDENTITY and len(override_values(override)) > 1:
             raise ConfigError(
                 f"{override.input_line}: '{key}' cannot change a result, so all its values are one run; type one value"
             )
@@ -61,7 +61,7 @@ def refuse_slips(overrides: list[Override], loader: ConfigLoader) -> None:
                 f"{override.input_line}: takes options without brackets, {key}={several}; several are a sweep"
             )
         if key in STACKS:
-            for text in values(override):
+            for text in override_values(override):
                 names = [name.strip() for name in text.strip("[]").split(",")]
                 lists = {name: brought for name in names if (brought := listed(loader, f"{key}/{name}"))}
                 names += [item for brought in lists.values() for item in brought]
@@ -78,7 +78,7 @@ def listed(loader: ConfigLoader, path: str) -> list[str]:
 
 
 @functools.cache
-def value(key: str, text: str) -> Any:
+def parse_value(key: str, text: str) -> Any:
     """A typed value as a Python one; a list stays a list of words."""
     found = OverridesParser.create().parse_override(f"{key}={text}").value()
     if isinstance(found, list):
@@ -91,7 +91,7 @@ def is_interpolated(text: str) -> bool:
     return "${" in text.replace("\\", "")
 
 
-def interpolated(
+def resolve_interpolations(
     words: list[str], swept: dict[str, Any], config: dict[str, Any], choices: dict[str, Any]
 ) -> tuple[list[str], dict[str, Any]]:
     """Return a combination's words and swept values with what its interpolations (`epochs=${oc.env:N}`) resolved to.

@@ -12,7 +12,7 @@ PARTS = ("launcher", "sweeper")
 INNER = frozenset({"_target_", "params", "grids", "multirun"})  # keys that nobody types
 
 
-def named(part: str, provided: bool) -> list[str]:
+def plugin_options(part: str, provided: bool) -> list[str]:
     """The options of `hydra/launcher` or `hydra/sweeper` that plugins bring: ours, or (`provided` false) those of
     Hydra and of other packages, which run single jobs and take no plans."""
     Plugins.instance()  # imports them all
@@ -21,10 +21,10 @@ def named(part: str, provided: bool) -> list[str]:
     return [file.removesuffix(".yaml") for file, mine in ours.items() if mine is provided]
 
 
-def unknown_key(said: str, part: str, key: str, option: str) -> str | None:
+def explain_plugin_key(said: str, part: str, key: str, option: str) -> str | None:
     """What to say of a key that the chosen launcher or sweeper does not have; None where it has it, and for an option
     that is not ours."""
-    known = {name: _keys(part, name) for name in named(part, provided=True)}
+    known = {name: _keys(part, name) for name in plugin_options(part, provided=True)}
     if option not in known or key in known[option]:
         return None
     mine = known.pop(option)
@@ -36,11 +36,11 @@ def unknown_key(said: str, part: str, key: str, option: str) -> str | None:
     return f"{told}; it has {', '.join(mine) or 'none of its own'}{near}"
 
 
-def elsewhere(key: str) -> list[str]:
+def full_keys(key: str) -> list[str]:
     """Where a launcher, a sweeper or a key of theirs is typed that somebody types at the top."""
     if key in PARTS:
         return [f"hydra/{key}"]
-    ours = [(part, name) for part in PARTS for name in named(part, provided=True)]
+    ours = [(part, name) for part in PARTS for name in plugin_options(part, provided=True)]
     return list(dict.fromkeys(f"hydra.{part}.{key}" for part, name in ours if key in _keys(part, name)))
 
 

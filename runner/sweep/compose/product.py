@@ -13,14 +13,14 @@ from runner.core.schema import SweepKeys
 from runner.core.text import shown
 from runner.report.results.format import count
 from runner.sweep.compose.grammar import OWN
-from runner.sweep.compose.overrides import Pairs, name, values
+from runner.sweep.compose.overrides import Pairs, override_key, override_values
 
 PART = "sweep"  # of the config: how combinations are made, no key of a run
 
 
 def is_part(override: Override) -> bool:
     """Whether an override says how combinations are made (`sweep.zip=...`)."""
-    return name(override).split(".")[0] == PART
+    return override_key(override).split(".")[0] == PART
 
 
 def sweep_keys(config: DictConfig, typed: Iterable[Override]) -> SweepKeys:
@@ -28,7 +28,7 @@ def sweep_keys(config: DictConfig, typed: Iterable[Override]) -> SweepKeys:
     whole = config[PART]  # no keys where `sweep=3` is typed
     found: dict[str, Any] = OmegaConf.to_container(whole, resolve=True) if OmegaConf.is_config(whole) else {}
     for override in filter(is_part, typed):
-        _, _, key = name(override).partition(".")
+        _, _, key = override_key(override).partition(".")
         if not key or override.is_delete():
             raise ConfigError(f"{override.input_line}: type the keys of {PART} one by one, {PART}.KEY=VALUE")
         found[key] = _value(override)
@@ -41,7 +41,7 @@ def sweep_keys(config: DictConfig, typed: Iterable[Override]) -> SweepKeys:
 def _value(override: Override) -> Any:
     """The value; what would be several values of any other key is a list here (`sweep.zip=optimizer,optimizer.lr`)."""
     if not override.is_choice_sweep():
-        return values(override) if override.is_sweep_override() else override.value()
+        return override_values(override) if override.is_sweep_override() else override.value()
     several = [_plain(value) for value in override.value().list]
     return several[0] if len(several) == 1 else several
 
@@ -56,7 +56,7 @@ def _plain(value: Any) -> Any:
 def combine(overrides: Sequence[Override], sweep: SweepKeys, seed: int) -> list[Pairs]:
     """Every combination of the values, the last key varying fastest; `seed` is where repetitions begin, where none is
     typed. A group of `sweep.zip` of which no key is here is not meant. Raises `ConfigError`."""
-    lists = {name(o): [(o.get_key_element(), value) for value in values(o)] for o in overrides}
+    lists = {override_key(o): [(o.get_key_element(), value) for value in override_values(o)] for o in overrides}
     groups = [group for group in sweep.zip if any(len(lists.get(key, [])) > 1 for key in group)]
     _check_groups(groups, lists)
     if sweep.repeat > 1:
@@ -110,7 +110,7 @@ def _seeds(typed: Pairs, repeat: int, first: int) -> Pairs:
     return [("seed", str(first + i)) for i in range(repeat)]
 
 
-def several(asked: Iterable[Pairs]) -> set[str]:
+def find_varying_keys(asked: Iterable[Pairs]) -> set[str]:
     """The keys that do not have one and the same value in every combination."""
     rows = [dict(pairs) for pairs in asked]
     return {key for key in {key for row in rows for key in row} if len({row.get(key) for row in rows}) > 1}

@@ -76,7 +76,7 @@ class Costs:
         return max(known, default=None)
 
 
-def costs(plan: Plan, probing: bool) -> Costs:
+def estimate_costs(plan: Plan, probing: bool) -> Costs:
     """Of every run of a plan: by probes of its distinct programs, the smallest first, as many as `BUDGET` allows."""
     programs: dict[str, list[Entry]] = {}
     found = Costs()
@@ -86,7 +86,7 @@ def costs(plan: Plan, probing: bool) -> Costs:
         if task not in trains:
             trains[task] = isinstance(plan.resources.task(entry.job.config), Train)
         if trains[task]:
-            programs.setdefault(program(entry), []).append(entry)
+            programs.setdefault(program_key(entry), []).append(entry)
         else:
             found.runs[entry.job.fingerprint] = Cost()
     found.programs, began = len(programs), time.monotonic()
@@ -113,7 +113,7 @@ def costs(plan: Plan, probing: bool) -> Costs:
     return found
 
 
-def program(entry: Entry) -> str:
+def program_key(entry: Entry) -> str:
     """What tells programs apart: of rates, strengths and probabilities only whether they are zero."""
     config = entry.job.config
     parts = {key: config[key] if key in SHAPES else _kinds(config[key]) for key in PROGRAM}

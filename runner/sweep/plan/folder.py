@@ -7,7 +7,7 @@ from pathlib import Path
 
 from runner.core.errors import ConfigError
 from runner.store import lock
-from runner.sweep.plan import plan_file as frozen
+from runner.sweep.plan import plan_file
 from runner.sweep.plan.plan import Plan
 
 HIDDEN = (".submitit", ".fuse", ".compile")  # folders of ours in a sweep's; removed where the sweep's was made in vain
@@ -35,19 +35,19 @@ def sweep_folder(folder: Path, own: str = "") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def planned(plan: Plan) -> Iterator[None]:
+def write_plan(plan: Plan) -> Iterator[None]:
     """Inside, the plan stands in its folder. Raises `ConfigError` where it cannot."""
     with sweep_folder(plan.folder):
         if not plan.todo or plan.lone:
             yield
             return
         with writable(plan.folder):
-            frozen.write(plan)
+            plan_file.write(plan)
         try:
             yield
         except ConfigError:
             if not any(entry.job.folder.exists() for entry in plan.entries):
-                frozen.withdraw(plan)
+                plan_file.withdraw(plan)
             raise
 
 

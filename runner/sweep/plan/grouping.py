@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from runner.core.errors import ConfigError
 from runner.execution.decision import too_short
 from runner.execution.fused.slot import MANY_WEIGHTS, batches, noise
-from runner.sweep.plan.plan import Entry, Place, Plan
+from runner.sweep.plan.plan import Entry, GroupSlot, Plan
 from runner.train.slot import APART, BATCHES, NOISE, Slot
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class FuseOptions(Protocol):
     fuse_max: int | str
 
 
-def program(config: dict[str, Any], facts: "Facts") -> str:
+def program_key(config: dict[str, Any], facts: "Facts") -> str:
     """The key of a run's program; empty where it can share none."""
     if facts.apart:
         return ""
@@ -41,7 +41,7 @@ def program(config: dict[str, Any], facts: "Facts") -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def ask(plan: Plan, launcher: FuseOptions) -> None:
+def set_fusing(plan: Plan, launcher: FuseOptions) -> None:
     """Whether runs are to be trained as one. Raises `ConfigError` where they are told to and cannot, each reason
     once."""
     plan.fusing = str(launcher.fuse).lower()
@@ -50,17 +50,17 @@ def ask(plan: Plan, launcher: FuseOptions) -> None:
         raise ConfigError(f"hydra.launcher.fuse=true: {'; '.join(lines)}; use hydra.launcher.fuse=auto")
 
 
-def assign_slots(plan: Plan, launcher: FuseOptions, earlier: dict[str, Place]) -> None:
+def assign_slots(plan: Plan, launcher: FuseOptions, earlier: dict[str, GroupSlot]) -> None:
     """Fixes which runs are trained as one; `earlier`: by fingerprint, what the folder's plans have fixed. Raises
-    `ConfigError` as `ask` does."""
-    ask(plan, launcher)
-    plan.seats = {}
+    `ConfigError` as `set_fusing` does."""
+    set_fusing(plan, launcher)
+    plan.slots = {}
     if plan.fusing == "false":
         return
     groups: dict[str, list[Entry]] = {}
     for entry in plan.entries:
         if entry.program and entry.job.fingerprint in earlier:
-            plan.seats[entry.job.fingerprint] = earlier[entry.job.fingerprint]
+            plan.slots[entry.job.fingerprint] = earlier[entry.job.fingerprint]
         elif not reason_alone(plan, entry):
             groups.setdefault(f"{entry.program}-{entry.job.threads}", []).append(entry)
     taken = {group for group, _ in earlier.values()}
@@ -70,10 +70,10 @@ def assign_slots(plan: Plan, launcher: FuseOptions, earlier: dict[str, Place]) -
                 continue
             name = next(name for i in itertools.count(number) if (name := f"{key}-{i}") not in taken)
             taken.add(name)
-            plan.seats |= {entry.job.fingerprint: (name, seat) for entry, seat in zip(some, seated(some))}
+            plan.slots |= {entry.job.fingerprint: (name, seat) for entry, seat in zip(some, make_slots(some))}
 
 
-def seated(entries: list[Entry]) -> list[Slot]:
+def make_slots(entries: list[Entry]) -> list[Slot]:
     """Seats for runs that share a program."""
     common = _common(entries)
     return [Slot(row, len(entries), common) for row in range(len(entries))]

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf, open_dict, read_write
 
 from runner.core.errors import ConfigError
-from runner.sweep.compose.compose import Composed, current
+from runner.sweep.compose.compose import Composed, active_config
 
 REFERENCE = re.compile(r"(?<!\\)\$\{(?:oc\.select:)?((?:hydra:)?[A-Za-z_][\w.\[\]-]*)\}")  # to a key
 NESTED = 8  # levels of keys that stand for other keys
@@ -56,7 +56,7 @@ def run_folder(composed: Composed, name: str, number: int, sweep: Path) -> Path:
     return sweep / path
 
 
-def check_one(sweeps: Iterable[Path]) -> None:
+def check_one_folder(sweeps: Iterable[Path]) -> None:
     """Raise `ConfigError` where the runs of one command would lie in several sweeps' folders."""
     different = list(dict.fromkeys(map(str, sweeps)))
     if len(different) > 1:
@@ -66,7 +66,7 @@ def check_one(sweeps: Iterable[Path]) -> None:
         )
 
 
-def check_apart(sweep: Path, planned: Iterable[Path], there: Iterable[Path]) -> None:
+def check_disjoint(sweep: Path, planned: Iterable[Path], there: Iterable[Path]) -> None:
     """Raise `ConfigError` where a planned run would lie in another one's folder, or hold it, or where a file is."""
     planned = set(planned)
     for path in {path for folder in planned for path in (folder, *folder.parents) if sweep in path.parents}:
@@ -121,7 +121,7 @@ def _resolved(composed: Composed, name: str, number: int, key: str, text: str) -
     whole = OmegaConf.merge(composed.hydra(name, number).node(), composed.config)
     with read_write(whole.hydra), open_dict(whole.hydra):
         whole.hydra[section][last] = text
-    with current(whole):
+    with active_config(whole):
         value = whole.hydra[section][last]
     return "" if value is None else str(value)
 

@@ -20,7 +20,7 @@ from runner.task.preflight import Facts
 from runner.task.resources import Resources
 from runner.train.slot import Slot
 
-Place = tuple[str, Slot]  # the group, and the seat in it
+GroupSlot = tuple[str, Slot]  # the group, and the seat in it
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Entry:
         where = {} if self.job.number is None else {"sweep.dir": str(self.job.sweep), "sweep.subdir": self.job.run}
         return replace(part, own=part.own | where)
 
-    def numbered(self, number: int) -> "Entry":
+    def with_number(self, number: int) -> "Entry":
         """The entry as the run of that number. Raises `ConfigError`."""
         folder = run_folder(self.composed, self.name, number, self.job.sweep)
         return replace(self, job=replace(self.job, folder=folder, number=number))
@@ -72,7 +72,7 @@ class Plan:
     workers: int = 0  # runs done at once; 0: in this process, one after the other
     fusing: str = "false"  # auto | true | false: whether runs of one program are trained as one
     fuse_max: int = 1  # runs of a group
-    seats: dict[str, Place] = field(default_factory=dict)  # fingerprint -> its place among those it trains with
+    slots: dict[str, GroupSlot] = field(default_factory=dict)  # fingerprint -> its place among those it trains with
 
     @property
     def todo(self) -> list[Entry]:
@@ -115,7 +115,7 @@ class Plan:
         record = read(entry.job.folder)
         return None if record is None else record.result
 
-    def shown(self, entry: Entry) -> dict[str, Any] | None:
+    def displayed_result(self, entry: Entry) -> dict[str, Any] | None:
         """Return one run's result as a person is told it: with its standing, and where it resumes; None for a run that
         was not started."""
         record = read(entry.job.folder)
@@ -128,7 +128,7 @@ class Plan:
         return 0 if all(result is not None and result["status"] in GOOD for result in self.results()) else 1
 
 
-def number(entries: list[Entry], taken: Mapping[str, int | None]) -> None:
+def assign_numbers(entries: list[Entry], taken: Mapping[str, int | None]) -> None:
     """Give each run its place in the plan as its number, or another one where a run of the folder has that already.
 
     taken: fingerprint -> number, of the folder's runs, which keep theirs.
@@ -140,10 +140,10 @@ def number(entries: list[Entry], taken: Mapping[str, int | None]) -> None:
             own = entry.job.number if entry.job.number not in used else max(used) + 1
         used.add(own)
         if own != entry.job.number:
-            entries[i] = entry.numbered(own)
+            entries[i] = entry.with_number(own)
 
 
-def moved(entry: Entry, folder: Path, trained: Path | None = None) -> Entry:
+def in_folder(entry: Entry, folder: Path, trained: Path | None = None) -> Entry:
     """The entry, its run in the folder where it was begun (under other words, perhaps)."""
     return replace(entry, job=replace(entry.job, folder=folder, trained=trained))
 

@@ -15,7 +15,7 @@ from filelock import FileLock
 from runner.store import lock
 from runner.store.files import PLAN, write_json
 from runner.store.plans import flat, read, runs
-from runner.sweep.plan.plan import Place, Plan, number
+from runner.sweep.plan.plan import GroupSlot, Plan, assign_numbers
 from runner.train.slot import Slot
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def numbers(folder: Path) -> dict[str, int]:
     return {run["fingerprint"]: run["number"] for run in runs(folder) if run.get("number") is not None}
 
 
-def seats(folder: Path) -> dict[str, Place]:
+def slots(folder: Path) -> dict[str, GroupSlot]:
     """Fingerprint -> its place among the runs that it is trained with, likewise."""
     told = {run["fingerprint"]: run["seat"] for run in runs(folder) if run.get("seat")}
     return {fingerprint: (group, Slot(*seat)) for fingerprint, (group, *seat) in told.items()}
@@ -45,7 +45,7 @@ def write(plan: Plan) -> None:
     with FileLock(plan.folder / lock.GUARD):
         begun = plan.done.keys() | plan.left.keys()
         own = {entry.job.fingerprint: entry.job.number for entry in plan.entries if entry.job.fingerprint in begun}
-        number(plan.entries, numbers(plan.folder) | own)
+        assign_numbers(plan.entries, numbers(plan.folder) | own)
         write_json(plan.folder / PLAN, {"plans": [*_others(plan), _described(plan)]}, durable=False)
 
 
@@ -63,7 +63,7 @@ def _described(plan: Plan) -> dict[str, Any]:
                 "fingerprint": job.fingerprint,
                 "number": job.number,
                 "threads": job.threads,
-                "seat": _flat(plan.seats.get(job.fingerprint)),
+                "seat": _flat(plan.slots.get(job.fingerprint)),
                 "swept": job.swept,
                 "changes": changes(base, flat(job.config)),
             }
@@ -72,7 +72,7 @@ def _described(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _flat(place: Place | None) -> list[Any] | None:
+def _flat(place: GroupSlot | None) -> list[Any] | None:
     """The group, and the numbers of the seat."""
     return None if place is None else [place[0], *place[1]]
 

@@ -19,17 +19,16 @@ from runner.store.ledger import FINISHED, Record, by_fingerprint, read
 from runner.store.owned import check_run_folder, holds_result, run_files
 from runner.store.revisions import applying
 from runner.store.sources import forget_edited
-from runner.sweep.compose.argv import command
-from runner.sweep.compose.combinations import bring, combinations, refuse_sweeps
+from runner.sweep.compose.argv import command_line
+from runner.sweep.compose.combinations import check_single_run, combinations, load_products
 from runner.sweep.compose.compose import Composer
-from runner.sweep.compose.exclude import take_out
-from runner.sweep.compose.overrides import interpolated, parse, refuse_slips, value
-from runner.sweep.compose.product import several, sweep_keys
-from runner.sweep.plan import grouping as fuse
-from runner.sweep.plan import plan_file as frozen
+from runner.sweep.compose.exclude import apply_exclusions
+from runner.sweep.compose.overrides import check_overrides, parse, parse_value, resolve_interpolations
+from runner.sweep.compose.product import find_varying_keys, sweep_keys
+from runner.sweep.plan import grouping, plan_file
 from runner.sweep.plan.known import match, match_training
-from runner.sweep.plan.layout import FolderLayout, check_apart, check_one
-from runner.sweep.plan.plan import Entry, Plan, check_writable, moved, number
+from runner.sweep.plan.layout import FolderLayout, check_disjoint, check_one_folder
+from runner.sweep.plan.plan import Entry, Plan, assign_numbers, check_writable, in_folder
 from runner.task.base import Task
 from runner.task.job import Job
 from runner.task.resources import Resources
@@ -56,7 +55,7 @@ class Planner:
         """A checked combination, and the run of that number; `line`: the command. Raises `ConfigError`."""
         composed = self.composer.compose(overrides, number)
         config = check(composed.config)
-        overrides, swept = interpolated(overrides, swept, config, composed.choices)
+        overrides, swept = resolve_interpolations(overrides, swept, config, composed.choices)
         task = self._task(config)
         if unused := [word for word in overrides if _part(word, task.refuses)]:
             raise ConfigError(f"{', '.join(unused)}: this task has no use for it; leave it out")
@@ -92,7 +91,7 @@ class Planner:
             number=None if self.lone else number,
             files=run_files(*composed.outputs(called, number)),
         )
-        program = fuse.program(config, facts) if task.fuses else ""
+        program = grouping.program_key(config, facts) if task.fuses else ""
         return Entry(job, facts, composed, called, program, earlier(*identity))
 
 
@@ -113,26 +112,26 @@ def make_plan(
     where some can run."""
     master, loader = composer.master, composer.loader
     typed = parse(loader, arguments)
-    refuse_slips(typed, loader)
-    brought = bring(master, loader, typed)
+    check_overrides(typed, loader)
+    brought = load_products(master, loader, typed)
     if not multirun:
-        refuse_sweeps(typed, brought)
+        check_single_run(typed, brought)
     planner = Planner(composer, resources, lone=not multirun)
     requested = combinations(loader, typed, brought)
     if multirun and len(requested) == 1:
         raise ConfigError(
             "-m without a key of several values (a list is one value): type KEY=A,B or sweep.repeat=N, or leave -m out"
         )
-    varying = several(pairs for pairs, _ in requested)
-    kept = take_out(requested, planner.composer)
-    line = command()
+    varying = find_varying_keys(pairs for pairs, _ in requested)
+    kept = apply_exclusions(requested, planner.composer)
+    line = command_line()
     entries: dict[str, Entry] = {}
     refused: dict[str, list[str]] = {}
     duplicates = 0
     for i, pairs in enumerate(kept):
         interruption.check()
         words = [f"{key}={text}" for key, text in pairs]
-        swept = {key.lstrip("+"): value(key, text) for key, text in pairs if key in varying or not multirun}
+        swept = {key.lstrip("+"): parse_value(key, text) for key, text in pairs if key in varying or not multirun}
         swept = {key: found for key, found in swept.items() if key not in ("name", "dry_run", "rerun", "trust")}
         label = " ".join(f"{key}={text}" for key, text in pairs if key in varying)
         try:
@@ -147,13 +146,13 @@ def make_plan(
             entries.setdefault(entry.job.fingerprint, entry)
         watch(i + 1, len(kept))
     if refused and not (entries and master.dry_run):
-        raise ConfigError(refusal(refused, len(kept)))
+        raise ConfigError(format_refusal(refused, len(kept)))
     plan = _with_ledger(list(entries.values()), duplicates, not multirun, resources)
     plan.refused, plan.requested, plan.probe = refused, len(kept), sweep_keys(brought[0].config, typed).probe
     return plan
 
 
-def refusal(complaints: dict[str, list[str]], count: int) -> str:
+def format_refusal(complaints: dict[str, list[str]], count: int) -> str:
     """Every complaint once, with the combinations that it is about."""
     if all(len(labels) == count for labels in complaints.values()):
         return "; ".join(complaints)
@@ -168,7 +167,7 @@ def refusal(complaints: dict[str, list[str]], count: int) -> str:
 def _with_ledger(entries: list[Entry], duplicates: int, lone: bool, resources: Resources) -> Plan:
     """The plan, its runs matched with the folders that are there."""
     first = entries[0]
-    check_one(entry.job.sweep for entry in entries)
+    check_one_folder(entry.job.sweep for entry in entries)
     sweep = first.job.sweep
     own_folder = sweep == first.job.folder  # hydra.run.dir was set
     check_writable(sweep)
@@ -186,7 +185,9 @@ def _with_ledger(entries: list[Entry], duplicates: int, lone: bool, resources: R
             there[entry.job.fingerprint] = record
         entries[i] = entry
     if not lone:
-        number(entries, {key: record.result.get("number") for key, record in known.items()} | frozen.numbers(sweep))
+        assign_numbers(
+            entries, {key: record.result.get("number") for key, record in known.items()} | plan_file.numbers(sweep)
+        )
     folders = [entry.job.folder for entry in entries]
     if shared := sorted(str(folder) for folder, count in Counter(folders).items() if count > 1):
         raise ConfigError(f"{shared[0]}: several runs would share this folder; hydra.sweep.subdir must tell them apart")
@@ -202,11 +203,11 @@ def _with_ledger(entries: list[Entry], duplicates: int, lone: bool, resources: R
                     f"{other.folder} holds another run: choose another folder, or rerun=true to replace it"
                 )
             continue
-        entries[i] = moved(entry, record.folder)
+        entries[i] = in_folder(entry, record.folder)
         kept = plan.done if record.status in FINISHED and not rerun else plan.left
         kept[entry.job.fingerprint] = record
     new = [entry.job.folder for entry in plan.entries if entry.job.fingerprint not in known]
-    check_apart(sweep, new, (record.folder for record in known.values()))
+    check_disjoint(sweep, new, (record.folder for record in known.values()))
     for entry in plan.todo:
         check_run_folder(entry.job.folder, entry.job.fingerprint, entry.job.files)
     return plan

@@ -148,7 +148,7 @@ class Display(Listener):
     def end(self, entry: Entry) -> None:
         """A run ended."""
         self.ended += 1
-        result = self.plan.shown(entry) or NOT_STARTED
+        result = self.plan.displayed_result(entry) or NOT_STARTED
         self._rank(entry, result)
         if (line := self._each.pop(entry.job.fingerprint, None)) is not None:
             self._shown.remove_task(line)
@@ -189,7 +189,7 @@ class Display(Listener):
     def summary(self) -> None:
         """The table at the end, and where to look next."""
         plan, out = self.plan, self.out
-        results = [result for entry in plan.entries if (result := plan.shown(entry)) is not None]
+        results = [result for entry in plan.entries if (result := plan.displayed_result(entry)) is not None]
         if not results:
             return
         if plan.lone:

@@ -7,7 +7,7 @@ from rich.text import Text
 from runner.core.console import console
 from runner.core.text import duration
 from runner.report.results.format import count
-from runner.sweep.plan.cost import Cost, Costs, costs
+from runner.sweep.plan.cost import Cost, Costs, estimate_costs
 from runner.sweep.plan.plan import Entry, Plan
 from runner.sweep.run.display import twice
 from runner.sweep.run.fused_plan import foretold
@@ -19,7 +19,7 @@ PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 def show(plan: Plan) -> None:
     """The table, and the sums below it."""
-    out, found = console(), costs(plan, plan.probe)
+    out, found = console(), estimate_costs(plan, plan.probe)
     refused: dict[str, list[str]] = {}
     for reason, labels in plan.refused.items():
         for label in labels:

@@ -13,7 +13,7 @@ def foretold(plan: Plan) -> list[str]:
     shared: dict[str, list[Entry]] = {}
     alone: dict[str, int] = {}
     for entry in plan.todo:
-        if entry.job.fingerprint in plan.seats:
+        if entry.job.fingerprint in plan.slots:
             shared.setdefault(_shared(plan, entry), []).append(entry)
         elif not plan.lone:
             reason = _alone(plan, entry)
@@ -26,7 +26,7 @@ def _shared(plan: Plan, entry: Entry) -> str:
     """What is known of a program that runs may share."""
     decision = Decisions(plan.folder, "fuse").load(entry.program)
     if plan.fusing == "true":
-        if plan.seats[entry.job.fingerprint][1].count == entry.facts.members == 1:
+        if plan.slots[entry.job.fingerprint][1].count == entry.facts.members == 1:
             return "each has one to itself: nobody shares it"
         return "trained together (hydra.launcher.fuse=true)"
     if decision is None:
@@ -42,5 +42,5 @@ def _programs(plan: Plan, entries: list[Entry]) -> str:
     """How many runs have one program, or several."""
     if plan.lone:
         return f"{entries[0].facts.members} networks in one program"
-    groups = {plan.seats[entry.job.fingerprint][0] for entry in entries}
+    groups = {plan.slots[entry.job.fingerprint][0] for entry in entries}
     return f"{count(len(entries), 'run')} in {'one program' if len(groups) == 1 else f'{len(groups)} programs'}"

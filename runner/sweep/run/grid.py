@@ -7,7 +7,7 @@ from hydra.plugins.launcher import Launcher
 from runner.core.errors import ConfigError
 from runner.execution import distributed
 from runner.sweep.compose.compose import Composer
-from runner.sweep.plan.planner import make_plan, refusal
+from runner.sweep.plan.planner import format_refusal, make_plan
 from runner.sweep.run import display, torchrun
 from runner.sweep.run.launch import launch, opened, prepare_plan
 from runner.task.resources import Resources
@@ -19,7 +19,7 @@ def grid(composer: Composer, launcher: Launcher, arguments: list[str], multirun:
     team = distributed.team()
     if team is None:
         _command(composer, launcher, arguments, multirun)
-    elif not team.leads:
+    elif not team.is_leader:
         follow(team, Resources())
     else:
         try:
@@ -42,7 +42,7 @@ def _command(composer: Composer, launcher: Launcher, arguments: list[str], multi
 
         dry_run.show(plan)
         if plan.refused:
-            raise ConfigError(refusal(plan.refused, plan.requested))
+            raise ConfigError(format_refusal(plan.refused, plan.requested))
         return
     launch(plan, ours)
     if code := plan.exit_code():

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.core.run_log import OwnLines
 from runner.store.files import write_atomic, yaml_text
-from runner.sweep.compose.compose import Part, current
+from runner.sweep.compose.compose import Part, active_config
 from runner.task.job import Job
 from runner.task.phases import Phases, ReadyJob
 
@@ -39,7 +39,7 @@ class HydraJob:
         """Inside, `HydraConfig`, the folder, the environment and the log are this job's."""
         hydra = self._config.hydra
         with contextlib.ExitStack() as stack:
-            stack.enter_context(current(self._config))
+            stack.enter_context(active_config(self._config))
             if hydra.job.chdir:
                 stack.enter_context(contextlib.chdir(self._folder))
             stack.enter_context(env_override(hydra.job.env_set))

@@ -11,9 +11,8 @@ from runner.core.interruption import Interrupted
 from runner.report import write_report
 from runner.report.results.format import count
 from runner.store.owned import present
-from runner.sweep.plan import grouping as fuse
-from runner.sweep.plan import plan_file as frozen
-from runner.sweep.plan.folder import planned
+from runner.sweep.plan import grouping, plan_file
+from runner.sweep.plan.folder import write_plan
 from runner.sweep.plan.plan import Plan
 from runner.sweep.run.display import Display
 from runner.sweep.run.executor import Executor
@@ -46,14 +45,14 @@ def opened(launcher: object) -> Launcher:
 
 def prepare_plan(plan: Plan, launcher: Launcher) -> None:
     """Fixes how many runs are done at once, and each one's threads."""
-    earlier = {} if plan.lone else frozen.threads(plan.folder)
+    earlier = {} if plan.lone else plan_file.threads(plan.folder)
     plan.set_workers(launcher.count(len(plan.todo), plan.lone, plan.device), earlier)
-    fuse.assign_slots(plan, launcher, {} if plan.lone else frozen.seats(plan.folder))
+    grouping.assign_slots(plan, launcher, {} if plan.lone else plan_file.slots(plan.folder))
 
 
 def launch(plan: Plan, launcher: Launcher) -> None:
     """Executes what is left to do; each run's end stands in its folder. An error ends its own run alone."""
-    with planned(plan), Display(plan) as display:
+    with write_plan(plan), Display(plan) as display:
         try:
             if plan.todo:
                 with launcher.crew(plan, display) as crew:
@@ -68,9 +67,9 @@ def launch(plan: Plan, launcher: Launcher) -> None:
         except DiskFull as full:
             raise DiskFull(f"{full}; {missing(plan)}") from full
         except KeyboardInterrupt as end:
-            raise interrupted(end, left(map(plan.shown, plan.entries), plan.lone)) from end
+            raise interrupted(end, left(map(plan.displayed_result, plan.entries), plan.lone)) from end
         finally:
-            if display.report is None and any(map(plan.shown, plan.entries)):
+            if display.report is None and any(map(plan.displayed_result, plan.entries)):
                 display.report = write_report(plan.folder)
 
 

@@ -15,8 +15,8 @@ from runner.core.errors import ConfigError
 from runner.store import git, lock
 from runner.store.files import RESULT, write_json
 from runner.store.ledger import read
-from runner.sweep.plan.grouping import seated
-from runner.sweep.plan.plan import Entry, Plan, moved
+from runner.sweep.plan.grouping import make_slots
+from runner.sweep.plan.plan import Entry, Plan, in_folder
 from runner.sweep.run.display import Display
 from runner.sweep.run.executor import Ended, Executor
 from runner.sweep.run.work import Sharing, Work, done_meanwhile, standing
@@ -107,21 +107,21 @@ class Scheduler:
         plan, job = self.plan, entry.job
         if job.fingerprint in self._apart or plan.fusing == "false" or not entry.program:
             return []
-        group, *_ = plan.seats.get(job.fingerprint, (None,))
+        group, *_ = plan.slots.get(job.fingerprint, (None,))
         if group is None and plan.fusing != "true":
             return []
         trainings = {other.job.training for other in (entry, *self._active.values(), *self._held.values())}
         found = []
         for other in self._waiting:
-            same = plan.seats.get(other.job.fingerprint, (None,))[0] == group
+            same = plan.slots.get(other.job.fingerprint, (None,))[0] == group
             alike = other.program == entry.program and other.job.threads == job.threads
             if same and alike and other.job.training not in trainings and other.job.fingerprint not in self._apart:
                 trainings.add(other.job.training)
                 found.append(other)
         free = self.crew.capacity - len(self._mates)
         found = found if group is not None else found[: min(plan.fuse_max, -(-(1 + len(found)) // free)) - 1]
-        for other, seat in zip((entry, *found), seated([entry, *found])):
-            plan.seats.setdefault(other.job.fingerprint, ("", seat))
+        for other, seat in zip((entry, *found), make_slots([entry, *found])):
+            plan.slots.setdefault(other.job.fingerprint, ("", seat))
         for other in found:
             self._waiting.remove(other)
         return found
@@ -136,14 +136,14 @@ class Scheduler:
         plan, job = self.plan, entry.job
         trained = None if plan.rerun else plan.trained.get(job.training)
         seen = plan.left.get(job.fingerprint) or plan.done.get(job.fingerprint)
-        job = replace(moved(entry, job.folder, trained).job, git=self._git)
+        job = replace(in_folder(entry, job.folder, trained).job, git=self._git)
         if job.fingerprint in self._alone:
             seen = read(job.folder)  # the attempt that is to be repeated
         began = None if seen is None else standing(seen)
         self._active[job.fingerprint] = entry
         self.display.begin(entry)
         sharing = None
-        if place := plan.seats.get(job.fingerprint):
+        if place := plan.slots.get(job.fingerprint):
             sharing = Sharing(entry.program, plan.folder, plan.fusing == "true", place[1])
         return Work(job, entry.hydra, plan.rerun, began, sharing)
 

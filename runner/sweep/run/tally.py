@@ -8,7 +8,7 @@ MOST_NAMED = 3  # steps at which interrupted runs resume
 
 
 def left(results: Iterable[dict[str, Any] | None], lone: bool) -> str:
-    """Return in words what an interrupted command leaves to do. `results`: as `Plan.shown` has them."""
+    """Return in words what an interrupted command leaves to do. `results`: as `Plan.displayed_result` has them."""
     shown = list(results)
     resumes = [result["resumes"] for result in shown if result is not None and result["resumes"]]
     if lone:

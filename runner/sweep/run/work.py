@@ -140,14 +140,14 @@ class Members:
 def _start_clocks(ready: ReadyJob) -> None:
     """The time in which others were finished is not these runs'."""
     for run in ready.training.runs:
-        run.wait()
+        run.restart_clock()
 
 
 def _phases(
     work: Work, resources: Resources, context: HydraContext, listener: Listener
 ) -> Generator[ReadyJob, None, bool]:
     """Do a run under its lock, but for the training: yield when it is ready for it. Return as `perform` does."""
-    job = work.job if work.sharing is None else replace(work.job, seat=work.sharing.seat)
+    job = work.job if work.sharing is None else replace(work.job, slot=work.sharing.seat)
     try:
         with lock.Lock(job.folder, listener) as held:
             if not held:

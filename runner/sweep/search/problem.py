@@ -8,14 +8,14 @@ from omegaconf import DictConfig
 
 from runner.build.complaints import Refused
 from runner.core.errors import ConfigError
-from runner.sweep.compose.argv import command
-from runner.sweep.compose.combinations import bring
+from runner.sweep.compose.argv import command_line
+from runner.sweep.compose.combinations import load_products
 from runner.sweep.compose.compose import Composer
-from runner.sweep.compose.overrides import name, parse, refuse_slips
+from runner.sweep.compose.overrides import check_overrides, override_key, parse
 from runner.sweep.compose.product import is_part, sweep_keys
-from runner.sweep.plan.layout import check_one
+from runner.sweep.plan.layout import check_one_folder
 from runner.sweep.plan.plan import Entry, Plan, check_writable
-from runner.sweep.plan.planner import Planner, refusal
+from runner.sweep.plan.planner import Planner, format_refusal
 from runner.sweep.search.pruner import PruningRule
 from runner.sweep.search.settings import PREFIX, TRIALS, Settings, settings
 from runner.sweep.search.space import Params, Space, make_space
@@ -49,7 +49,7 @@ def make_scope(composer: Composer, arguments: list[str]) -> Scope:
     asked, space = settings(master), _space(master, loader, arguments)
     _check_sampler(asked, space)
     planner = Planner(composer, Resources(), lone=False)
-    line = command()
+    line = command_line()
     corners = _corners(planner, space, line)
     _check_runs(asked, corners, planner.resources)
     first = corners[0]
@@ -70,16 +70,16 @@ def make_scope(composer: Composer, arguments: list[str]) -> Scope:
 def _space(master: DictConfig, loader: ConfigLoader, arguments: list[str]) -> Space:
     """The space of the command, and of the experiment that it names."""
     typed = parse(loader, arguments)
-    refuse_slips(typed, loader)
-    brought = bring(master, loader, typed)
+    check_overrides(typed, loader)
+    brought = load_products(master, loader, typed)
     if len(brought) > 1 and any(product.params for product in brought):
         raise ConfigError("hydra/sweeper=search: searches one space; name one experiment, without hydra.sweeper.grids")
     sweep = sweep_keys(brought[0].config, typed)
     for key, given in (("zip", sweep.zip), ("exclude", sweep.exclude), ("repeat", sweep.repeat > 1)):
         if given:
             raise ConfigError(f"sweep.{key}: is for grids; leave it out of a search, and repeat what it finds instead")
-    names = {name(override) for override in typed}
-    more = [override for override in parse(loader, brought[0].params) if name(override) not in names]
+    names = {override_key(override) for override in typed}
+    more = [override for override in parse(loader, brought[0].params) if override_key(override) not in names]
     return make_space([override for override in (*typed, *more) if not is_part(override)], loader)
 
 
@@ -113,8 +113,8 @@ def _corners(planner: Planner, space: Space, line: str) -> list[Entry]:
     if len(refused) == 1:
         raise ConfigError(_one(*next(iter(refused.items())), len(corners)))
     if refused:
-        raise ConfigError(refusal(refused, len(corners)))
-    check_one(entry.job.sweep for entry in entries)
+        raise ConfigError(format_refusal(refused, len(corners)))
+    check_one_folder(entry.job.sweep for entry in entries)
     folders = {entry.job.folder for entry in entries}
     if len(folders) < len({entry.job.fingerprint for entry in entries}):
         raise ConfigError(

@@ -60,7 +60,7 @@ class TrialPruner(Pruner):
     epochs: int
     pruner: PruningRule
 
-    def look(self, row: Mapping[str, Any], ended: bool) -> str | None:
+    def stop_reason(self, row: Mapping[str, Any], ended: bool) -> str | None:
         epoch, metric = row["epoch"], self.pruner.metric
         with full_disk():
             study, where = _study(self.url, self.pruner)

@@ -20,11 +20,11 @@ from runner.store import lock
 from runner.store.ledger import FINISHED, GOOD, Record, by_fingerprint, read
 from runner.store.owned import check_run_folder
 from runner.sweep.compose.compose import Composer
-from runner.sweep.plan import grouping as fuse
+from runner.sweep.plan import grouping
 from runner.sweep.plan.folder import sweep_folder
 from runner.sweep.plan.known import match
-from runner.sweep.plan.layout import check_apart, check_one
-from runner.sweep.plan.plan import Entry, moved
+from runner.sweep.plan.layout import check_disjoint, check_one_folder
+from runner.sweep.plan.plan import Entry, in_folder
 from runner.sweep.run.launch import interrupted, opened
 from runner.sweep.run.scheduler import Scheduler
 from runner.sweep.search.display import Trials, show_space, status
@@ -40,7 +40,7 @@ def search(composer: Composer, launcher: Launcher, arguments: list[str]) -> None
     """Searches a space until there are `n_trials` trials in its folder. Ends the process with 1 where some run did
     not end well; raises `ConfigError` before anything starts where something cannot work."""
     ours, scope = opened(launcher), make_scope(composer, arguments)
-    fuse.ask(scope.plan, ours)
+    grouping.set_fusing(scope.plan, ours)
     first = scope.plan.entries[0].job
     if first.config["dry_run"]:
         known = Search(scope, _memory(scope) if (scope.plan.folder / FILE).exists() else None).known()
@@ -149,24 +149,24 @@ class Search:
 
     def _entry(self, trial: Trial, params: Params, count: int | None) -> Entry:
         entry = self.scope.entry(params, trial.number)
-        check_one([self.plan.folder, entry.job.sweep])
+        check_one_folder([self.plan.folder, entry.job.sweep])
         known = {key: record.result.get("number") for key, record in self.records.items()}
         if (number := self.memory.number(trial, entry.job.fingerprint, known)) != trial.number:
-            entry = entry.numbered(number)
+            entry = entry.with_number(number)
         job = entry.job
         if matched := match(entry, self.records):
             entry, record = matched
-            entry = moved(entry, record.folder)
+            entry = in_folder(entry, record.folder)
         elif (there := read(job.folder)) is not None and there.result["fingerprint"] != job.fingerprint:
             raise ConfigError(f"{job.folder} holds another run; hydra.sweep.subdir must tell runs apart")
         else:
-            check_apart(self.plan.folder, [job.folder], (record.folder for record in self.records.values()))
+            check_disjoint(self.plan.folder, [job.folder], (record.folder for record in self.records.values()))
         check_run_folder(entry.job.folder, job.fingerprint, job.files)
         count = count or threads(job.config, entry.facts.flops, self.plan.workers)
         judge = None
         if self.scope.pruner.kind != "none":
             judge = TrialPruner(self.memory.url, trial.number, job.config["epochs"], self.scope.pruner)
-        return replace(entry, job=replace(entry.job, threads=count, judge=judge))
+        return replace(entry, job=replace(entry.job, threads=count, pruner=judge))
 
     def _settle(self, entry: Entry, drive: Scheduler) -> None:
         """A run has ended, and with it its trials."""

@@ -20,7 +20,7 @@ from optuna.trial import Trial
 
 from runner.core.errors import ConfigError
 from runner.core.schema import STACKS
-from runner.sweep.compose.overrides import name, value, values
+from runner.sweep.compose.overrides import override_key, override_values, parse_value
 
 DIGITS = 6  # of a number that is drawn: as many as a person reads
 LARGEST = 2**53  # whole number that a sampler can tell from its neighbours
@@ -84,7 +84,7 @@ class Dimension:
         """What would have to be drawn for this value of a config; None where the space has no such value."""
         one = self.distribution
         if isinstance(one, CategoricalDistribution):
-            same = (text for text in one.choices if found in (text, value(self.key, text)))
+            same = (text for text in one.choices if found in (text, parse_value(self.key, text)))
             return next(same, None)
         if isinstance(found, bool) or not isinstance(found, int | float) or not one.low <= found <= one.high:
             return None
@@ -112,7 +112,7 @@ class Space:
 
     def swept(self, params: Params) -> dict[str, Any]:
         """A point as values."""
-        return {one.key: value(one.key, one.text(params[one.key])) for one in self.dimensions}
+        return {one.key: parse_value(one.key, one.text(params[one.key])) for one in self.dimensions}
 
     def described(self) -> dict[str, str]:
         """What makes it this space, for the study."""
@@ -160,9 +160,9 @@ def make_space(overrides: list[Override], loader: ConfigLoader) -> Space:
     dimensions, fixed = [], {}
     for override in overrides:
         distribution = _distribution(override)
-        element, key = override.get_key_element(), name(override)
+        element, key = override.get_key_element(), override_key(override)
         if distribution is None:
-            fixed[element] = values(override)[0]
+            fixed[element] = override_values(override)[0]
             continue
         typed = override.input_line.partition("=")[2]
         dimensions.append(Dimension(key, element, typed, distribution))
@@ -195,7 +195,7 @@ def _distribution(override: Override) -> BaseDistribution | None:
         return _interval(line, sweep, log)
     if override.is_choice_sweep() and sweep.tags:
         raise ConfigError(f"{line}: choices have no order, so no tag; use interval(A,B) or range(A,B)")
-    texts = list(dict.fromkeys(values(override)))
+    texts = list(dict.fromkeys(override_values(override)))
     if len(texts) == 1:
         return None
     if isinstance(sweep, RangeSweep):
