@@ -82,7 +82,7 @@ def sweep(common: list[str], heads: list[tuple[str, ...]], fuse: bool = False) -
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
                 job = Job(folder, config_of([*common, *head]), "0", "0", [], {}, {}, "", torch.get_num_threads())
                 runs.append(stack.enter_context(Session(job, builder, torch.device("cpu"), Listener())).run)
-                runs[-1].seat = Slot(row, len(group), NOISE) if fuse else None  # one seed: as a sweep's plan has it
+                runs[-1].slot = Slot(row, len(group), NOISE) if fuse else None  # one seed: as a sweep's plan has it
             with watch.running():
                 decision, program = choose_fused(runs, must=False) if fuse else (None, None)
                 for some in [runs] if program is not None else [[run] for run in runs]:

@@ -140,4 +140,4 @@ def test_what_several_processes_cannot_do_is_refused_in_a_line(words, said, cli,
     assert code == 2 and said in err and err.startswith("runner: torchrun") and err.count("\n") == 1
     assert not Path("outputs").exists()
     with pytest.raises(Over):
-        Team(store, 1, 2, 1).hear()
+        Team(store, 1, 2, 1).receive()

@@ -172,7 +172,7 @@ def test_tested_as_uncached():
     """The closer look at the end finds what it finds without the cache."""
     run = trained("augmentation=[flip]")
     network, rest = [run.model.eval()], (DATA.test, run.normalize, run.autocast, run.batch_size, 3, Standard())
-    seen = run.seen(network, DATA.test)
+    seen = run.as_members(network, DATA.test)
     assert isinstance(seen[0], Member)
     plain, cached = examine(network, *rest), examine(seen, *rest)
     assert cached.loss == pytest.approx(plain.loss, rel=1e-6)
@@ -187,10 +187,10 @@ def test_other_networks_see_images():
     with torch.no_grad():
         other.conv1.bias[0] += 1
         same.head.bias[0] += 1
-    seen = run.seen([run.model, same, other], DATA.val)
+    seen = run.as_members([run.model, same, other], DATA.val)
     assert [isinstance(one, Member) for one in seen] == [True, True, False]
     assert seen[2] is other
-    assert run.seen([run.model], splits().test) == [run.model]
+    assert run.as_members([run.model], splits().test) == [run.model]
 
 
 def test_forward_is_left_as_it_was():

@@ -141,7 +141,7 @@ MIXED = [("optimizer=sgd", "seed=1"), ("optimizer=adam", "seed=2"), ("optimizer=
 
 def seated(runs, count=None, common=APART):
     for row, run in enumerate(runs):
-        run.seat = Slot(row, count or len(runs), common)
+        run.slot = Slot(row, count or len(runs), common)
     return runs
 
 
@@ -166,9 +166,9 @@ def test_numbers_do_not_depend_on_who_shares(words):
     train_together(lone, 12)
     train_together(among, 12)
     program = train_together(left, 4)
-    left[1].left = True
+    left[1].dropped = True
     train_together(left, 4, program)
-    left[2].left = True
+    left[2].dropped = True
     train_together(left, 4, program)
     for one, other in zip(states(lone + left[:1]), states(among[:1] * 2)):
         assert all(torch.equal(one[name], other[name]) for name in one)
@@ -187,7 +187,7 @@ def test_places_of_linear_layers_matter_too():
     train_together(among, 40)
     train_together(lone, 40)
     program = train_together(left, 15)
-    left[0].left = True
+    left[0].dropped = True
     train_together(left, 25, program)
     for one, other in zip(states([lone[0], left[1]]), states(among[1:2] * 2)):
         assert all(torch.equal(one[name], other[name]) for name in one)
@@ -406,7 +406,7 @@ def test_networks_that_mix_what_lies_side_by_side_are_mapped(prepare):
         other.model.load_state_dict(one.model.state_dict())
     program = compare(alone, together)
     assert not program.bundles[0].network.asks_each
-    together[1].left = True  # and the others' numbers go on
+    together[1].dropped = True  # and the others' numbers go on
     compare([alone[0], alone[2]], [together[0], together[2]], 2)
 
 

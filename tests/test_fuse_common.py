@@ -101,9 +101,9 @@ def test_numbers_do_not_depend_on_who_is_left(words, entrances):
     train_together(lone, 12)
     train_together(among, 12)
     program = train_together(left, 4)
-    left[0].left = True
+    left[0].dropped = True
     train_together(left, 4, program)
-    left[2].left = left[3].left = True
+    left[2].dropped = left[3].dropped = True
     train_together(left, 4, program)
     assert [entrance for entrance in entrances if entrance[0]].count((True, 1)) >= 36
     for one, other in zip(states(lone + left[1:2]), states(among[1:2] * 2)):

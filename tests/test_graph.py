@@ -189,11 +189,11 @@ def test_replayed_steps_are_those_of_a_shared_program(each):
             run.curvature_every = 0
     for number in range(WARM + 14):
         for runs, program in zip(both, programs):
-            step([run for run in runs if not run.left], program)
+            step([run for run in runs if not run.dropped], program)
             if number == WARM + 5:
-                runs[0].left = True
+                runs[0].dropped = True
         for one, other in zip(*both):
-            if not one.left:
+            if not one.dropped:
                 same(one, other)
                 assert one.probe.read() == other.probe.read()
     assert tape.recorded == 2 and tape.replayed == 14 - WARM and replays.failed == ""

@@ -362,7 +362,7 @@ def test_a_run_that_goes_on_tells_each_epoch_once(search, monkeypatch):
         on_epoch(self, row)
         seen.append(row)
         if len(seen) == 5:  # the second run's second epoch: told to the study, not yet in the checkpoint
-            self.job.judge.look(row, False)
+            self.job.pruner.stop_reason(row, False)
             raise KeyboardInterrupt
 
     monkeypatch.setattr(runner.task.recorder.Recorder, "epoch", stop)

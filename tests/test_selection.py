@@ -60,7 +60,7 @@ def test_what_may_stop_early_keeps_the_lowest_loss():
     stops = select_weights(config(patience=3), Cosine(LENGTH), True)
     assert stops.rule == "val_loss" and "early_stopping.patience=3" in stops.reason
     assert select_weights(config(), Constant(LENGTH), False).rule == "last"
-    assert select_weights(config(), Constant(LENGTH), True, answers_elsewhere=True).rule == "last"
+    assert select_weights(config(), Constant(LENGTH), True, has_own_members=True).rule == "last"
 
 
 @pytest.mark.parametrize("metric", ["val_accuracy", "val_loss"])

@@ -492,7 +492,7 @@ def test_objective_computes_again_only_when_asked_again():
 
     class Counted(EagerProgram):
         def gradients(self, runs, batches):
-            calls.append(batches[0].again)
+            calls.append(batches[0].repeated)
             return super().gradients(runs, batches)
 
     run.model.train()

@@ -49,18 +49,18 @@ class Team:
         self._asked = False  # whether the first process knows that this one is to end
 
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this process is the command."""
         return self.rank == 0
 
     # -- what is said -------------------------------------------------------------------------------------------
 
-    def tell(self, what: Any) -> None:
-        """Says something to all others, who `hear` it. Does not wait."""
+    def broadcast(self, what: Any) -> None:
+        """Says something to all others, who `receive` it. Does not wait."""
         self.store.set(f"told {self._number}", pickle.dumps(what))
         self._number += 1
 
-    def hear(self) -> Any:
+    def receive(self) -> Any:
         """What the first process says next; waits for it. Raises `Over` where it has ended."""
         key = f"told {self._number}"
         while not self._has(key):
@@ -81,7 +81,7 @@ class Team:
     def dismiss(self) -> None:
         """Ends the others, where they wait."""
         self.store.set("over", b"")
-        self.tell(None)
+        self.broadcast(None)
 
     def ask_to_stop(self) -> None:
         """Have the first process save the run and end it, because a signal asked this one to end."""
@@ -119,7 +119,7 @@ class Team:
     def join(self, run: TrainState) -> "DistributedProgram":
         """Makes a run, as it begins or goes on, this process's part of one that all train."""
         run.team = self
-        if not self.leads:
+        if not self.is_leader:
             run.meter.clear()  # a checkpoint's is the first one's, or they would be added up
         self._tell_apart(run)
         return DistributedProgram(self, run)
@@ -127,7 +127,7 @@ class Team:
     def _tell_apart(self, run: TrainState) -> None:
         """What each process has of its own: noise, and batch norm."""
         stream = f"noise of process {self.rank} after step {run.progress.step}"
-        if not self.leads:  # each draws noise of its own for its own images
+        if not self.is_leader:  # each draws noise of its own for its own images
             run.noise.manual_seed(generator(run.config["seed"], stream).initial_seed())
             torch.manual_seed(generator(run.config["seed"], f"global {stream}").initial_seed())
             return
@@ -164,7 +164,7 @@ class DistributedProgram(Program):
     def can_stop(self, runs: list[TrainState]) -> bool:
         """Stop the first process where the measurements of all were added up; the others go on as long as it does, and
         tell it where a signal asked them to end."""
-        if self.team.leads:
+        if self.team.is_leader:
             return all(run.meter.since == run.progress.step for run in runs)
         self.team.ask_to_stop()
         return False

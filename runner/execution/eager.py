@@ -16,7 +16,7 @@ class EagerProgram(Program):
 
     def gradients(self, runs: list[TrainState], batches: list[Batch]) -> list[Tensor]:
         return [
-            gradients(run, batch) if run.replays is None or batch.again else run.replays([batch])
+            gradients(run, batch) if run.replays is None or batch.repeated else run.replays([batch])
             for run, batch in zip(runs, batches)
         ]
 

@@ -24,7 +24,7 @@ from runner.train.slot import Slot
 class Pruner:
     """Whoever may end a run early by what it reached. It travels to the process that does the run."""
 
-    def look(self, row: Mapping[str, Any], ended: bool) -> str | None:
+    def stop_reason(self, row: Mapping[str, Any], ended: bool) -> str | None:
         """After an epoch, with its row of metrics.csv: the reason to stop, or None. `ended`: there is no other."""
         raise NotImplementedError
 
@@ -49,10 +49,10 @@ class Job:
     origins: tuple[SourceRuns, ...] = ()  # of the networks that answer, see `Facts`
     git: Sequence[Mapping[str, Any]] = ()  # the repositories that the command was typed with, see `runner.store.git`
     trained: Path | None = None  # a finished run whose training is the same
-    judge: Pruner | None = None  # a search's pruner
+    pruner: Pruner | None = None  # a search's pruner
     sweep: Path | None = None  # the folder of its sweep, below which its own lies; None: the one above its own
     number: int | None = None  # among the runs of its sweep, hydra.job.num; None: a lone run
-    seat: Slot | None = None  # its place among the runs that it may share a program with
+    slot: Slot | None = None  # its place among the runs that it may share a program with
     files: tuple[str, ...] = ()  # names that the run may write in its folder, see `runner.store.owned`
 
     @property

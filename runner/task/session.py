@@ -79,7 +79,7 @@ class Session(Training):
         for row in self._rows[known:]:
             self.recorder.epoch(row)
             ended = all(run.ended for run in self.runs)
-            if self.job.judge is not None and (reason := self.job.judge.look(row, ended)):
+            if self.job.pruner is not None and (reason := self.job.pruner.stop_reason(row, ended)):
                 raise Pruned(reason)
 
     def _on_pause(self, run: TrainState) -> None:
@@ -107,7 +107,7 @@ class Session(Training):
 
     def interrupt(self, saves: bool) -> None:
         """Keep where an interrupted run goes on. `saves`: it stands between two steps, so that it can be saved."""
-        if saves and self._steps() != self._kept and not any(run.left for run in self.runs):
+        if saves and self._steps() != self._kept and not any(run.dropped for run in self.runs):
             self.save()
         self.stopped = {"step": min(self._kept), "steps": self.run.steps}
         log.info("interrupted; goes on after step %d of %d", *self.stopped.values())
@@ -223,7 +223,7 @@ class Session(Training):
         run, evaluation = self.run, self.run.parts.evaluation
         evaluation.begin(run.pipeline, generator(self.config["seed"], "evaluation", run.device))
         if type(evaluation) is Standard:  # others look at the images themselves
-            members = run.seen(members, split)
+            members = run.as_members(members, split)
         return examine(
             members,
             split,
@@ -240,7 +240,14 @@ class Session(Training):
         run = self.run
         test = self.splits.test
         found = [
-            evaluate(run.seen([one.eval()], test), test, run.normalize, run.autocast, run.batch_size, run.num_classes)
-            for one in run.ensemble.compared(self.runs)
+            evaluate(
+                run.as_members([network.eval()], test),
+                test,
+                run.normalize,
+                run.autocast,
+                run.batch_size,
+                run.num_classes,
+            )
+            for network in run.ensemble.compared(self.runs)
         ]
         return compared(accuracy, [one.accuracy for one in found]) if found else None

@@ -36,7 +36,7 @@ def leading(job: Job, device: torch.device) -> contextlib.AbstractContextManager
 @contextlib.contextmanager
 def lead(team: Team, job: Job, device: torch.device) -> Iterator[None]:
     """The first process's part of a run: the others train it too. Where one of them fails, so does the run."""
-    team.tell(job)
+    team.broadcast(job)
     ended = threading.Event()
     threading.Thread(target=_watch, args=(team, job, ended), daemon=True).start()
     try:
@@ -67,7 +67,7 @@ def follow(team: Team, resources: Resources) -> None:
     """Train what the first process says, as each of the others does, until it has ended."""
     try:
         while True:
-            job = team.hear()
+            job = team.receive()
             task = resources.task(job.config)
             device = task.device(job.config)
             with team.together(device):

@@ -35,10 +35,10 @@ class Training(Trainable):
         self.run = self._build(resources, device, 0)  # the only one, but for ensembles of several
         self.runs = [self.run, *(self._build(resources, device, i) for i in range(1, self.run.ensemble.count))]
         self.sealed = [run.transfer.seal(run.model, self.config["epochs"]) for run in self.runs]
-        if (place := job.seat) is not None:  # a checkpoint has its own
+        if (place := job.slot) is not None:  # a checkpoint has its own
             members = len(self.runs)
             for row, run in enumerate(self.runs, place.row * members):
-                run.seat = Slot(row, place.count * members, place.common)
+                run.slot = Slot(row, place.count * members, place.common)
         self.path = job.folder / checkpoint.FILE
         folder = job.sweep or job.folder.parent
         self.folder = folder if (folder / PLAN).exists() else None  # of the sweep

@@ -1,4 +1,4 @@
-"""What the parts of a train state have in common."""
+"""Declare the attributes that the mixins of a train state share."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from runner.train.slot import Slot
 
 
 class Attributes:
-    """Attributes and methods of `runner.train.state.TrainState` that its parts use."""
+    """Attributes and methods of `runner.train.state.TrainState` that its mixins use."""
 
     config: dict[str, Any]
     device: torch.device
@@ -28,8 +28,8 @@ class Attributes:
     steps_per_epoch: int
     augmenting: torch.Generator
     pipeline: list[Any]  # transforms
-    following: list[Any]  # transforms that ask which images come
-    mixers: list[Any]  # items of the stack that mix images and targets
+    following: list[Any]  # transforms that need the indices of the images
+    mixers: list[Any]  # regularization items that mix images and targets
     normalize: Normalize
     features: Features | None
     progress: Progress
@@ -52,25 +52,25 @@ class Attributes:
     noise: torch.Generator
     scaler: torch.amp.GradScaler | None
     probe: Probe
-    seat: Slot | None
+    slot: Slot | None
     compiled: bool | None
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """Return the precision of the forward pass."""
+        """Return the autocast context of the forward pass."""
         raise NotImplementedError
 
     def train_mode(self) -> None:
-        """Have the model as training has it."""
+        """Set the training flags of the model's modules."""
         raise NotImplementedError
 
     def seconds(self) -> float:
-        """Return the time of training."""
+        """Return the seconds of training so far."""
         raise NotImplementedError
 
     def lay_out(self) -> None:
-        """Have the optimizer's state lie in memory as the weights do."""
+        """Give the optimizer's state the memory layout of the weights."""
         raise NotImplementedError
 
     def rewind(self, losses: bool = True) -> None:
-        """Forget the batches that were begun."""
+        """Drop the open batch iterators and, with `losses`, the metrics not yet read."""
         raise NotImplementedError

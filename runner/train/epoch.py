@@ -1,4 +1,4 @@
-"""The end of a run's epoch: validation, what is kept of it, the curvature of the loss."""
+"""The end of an epoch: validation, history row, curvature of the loss."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ CURVATURE_IMAGES = 1024
 
 
 class Epochs(Attributes):
-    """The part of a run that ends its epochs."""
+    """Mixin of `TrainState` that ends its epochs."""
 
     def _end_epoch(self, measured: EvaluationResult | None) -> None:
         progress, count = self.progress, self.steps_per_epoch
@@ -42,7 +42,7 @@ class Epochs(Attributes):
             if not math.isfinite(measured.loss):
                 raise Diverged(progress.step, f"the validation loss was {measured.loss} after step {progress.step}")
             progress.last_good |= {"val_loss": measured.loss, "val_accuracy": measured.accuracy}
-            progress.judge(row, self.ensemble.watched(self), self.selection, self.config["early_stopping"])
+            progress.record_validation(row, self.ensemble.watched(self), self.selection, self.config["early_stopping"])
         if self.curvature_every and row["epoch"] % self.curvature_every == 0:
             smallest, largest = self.curvature()
             self.on_log(progress.step, {"curvature/smallest": smallest, "curvature/largest": largest})
@@ -55,25 +55,27 @@ class Epochs(Attributes):
         self.on_epoch(row)
 
     def measure(self) -> EvaluationResult:
-        """The validation split, noise off; by the first of several processes."""
-        if self.team is not None and not self.team.leads:
-            return self.team.hear()
-        members = self.seen([self.ensemble.watched(self).eval()], self.val_split)
+        """Evaluate the validation split with noise off. Of several processes the leading one evaluates for all."""
+        if self.team is not None and not self.team.is_leader:
+            return self.team.receive()
+        members = self.as_members([self.ensemble.watched(self).eval()], self.val_split)
         measured = evaluate(members, self.val_split, self.normalize, self.autocast, self.batch_size, self.num_classes)
         self.train_mode()
         if self.team is not None:
-            self.team.tell(measured)
+            self.team.broadcast(measured)
         return measured
 
-    def seen(self, members: Sequence[torch.nn.Module], split: Split) -> Sequence[torch.nn.Module | Member]:
-        """Networks as `evaluate` asks them for one pass: where the cache serves, from the cut on."""
+    def as_members(self, members: Sequence[torch.nn.Module], split: Split) -> Sequence[torch.nn.Module | Member]:
+        """Return the networks as `evaluate` takes them for one pass; with cached features they start at the cut."""
         return members if self.features is None else self.features.members(members, split)
 
     def curvature(self) -> tuple[float, float]:
-        """Return the smallest and the largest eigenvalue of the Hessian of the data loss on a sample of the training
-        images, in full precision, noise and augmentation off."""
+        """Return the smallest and the largest eigenvalue of the Hessian of the data loss.
+
+        It is computed on a sample of the training images in full precision, with noise and augmentation off.
+        """
         rows = sample_by_class(self.train_split.labels, CURVATURE_IMAGES, generator(self.config["seed"], "curvature"))
-        piece = min(CURVATURE_IMAGES // 4, max(1, self.batch_size // self.accumulate))  # as many as a step has
+        piece = min(CURVATURE_IMAGES // 4, max(1, self.batch_size // self.accumulate))  # at most a micro-batch
         parts = [(self.normalize(x), y) for x, y in self.train_split.batches(rows.split(piece))]
         self.model.eval()
 
@@ -81,6 +83,6 @@ class Epochs(Attributes):
             for images, labels in parts:
                 yield cross_entropy(self.model(images), labels) * (len(labels) / len(rows))
 
-        found = hessian_ends([p for p in self.trained if p.requires_grad], pieces)
+        extremes = hessian_ends([p for p in self.trained if p.requires_grad], pieces)
         self.train_mode()
-        return found
+        return extremes

@@ -1,6 +1,6 @@
-"""The loop. It trains a list of runs; one run is the list of length one.
+"""The training loop. It trains a list of runs; a single run is a list of length one.
 
-What a step does stands in `runner.train.state.TrainState`. Only the `Program` differs between a lone run and runs that
+`runner.train.state.TrainState` defines what a step does. Only the `Program` differs between a single run and runs that
 share one.
 """
 
@@ -8,65 +8,65 @@ from collections.abc import Callable
 
 from runner.core import interruption
 from runner.core.startup.frames import roomy
-from runner.train.program import Leave, Objective, Program
+from runner.train.program import Objective, OnFailure, Program
 from runner.train.state import TrainState
 
 
 @roomy
-def train(runs: list[TrainState], program: Program, leave: Leave | None = None) -> None:
-    """Trains all runs to their ends, side by side; or to the step at which a signal asked the process to end.
+def train(runs: list[TrainState], program: Program, on_failure: OnFailure | None = None) -> None:
+    """Train all runs to their ends, side by side, or until a signal asks the process to end.
 
-    Raises `Diverged`, and what listeners raise: unless there is somebody to `leave` to, who is told of the run and the
-    error, and the others go on.
+    on_failure: called with a run and its error; the other runs continue. Without it, `Diverged` and errors of listeners
+        are raised.
     """
     for run in runs:
         run.train_mode()
     with interruption.deferred():
-        _loop(runs, program, leave)
+        _loop(runs, program, on_failure)
 
 
-def _loop(runs: list[TrainState], program: Program, leave: Leave | None) -> None:
+def _loop(runs: list[TrainState], program: Program, on_failure: OnFailure | None) -> None:
     active: list[TrainState] = []
     while not interruption.pending() or not program.can_stop(active):
         going = program.due([run for run in runs if not run.ended])
         if going != active:
             for run in going:
-                if active and run not in active:  # it waited, and that was not its time
-                    run.wait()
+                if active and run not in active:  # it was waiting: that time is not its own
+                    run.restart_clock()
             for run in (*active, *going):
                 run.share_time(max(1, len(going)))
             active = going
         if not active:
             return
-        step(active, program, leave)
-    for run in active:  # which a signal stops: their time so far counts
+        step(active, program, on_failure)
+    for run in active:  # stopped by a signal: count their time so far
         run.share_time(1)
 
 
-def step(runs: list[TrainState], program: Program, leave: Leave | None = None) -> None:
-    """A step of each run."""
+def step(runs: list[TrainState], program: Program, on_failure: OnFailure | None = None) -> None:
+    """Do one step of each run."""
     move(runs, program)
-    _each(runs, leave, TrainState.after_update)
-    measured = program.measure([run for run in runs if run.validates and not run.left])
-    _each(runs, leave, lambda run: run.look(measured.get(id(run))))
-    _each(runs, leave, TrainState.pause)
+    _each(runs, on_failure, TrainState.after_update)
+    measured = program.measure([run for run in runs if run.validates and not run.dropped])
+    _each(runs, on_failure, lambda run: run.log_and_validate(measured.get(id(run))))
+    _each(runs, on_failure, TrainState.pause)
 
 
-def _each(runs: list[TrainState], leave: Leave | None, part: Callable[[TrainState], None]) -> None:
-    """A part of the step that is each run's alone."""
+def _each(runs: list[TrainState], on_failure: OnFailure | None, part: Callable[[TrainState], None]) -> None:
+    """Do one part of the step run by run."""
     for run in runs:
-        if run.left:
+        if run.dropped:
             continue
         try:
             part(run)
         except Exception as error:
-            if leave is None:
+            if on_failure is None:
                 raise
-            leave(run, error)
+            on_failure(run, error)
 
 
 def move(runs: list[TrainState], program: Program) -> None:
-    """The part of a step that moves the weights; nothing is counted, and nobody is told."""
+    """Update the weights of each run; counters do not advance and no listener is called."""
     batches = program.batches(runs)
     losses = program.gradients(runs, batches)
     objectives = [Objective(run, batch, loss, program) for run, batch, loss in zip(runs, batches, losses)]

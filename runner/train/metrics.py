@@ -1,4 +1,4 @@
-"""What a run finds in its steps, kept on the device until somebody looks."""
+"""Losses, predictions and penalties of steps, kept on the device until they are read."""
 
 import math
 from typing import Any
@@ -11,36 +11,36 @@ from runner.train.protocols import Collective
 
 
 class Meter:
-    """One small tensor a step; `read` is the one place where the host waits for the device."""
+    """Meter of a run: one small tensor a step; only `read` makes the host wait for the device."""
 
     def __init__(self) -> None:
         self.losses: list[Tensor] = []
-        self.norm: Tensor | None = None  # of the gradient before it was last clipped
-        self.penalties: dict[str, Tensor] = {}  # the last step's, by item
-        self.since = 0  # the step up to which losses were read
+        self.norm: Tensor | None = None  # of the gradient, before its last clipping
+        self.penalties: dict[str, Tensor] = {}  # of the last step, by item
+        self.since = 0  # step up to which losses have been read
         self._predictions: list[Tensor] = []
         self._labels: list[Tensor] = []
 
     def count(self, predictions: Tensor, labels: Tensor) -> None:
-        """Takes answers `[B]` and labels `[B]` into the epoch's accuracy."""
+        """Add predictions `[B]` and labels `[B]` to the epoch's accuracy."""
         self._predictions.append(predictions)
         self._labels.append(labels)
 
     def predictions(self) -> Tensor:
-        """All that were counted and not read, `[B]`."""
+        """Return all predictions that are not read yet, `[N]`."""
         return self._predictions[0] if len(self._predictions) == 1 else torch.cat(self._predictions)
 
     def penalize(self, name: str, part: Tensor, first: bool) -> None:
-        """A penalty of a (micro-)batch, `first` of its step."""
+        """Add the penalty of a (micro-)batch; with `first` it replaces that of the last step."""
         self.penalties[name] = part if first else self.penalties[name] + part
 
     def clear(self) -> None:
-        """Forgets what was not read."""
-        for kept in (self.losses, self._predictions, self._labels):
-            kept.clear()
+        """Drop everything that is not read yet."""
+        for tensors in (self.losses, self._predictions, self._labels):
+            tensors.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was not read yet, for a checkpoint."""
+        """Return everything that is not read yet, for a checkpoint."""
         return {
             "since": self.since,
             "losses": list(self.losses),
@@ -51,12 +51,12 @@ class Meter:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The counterpart of `state_dict`."""
+        """Restore a `state_dict`."""
         self.since, self.norm, self.penalties = state["since"], state["norm"], dict(state["penalties"])
         self.losses, self._predictions, self._labels = (list(state[key]) for key in ("losses", "guesses", "labels"))
 
     def read(self, progress: Progress, team: Collective | None) -> dict[str, float]:
-        """Moves what was found into the progress; returns what is to be logged. Raises `Diverged`."""
+        """Add the metrics to the progress and return the scalars to log. Raises `Diverged`."""
         losses = torch.stack(self.losses).tolist()
         bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
         if bad is not None:
@@ -72,6 +72,6 @@ class Meter:
         self.clear()
         progress.last_good["train_loss"] = losses[-1]
         self.since = progress.step
-        found = {"train/loss": math.fsum(losses) / len(losses)}
-        found |= {f"train/penalty/{name}": value.item() for name, value in self.penalties.items()}
-        return found | ({} if self.norm is None else {"grad_norm/before_clipping": float(self.norm)})
+        scalars = {"train/loss": math.fsum(losses) / len(losses)}
+        scalars |= {f"train/penalty/{name}": value.item() for name, value in self.penalties.items()}
+        return scalars | ({} if self.norm is None else {"grad_norm/before_clipping": float(self.norm)})

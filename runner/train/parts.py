@@ -1,4 +1,4 @@
-"""What a run is made of."""
+"""The objects that a run is built from."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""How far a run has come, and how well."""
+"""Progress: step, history, best epoch and early stopping of a run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ Row = dict[str, float | int | None]
 
 
 class Diverged(Exception):
-    """A loss was not finite: an end, and a result."""
+    """A loss is not finite; it ends the run with a result."""
 
     def __init__(self, step: int, reason: str):
         super().__init__(reason)
@@ -21,12 +21,12 @@ class Diverged(Exception):
 
 
 class Pruned(Exception):
-    """A judge saw no reason to go on: an end, and a result."""
+    """A pruner has stopped the run; it ends with a result."""
 
 
 @dataclass
 class Progress:
-    """How far a run has come: all that a checkpoint must keep beside weights, optimizer and generators."""
+    """State of training that a checkpoint keeps beside weights, optimizer and generators."""
 
     step: int = 0
     history: list[Row] = field(default_factory=list)
@@ -35,22 +35,22 @@ class Progress:
     waited: int = 0  # epochs without improvement
     watched: float | None = None  # the early-stopping metric at its best
     stopped: bool = False
-    seconds: float = 0.0  # of training, before this process
-    hits: float = 0.0  # right answers of the epoch so far, on training batches
+    seconds: float = 0.0  # of training, in earlier processes
+    hits: float = 0.0  # correct predictions of the epoch so far, on training batches
     loss_sum: float = 0.0
     last_good: dict[str, float] = field(default_factory=dict)
 
-    def judge(self, row: Row, network: nn.Module, keep: Selection, stop: Mapping[str, Any]) -> None:
-        """Keep the best weights of the network that was validated; end the run where nothing improves.
+    def record_validation(self, row: Row, network: nn.Module, keep: Selection, stop: Mapping[str, Any]) -> None:
+        """Copy the weights if this epoch is the best so far; stop the run after `patience` epochs without one.
 
         stop: `early_stopping` of the config.
         """
         if keep.keeps_best and (self.best is None or better(row, self.best, keep.rule)):
             self.best = row
-            now = network.state_dict()
+            weights = network.state_dict()
             if self.best_weights is None:
-                self.best_weights = {name: torch.empty_like(value) for name, value in now.items()}
-            for name, value in now.items():
+                self.best_weights = {name: torch.empty_like(value) for name, value in weights.items()}
+            for name, value in weights.items():
                 self.best_weights[name].copy_(value)
         if stop["patience"] is None:
             return
@@ -63,7 +63,7 @@ class Progress:
 
 
 def better(row: Row, best: Row, metric: str) -> bool:
-    """Whether a row beats the best so far; the loss breaks ties of accuracy, and the earlier epoch those that stay."""
+    """Return whether a row beats the best. The loss breaks ties of accuracy; of equal rows the earlier one stays."""
     if metric == "val_accuracy":
         return (row["val_accuracy"], -row["val_loss"]) > (best["val_accuracy"], -best["val_loss"])
     return row["val_loss"] < best["val_loss"]

@@ -1,4 +1,4 @@
-"""What strategies of execution bring to a run, which knows them by these protocols alone."""
+"""Protocols of the execution strategies that a run uses."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
@@ -14,42 +14,43 @@ Replay = Callable[[], None]
 
 
 class Capture(Protocol):
-    """How work is recorded. While it is, nothing is computed; each replay computes it all, from what lies then where
-    it was read, into the memory that was written. Of the host's part nothing happens again, but that the generators
-    draw anew."""
+    """Records work for replays, as a CUDA graph does; nothing is computed while it records.
+
+    A replay reads and writes the same memory as the recording. It repeats no host code; generators draw new numbers.
+    """
 
     def __call__(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Replay: ...
 
 
 class Gradients(Protocol):
-    """The gradients of a step by other means than the network's own code, such as a CUDA graph."""
+    """Computes the gradients of a step by other means than the network's code, such as a CUDA graph."""
 
     def __call__(self, batches: list[Batch]) -> Tensor:
-        """Return the losses; the gradients stand, and what meters count was counted."""
+        """Return the losses; set the gradients and update the meters."""
 
 
 class Collective(Protocol):
-    """The processes that train one run together, seen from one of them."""
+    """Process group that trains one run; an instance is one process's end of it."""
 
-    leads: bool  # whether this process writes and evaluates
+    is_leader: bool  # whether this process writes and evaluates
     size: int
 
     def total(self, value: Tensor) -> Tensor:
         """Return the sum over all processes."""
 
-    def tell(self, what: Any) -> None:
-        """Say something to all others, who `hear` it."""
+    def broadcast(self, value: Any) -> None:
+        """Send an object from the leading process to all others."""
 
-    def hear(self) -> Any:
-        """Return what the leading process says next."""
+    def receive(self) -> Any:
+        """Return the next object that the leading process sends."""
 
 
 class Features(Protocol):
-    """What enters the first stage that trains, kept for a run's splits."""
+    """Cached features of a run's splits: the inputs of the first stage that trains."""
 
     @property
     def origin(self) -> str:
-        """Return what is equal for features that are the same."""
+        """Return a key; equal features have equal keys."""
 
     def batches(self, order: Iterable[Tensor], draws: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the training split's batches: features `[B, ...]` and labels `[B]`."""
@@ -58,7 +59,7 @@ class Features(Protocol):
         """Return the features of normalized images."""
 
     def rest(self, model: nn.Module) -> nn.Module:
-        """Return a network from the features on."""
+        """Return the part of the network that follows the features."""
 
     def members(self, members: Sequence[nn.Module], split: Split) -> Sequence[nn.Module | Member]:
-        """Return networks as `evaluate` asks them for one pass over a split."""
+        """Return the networks as `evaluate` takes them for one pass over a split."""

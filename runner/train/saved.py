@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of a run."""
+"""The state dict of a run, for checkpoints."""
 
 import time
 from dataclasses import replace
@@ -12,10 +12,10 @@ from runner.train.slot import Slot
 
 
 class Saved(Attributes):
-    """The part of a run that is saved and loaded."""
+    """Mixin of `TrainState` that saves and restores it."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Enough to go on as if nothing had happened."""
+        """Return the state from which training continues bit for bit."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -25,20 +25,20 @@ class Saved(Attributes):
             "generators": {"augmentation": self.augmenting.get_state(), "noise": self.noise.get_state()},
             "global_noise": torch.get_rng_state(),
             "device_noise": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
-            "seat": None if self.seat is None else tuple(self.seat),
+            "seat": None if self.slot is None else tuple(self.slot),
             "compiled": self.compiled,
             "progress": vars(replace(self.progress, seconds=self.seconds())),
             **self._between_logs(),
         }
 
     def _between_logs(self) -> dict[str, Any]:
-        """Return what was measured since the last line of metrics: nothing, where the state is saved at one."""
+        """Return the metrics since the last log; empty if the state is saved at one."""
         if self.meter.since == self.progress.step:
             return {}
         return {"meter": self.meter.state_dict(), "probe": self.probe.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The counterpart of `state_dict`."""
+        """Restore a `state_dict`."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.lay_out()
@@ -51,8 +51,8 @@ class Saved(Attributes):
         torch.set_rng_state(state["global_noise"].cpu())
         if state["device_noise"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["device_noise"].cpu(), self.device)
-        self.seat = None if state["seat"] is None else Slot(*state["seat"])
-        self.compiled = state.get("compiled", False)  # there was no trial before checkpoints had it
+        self.slot = None if state["seat"] is None else Slot(*state["seat"])
+        self.compiled = state.get("compiled", False)  # older checkpoints lack it: they had no compile trial
         self.progress = Progress(**state["progress"])
         self.meter.since, self._started = self.progress.step, time.perf_counter()
         self.rewind()

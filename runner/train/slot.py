@@ -1,13 +1,13 @@
-"""A run's place in a program that several share. Loads no torch."""
+"""Slot: a run's place in a program that several runs share. Imports no torch."""
 
 from typing import NamedTuple
 
-APART, BATCHES, NOISE = range(3)  # what all runs of a program have in common: nothing; batches; noise, too
+APART, BATCHES, NOISE = range(3)  # shared by all runs of a program: nothing; batches; batches and noise
 
 
 class Slot(NamedTuple):
-    """Fixed before the first step, and kept in the checkpoint: on all of it a run's last digits depend."""
+    """Place of a run; fixed before the first step and saved, because its last digits depend on every field."""
 
     row: int
-    count: int  # places
+    count: int  # slots of the program
     common: int = APART

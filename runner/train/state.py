@@ -1,5 +1,5 @@
-"""A run while it trains. What a step does stands here: draw, augment, mix (`next_batch`); forward, loss, penalties
-(`loss`); clip, rate, optimizer, constraints, log (`step`).
+"""The train state of a run. A step: draw, augment, mix (`next_batch`); forward, loss, penalties (`loss`); rate, clip,
+optimizer, constraints, log (`step`).
 """
 
 import contextlib
@@ -33,10 +33,10 @@ from runner.train.stream import Stream
 
 
 class TrainState(Stream, Epochs, Saved):
-    """Everything that is one run's own while it trains.
+    """Train state of one run.
 
-    Listeners are told what happened: `on_log(step, scalars)` every `log.every` steps, `on_epoch(row)` after each
-    validation, `on_pause(run)` wherever a checkpoint may be taken.
+    Callbacks: `on_log(step, scalars)` every `log.every` steps, `on_epoch(row)` after each validation, `on_pause(run)`
+    wherever a checkpoint may be saved.
     """
 
     def __init__(self, config: dict[str, Any], parts: Parts, device: torch.device, noise: torch.Generator):
@@ -54,8 +54,8 @@ class TrainState(Stream, Epochs, Saved):
         self.penalties = {name: item for name, item in parts.stack.items() if item.overrides("penalty")}
         self.output_penalties = {name: item for name, item in parts.stack.items() if item.overrides("output_penalty")}
         self.transfer, self.ensemble = parts.transfer, parts.ensemble
-        kept = self.ensemble.keeps_own
-        self.selection = select_weights(config, self.schedule, self.val_split is not None, kept)
+        has_own = self.ensemble.keeps_own
+        self.selection = select_weights(config, self.schedule, self.val_split is not None, has_own)
         self.constraints = [item for item in stack if item.overrides("after_step")]
         self.averages = self.ensemble.overrides("after_step")
         self.transfer.thaw(self.model, 0)
@@ -63,67 +63,67 @@ class TrainState(Stream, Epochs, Saved):
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.precision = precision(config, device)
         self.scaler = torch.amp.GradScaler(device.type) if self.precision == torch.float16 else None
-        if self.scaler is None:  # which looks for gradients to leave out before the step, not in it
+        if self.scaler is None:  # a scaler checks for infinite gradients before the step, not in the kernel
             use_kernel(self.optimizer)
         self.direct = direct(self.optimizer) if self.scaler is None else None
         self.memory_format = torch.channels_last if channels_last(config, self.model) else torch.contiguous_format
         self.model.to(memory_format=self.memory_format)
         self.normalize = Normalize(splits, device, self.memory_format)
         self.forward = self.model
-        moved = {id(p) for p in self.trained}
-        stages = [(name, [p for _, p in named if id(p) in moved]) for name, named in stage_parameters(self.model)]
+        trained = {id(p) for p in self.trained}
+        stages = [(name, [p for _, p in named if id(p) in trained]) for name, named in stage_parameters(self.model)]
         self.probe = Probe(stages, config["probe"]["every"])
         self.curvature_every = config["probe"]["curvature_every"]
         self.every, self.clip = config["log"]["every"], config["clip_grad_norm"]
         self.progress = Progress()
-        self.on_log: Callable[[int, dict[str, float]], None] = _unheard
-        self.on_epoch: Callable[[Row], None] = _unheard
-        self.on_pause: Callable[[TrainState], None] = _unheard
+        self.on_log: Callable[[int, dict[str, float]], None] = _ignore
+        self.on_epoch: Callable[[Row], None] = _ignore
+        self.on_pause: Callable[[TrainState], None] = _ignore
         self.meter = Meter()
         self._batches: Iterator[tuple[Tensor, Tensor]] | None = None
         self._rows: Iterator[Tensor] | None = None
         self.features: Features | None = None
         self.team: Collective | None = None  # processes that train this run together
-        self.replays: Gradients | None = None  # what a lone run's gradients come from, where they are a CUDA graph
-        self.compiled: bool | None = None  # as a trial found; None before it
-        self.compile_reason = "as when the run began"  # where nothing says more
-        self.chosen: dict[str, str] = {}  # for the result: by key, how its steps are done, and why
-        self.left = False  # by an error, or a judge
-        self.fused: int | None = None  # runs of the program that it began in, where several share one
-        self.seat: Slot | None = None  # its place in that program
+        self.replays: Gradients | None = None  # of a single run, with a CUDA graph
+        self.compiled: bool | None = None  # result of the compile trial; None before it
+        self.compile_reason = "as when the run began"  # default reason
+        self.chosen: dict[str, str] = {}  # for result.json: execution choices and reasons, by key
+        self.dropped = False  # after an error, or stopped by a pruner
+        self.fused: int | None = None  # number of runs that share its program, at the start
+        self.slot: Slot | None = None  # its slot in that program
         self._sharing = 1  # runs that this process trains side by side
         self._started = time.perf_counter()
         self.ensemble.begin(self)
         memory.watch(self, self.optimizer, *self.model.parameters())
 
     def use(self, features: Features) -> None:
-        """Trains on what enters the first stage that trains, kept by the cache, in place of images."""
+        """Train on cached features, the inputs of the first stage that trains, in place of images."""
         self.features, self.forward = features, features.rest(self.model)
 
     def train_mode(self) -> None:
-        """The model as training has it."""
+        """Set the training flags of the model's modules; frozen stages stay in eval mode if so configured."""
         self.transfer.train_mode(self.model, self.progress.step // self.steps_per_epoch)
 
-    # -- a step, in the order of the data's way -----------------------------------------------------------------
+    # -- a step, in the order of the data flow ------------------------------------------------------------------
 
     @property
     def ended(self) -> bool:
-        """Whether there is no further step to do."""
-        return self.left or self.progress.stopped or self.progress.step >= self.steps
+        """Return whether no step is left."""
+        return self.dropped or self.progress.stopped or self.progress.step >= self.steps
 
     def loss(self, batch: Batch) -> Tensor:
-        """The data loss of a (micro-)batch and the penalties, times the batch's share."""
+        """Return the data loss of a (micro-)batch plus the penalties, times the batch's share."""
         with self.autocast():
             logits = self.forward(batch.images)
             loss = cross_entropy(logits, batch.targets)
         if self.penalties or self.output_penalties:
             loss = loss + self.penalty(logits, batch)
-        if not batch.again:
+        if not batch.repeated:
             self.meter.count(logits.detach().argmax(1), batch.labels)
         return loss if batch.share == 1.0 else loss * batch.share
 
     def penalty(self, logits: Tensor, batch: Batch) -> Tensor:
-        """What the stack adds to the data loss; `logits` [B, K] of the (micro-)batch."""
+        """Return the sum of the penalties; `logits` [B, K] of the (micro-)batch."""
         terms = {name: item.penalty(self.model) for name, item in self.penalties.items()}
         terms |= {name: item.output_penalty(logits.float()) for name, item in self.output_penalties.items()}
         for name, term in terms.items():
@@ -131,25 +131,25 @@ class TrainState(Stream, Epochs, Saved):
         return sum(terms.values())
 
     def backward(self, loss: Tensor) -> None:
-        """Adds to the gradients."""
+        """Accumulate the gradients of a loss."""
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
     def step(self, loss: Tensor, objective: Callable[[], Tensor]) -> None:
-        """The update, from gradients that stand; optimizers that look more than once a step ask the objective."""
+        """Finish a step after `backward`. Optimizers with several evaluations a step call the objective."""
         self.before_update(loss)
         self.update(objective)
         self.after_update()
-        self.look()
+        self.log_and_validate()
         self.pause()
 
     def lay_out(self) -> None:
-        """Has the optimizer's state lie in memory as the weights do, which were moved."""
+        """Give the optimizer's state the memory layout of the weights, after these have moved."""
         lay_out(self.optimizer)
         if self.direct is not None:
             self.direct.forget()
 
     def before_update(self, loss: Tensor) -> None:
-        """The step's rates; what is measured before the optimizer moves."""
+        """Record the loss, set the learning rates and probe the gradients, before the optimizer's step."""
         self.meter.losses.append(loss)
         self._set_rates()
         if self.scaler is not None:
@@ -159,7 +159,7 @@ class TrainState(Stream, Epochs, Saved):
             self.probe.before()
 
     def update(self, objective: Callable[[], Tensor]) -> None:
-        """The optimizer's step."""
+        """Take the optimizer's step."""
         if self.scaler is not None:
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -170,7 +170,7 @@ class TrainState(Stream, Epochs, Saved):
             self.optimizer.step(objective)
 
     def after_update(self) -> None:
-        """What follows the optimizer: constraints, averages."""
+        """Apply constraints and weight averages, after the optimizer's step."""
         if self.probe.due(self.progress.step):
             self.probe.after(self.progress.step)
         for item in self.constraints:
@@ -181,30 +181,30 @@ class TrainState(Stream, Epochs, Saved):
 
     @property
     def epoch_ended(self) -> bool:
-        """Whether the step that was done was an epoch's last."""
+        """Return whether the last step ended an epoch."""
         return self.progress.step % self.steps_per_epoch == 0
 
     @property
     def validates(self) -> bool:
-        """Whether `look` will ask the validation split."""
+        """Return whether `log_and_validate` will evaluate the validation split."""
         return self.epoch_ended and self.val_split is not None
 
-    def look(self, measured: EvaluationResult | None = None) -> None:
-        """At the step that was done: logs, at an epoch's end its validation, unless that was `measured` already."""
+    def log_and_validate(self, measured: EvaluationResult | None = None) -> None:
+        """Log if due and end the epoch if due. `measured`: the validation result, if it is known already."""
         if self.epoch_ended or self.progress.step - self.meter.since == self.every:
             self._log()
             if self.epoch_ended:
                 self._end_epoch(measured)
 
     def pause(self) -> None:
-        """After a look, when all runs that are trained together had theirs: a checkpoint may be taken."""
+        """Call `on_pause` if this step was logged; by then all runs trained together have logged theirs."""
         if self.meter.since == self.progress.step:
             self.on_pause(self)
 
     # -- parts of a step ----------------------------------------------------------------------------------------
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """The precision of the forward pass."""
+        """Return the autocast context of the forward pass."""
         if self.precision == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.precision)
@@ -215,7 +215,7 @@ class TrainState(Stream, Epochs, Saved):
             group["lr"] = rate * multiplier
 
     def clip_gradients(self) -> None:
-        """To the norm that the config allows."""
+        """Clip the gradients to the configured norm."""
         if self.clip is not None:
             self.meter.norm = torch.nn.utils.clip_grad_norm_(self.trained, self.clip)
 
@@ -225,24 +225,24 @@ class TrainState(Stream, Epochs, Saved):
         self.on_log(self.progress.step, scalars | self.probe.read())
 
     def seconds(self) -> float:
-        """Of training, earlier processes included; of time shared with other runs, this one's share."""
+        """Return the seconds of training, earlier processes included. Time shared by n runs counts 1/n."""
         return self.progress.seconds + (time.perf_counter() - self._started) / self._sharing
 
     def share_time(self, runs: int) -> None:
-        """From now on so many runs are trained side by side."""
+        """Set the number of runs that share the training time from now on."""
         self.progress.seconds, self._started, self._sharing = self.seconds(), time.perf_counter(), runs
 
-    def wait(self) -> None:
-        """What passed since the last look at the clock was not this run's."""
+    def restart_clock(self) -> None:
+        """Discard the time since the clock was last read: the run was waiting."""
         self._started = time.perf_counter()
 
     def release(self) -> None:
-        """Let go of all that refers back to this run, so that it is freed with its last user, and not some time later
-        by the garbage collector."""
-        self.on_log, self.on_epoch, self.on_pause = _unheard, _unheard, _unheard
+        """Drop all references back to this run."""
+        # because of reference cycles it would be freed only by the garbage collector
+        self.on_log, self.on_epoch, self.on_pause = _ignore, _ignore, _ignore
         self.features = self.replays = self._batches = self._rows = None
         self.forward = self.model
 
 
-def _unheard(*_: Any) -> None:
-    """Tell nobody."""
+def _ignore(*_: Any) -> None:
+    """Do nothing."""

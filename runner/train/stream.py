@@ -9,10 +9,10 @@ from runner.train.batch import Batch
 
 
 class Stream(Attributes):
-    """The part of a run that brings its batches, in the order of the data's way."""
+    """Mixin of `TrainState` that makes its batches, in the order of the data flow."""
 
     def next_batch(self) -> Batch:
-        """Draws, augments and mixes the step's batch."""
+        """Return the step's batch, drawn, augmented and mixed."""
         if self.following:
             self.next_rows()
         if self.features is not None:
@@ -25,7 +25,7 @@ class Stream(Attributes):
         return self.augment(images, labels, self.augmenting)
 
     def next_rows(self) -> Tensor:
-        """The numbers of the step's images `[B]`, for who fetches them in place of `next_batch`."""
+        """Return the indices of the step's images `[B]`, for callers that load the batch themselves."""
         if self._rows is None:
             self._rows = iter(self._order())
         rows = next(self._rows)
@@ -34,38 +34,38 @@ class Stream(Attributes):
         return rows
 
     def rewind(self, losses: bool = True) -> None:
-        """Forgets the batches that were begun and, unless told not to, the losses that nobody has looked at."""
+        """Drop the open batch iterators and, with `losses`, the metrics not yet read."""
         self._batches = self._rows = None
         if losses:
             self.meter.clear()
 
     def augment(self, images: Tensor, labels: Tensor, draws: torch.Generator) -> Batch:
-        """The pipeline, normalisation, and what mixes images and targets."""
+        """Return the batch after augmentation, normalization and mixing."""
         for transform in self.pipeline:
             images = transform(images, draws)
         return self.mix(self.normalize(images), labels, draws)
 
     def mix(self, images: Tensor, labels: Tensor, draws: torch.Generator) -> Batch:
-        """What mixes images and targets; label smoothing, too."""
+        """Return the batch after items that mix images and targets, such as mixup or label smoothing."""
         targets = labels
         for item in self.mixers:
             images, targets = item.mix(images, targets, self.num_classes, draws)
         return Batch(images, targets, labels)
 
     def preview(self, count: int) -> Batch:
-        """The first `count` training images as the network gets them; draws nothing that the run will draw."""
+        """Return the first `count` training images as the network gets them, drawn from a separate generator."""
         rows = self._order()[0][:count][None]
         images, labels = next(self.train_split.batches(rows))
         return self.augment(images, labels, generator(self.config["seed"], "preview", self.device))
 
     def entering(self, count: int) -> Tensor:
-        """What the network gets of the first `count` training images: features where they are kept."""
+        """Return the network's input for the first `count` training images: features where they are cached."""
         images = self.preview(count).images
         return images if self.features is None else self.features.enter(images)
 
     def _order(self) -> Tensor:
-        """Rows of image numbers for the rest of this epoch. Each epoch's order follows from the seed alone, so a
-        run that resumes in the middle of one goes on with the same images."""
+        """Return the image indices of the rest of this epoch, `[steps, B]`."""
+        # an epoch's order depends on the seed alone, so a resumed run continues with the same images
         epoch, done = divmod(self.progress.step, self.steps_per_epoch)
         draw = generator(self.config["seed"], f"order of epoch {epoch}")
         order = torch.randperm(len(self.train_split), generator=draw)

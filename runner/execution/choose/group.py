@@ -12,7 +12,7 @@ from runner.execution.decision import Decision, Decisions
 from runner.execution.fused.errors import Incompatible, MemberFailed
 from runner.execution.fused.program import FusedProgram
 from runner.train.loop import train
-from runner.train.program import Leave
+from runner.train.program import OnFailure
 from runner.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -27,25 +27,25 @@ def train_group(jobs: Sequence[list[TrainState]], key: str, folder: Path, must: 
     numbers = {id(run): number for number, runs in enumerate(jobs) for run in runs}
     errors: dict[int, Exception] = {}
 
-    def leave(run: TrainState, error: Exception) -> None:
+    def on_failure(run: TrainState, error: Exception) -> None:
         number = numbers[id(run)]
         errors[number] = error
         for mate in jobs[number]:
-            mate.left = True
+            mate.dropped = True
 
     going = [run for runs in jobs for run in runs if not run.ended]
     for run in going:
-        run.wait()  # the time in which others were built
+        run.restart_clock()  # the time in which others were built
     with interruption.deferred():  # what runs share is given back to each before any of them is saved
         if (program := _program(going, key, folder, must)) is not None:
-            _together(going, program, leave)
+            _together(going, program, on_failure)
         for runs in jobs:  # those that share no program, or no longer
             try:
                 for run in runs:
-                    run.wait()
-                train_alone(runs, folder, leave)
+                    run.restart_clock()
+                train_alone(runs, folder, on_failure)
             except Exception as error:
-                leave(runs[0], error)
+                on_failure(runs[0], error)
     return errors
 
 
@@ -76,17 +76,17 @@ def _program(runs: list[TrainState], key: str, folder: Path, must: bool) -> Fuse
     return program
 
 
-def _together(runs: list[TrainState], program: FusedProgram, leave: Leave) -> None:
+def _together(runs: list[TrainState], program: FusedProgram, on_failure: OnFailure) -> None:
     for run in runs:
         run.fused = len(runs)
-    program.leave = leave
+    program.on_failure = on_failure
     try:
         while not all(run.ended for run in runs) and not interruption.pending():
             try:
-                train(runs, program, leave)
+                train(runs, program, on_failure)
             except MemberFailed as end:
                 program.undo()
-                leave(end.run, end.error)
+                on_failure(end.run, end.error)
     except Exception as error:  # of nobody's own part: each that goes on alone will show whose it was
         log.warning("the runs of this program go on one by one: %s: %s", type(error).__name__, error)
         program.undo()

@@ -7,11 +7,11 @@ from runner.execution.choose.compile import choose_compile
 from runner.execution.choose.cuda_graph import choose_graph
 from runner.execution.eager import EagerProgram
 from runner.train.loop import train
-from runner.train.program import Leave
+from runner.train.program import OnFailure
 from runner.train.state import TrainState
 
 
-def train_alone(runs: list[TrainState], folder: Path | None = None, leave: Leave | None = None) -> None:
+def train_alone(runs: list[TrainState], folder: Path | None = None, on_failure: OnFailure | None = None) -> None:
     """Trains runs to their ends, each by a program of its own. `folder`: of the sweep that they are of."""
     program = EagerProgram()
     for run in runs:
@@ -21,4 +21,4 @@ def train_alone(runs: list[TrainState], folder: Path | None = None, leave: Leave
             choose_compile(run, folder)
         if not run.ended:
             choose_graph([run], program)
-    train(runs, program, leave)
+    train(runs, program, on_failure)

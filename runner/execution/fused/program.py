@@ -15,7 +15,7 @@ from runner.execution.fused.errors import Incompatible, by
 from runner.execution.fused.network import mappable
 from runner.execution.fused.stacked_runs import StackedRuns
 from runner.train.batch import Batch
-from runner.train.program import Leave, Objective, Program
+from runner.train.program import Objective, OnFailure, Program
 from runner.train.protocols import Capture
 from runner.train.slot import Slot
 from runner.train.state import TrainState
@@ -35,7 +35,7 @@ class FusedProgram(Program):
             raise Incompatible("their networks, batches or devices differ")
         self._seat(runs)
         self._draws: list[tuple[TrainState, Tensor]] = []  # what their generators stood at before the step's batches
-        self.leave: Leave | None = None  # who is told of a run whose own optimizer fails
+        self.on_failure: OnFailure | None = None  # who is told of a run whose own optimizer fails
 
     def _seat(self, runs: list[TrainState]) -> None:
         """Makes networks of those that are due first."""
@@ -125,7 +125,7 @@ class FusedProgram(Program):
                 run.rewind(losses=False)
 
     def gradients(self, runs: list[TrainState], batches: list[Batch]) -> list[Tensor]:
-        if batches[0].again:
+        if batches[0].repeated:
             raise RuntimeError(f"{type(runs[0].optimizer).__name__} looks at the loss more than once a step")
         mine = {id(run): batch for run, batch in zip(runs, batches)}
         losses: dict[int, Tensor] = {}
@@ -170,9 +170,9 @@ class FusedProgram(Program):
             try:
                 run.update(objective)
             except Exception as error:
-                if self.leave is None:
+                if self.on_failure is None:
                     raise
-                self.leave(run, error)
+                self.on_failure(run, error)
         for bundle in self.bundles:
             bundle.step()
 
@@ -194,9 +194,9 @@ def _compared(groups: list[list[TrainState]], mapped: bool) -> list[StackedRuns]
 def _seated(runs: list[TrainState]) -> list[list[TrainState]]:
     """The runs by programs, in which each has a place of its own: one, unless they come from several."""
     found: list[list[TrainState]] = []
-    for run in sorted(runs, key=lambda run: run.seat or (0, 0, 0)):
+    for run in sorted(runs, key=lambda run: run.slot or (0, 0, 0)):
         for some in found:
-            if run.seat is None or _fits(run.seat, [other.seat for other in some]):
+            if run.slot is None or _fits(run.slot, [other.slot for other in some]):
                 some.append(run)
                 break
         else:
@@ -206,7 +206,7 @@ def _seated(runs: list[TrainState]) -> list[list[TrainState]]:
 
 def _due(runs: list[TrainState]) -> list[TrainState]:
     """Those at the earliest step, where any of them have something in common."""
-    if not any(run.seat is not None and run.seat.common for run in runs):
+    if not any(run.slot is not None and run.slot.common for run in runs):
         return runs
     least = min(run.progress.step for run in runs)
     return [run for run in runs if run.progress.step == least]

@@ -24,14 +24,14 @@ log = logging.getLogger(__name__)
 
 
 class StackedRuns:
-    """Runs in one network, each in its place (`TrainState.seat`): its last digits depend on that, and on how many
+    """Runs in one network, each in its place (`TrainState.slot`): its last digits depend on that, and on how many
     there are."""
 
     def __init__(self, runs: list[TrainState], mapped: bool = False):
         self.runs, self._mapped = runs, mapped
         self._rows, count, common = list(range(len(runs))), len(runs), APART
-        if runs[0].seat is not None:
-            self._rows, (_, count, common) = [run.seat.row for run in runs], runs[0].seat
+        if runs[0].slot is not None:
+            self._rows, (_, count, common) = [run.slot.row for run in runs], runs[0].slot
         places: list[TrainState | None] = [None] * count
         for row, run in zip(self._rows, runs):
             places[row] = run
@@ -93,7 +93,7 @@ class StackedRuns:
         memory.free(device)
         for part in parts:
             for row, run in enumerate(part):
-                run.seat = Slot(row, len(part), run.seat.common if run.seat else APART)
+                run.slot = Slot(row, len(part), run.slot.common if run.slot else APART)
         return [self.like(part) for part in parts]
 
     def unstack(self) -> None:
