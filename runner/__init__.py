@@ -1,7 +1,7 @@
 """A configuration-driven experiment runner for image classifiers.
 
-The names of `PUBLIC` are for use from Python: `from runner import load`. Each is imported when it is asked for, so
-that `import runner` alone loads no torch.
+`PUBLIC` is the Python interface: `from runner import load`. Each name is imported at first use, so that `import runner`
+alone loads no torch.
 """
 
 from importlib import import_module

@@ -1,10 +1,10 @@
-"""What was typed, in the words that Hydra takes. Imports no torch."""
+"""Rewrite argv for Hydra's parser. Imports no torch."""
 
 import re
 import shlex
 from contextvars import ContextVar
 
-# Hydra's own commands, which look at the config and run nothing.
+# Hydra's own commands: they show the config and run nothing.
 COMMANDS = (
     "--help",
     "-h",
@@ -37,43 +37,44 @@ VALUED = (
 
 OPTIONS = COMMANDS + FLAGS + VALUED
 
-# In a sweep, a key of an option (`optimizer.momentum=0.8`) may fit only what is swept, not the defaults, with which
-# Hydra composes the sweep's own config first. As a choice of one it is left to the combinations (null is no choice).
+# In a sweep, a key of an option (`optimizer.momentum=0.8`) may exist only in the swept options. Hydra composes the
+# sweep's own config with the defaults first, and would refuse the key. Written as a choice of one value, it is applied
+# to the combinations only. (null cannot be a choice.)
 CONSTANT = re.compile(r"^((?!hydra\.|sweep\.)\w+\.[\w.]+)=(?!\w+\(|.*\bnull\b)(.+)$")
 CHOICE = re.compile(r"^([^=]+)=choice\((.*)\)$")
 
-TYPED: ContextVar[list[str]] = ContextVar("typed")  # the arguments of the command that is being done
+TYPED: ContextVar[list[str]] = ContextVar("typed")  # the arguments of the current command
 
-OPEN = re.compile(r"^(hydra\.launcher\.parameters\.)")  # a dictionary that takes any key: none is there to override
+OPEN = re.compile(r"^(hydra\.launcher\.parameters\.)")  # a dictionary that takes any key, so it needs `++`
 COMMA = re.compile(r"\s*,\s*(?![^\[]*\])")  # outside brackets
 
 
 def options_first(argv: list[str]) -> list[str]:
-    """Hydra's options before the overrides, wherever they were typed: its parser takes them nowhere else."""
-    options, overrides, left = [], [], list(argv)
-    while left:
-        word = left.pop(0)
+    """Return the arguments with Hydra's options before the overrides, because its parser needs that order."""
+    options, overrides, rest = [], [], list(argv)
+    while rest:
+        word = rest.pop(0)
         if not word.startswith("-"):
             overrides.append(word)
-        elif word in INFO and (not left or left[0] not in INFOS):
-            options.append("--info=all")  # else an override that follows would be taken for what to show
+        elif word in INFO and (not rest or rest[0] not in INFOS):
+            options.append("--info=all")  # else Hydra reads the next override as the value of --info
         else:
-            options += [word, left.pop(0) if left else ""] if word in VALUED + INFO else [word]
+            options += [word, rest.pop(0) if rest else ""] if word in VALUED + INFO else [word]
     return options + overrides
 
 
 def is_unknown_option(word: str) -> bool:
-    """Whether a word looks like an option, and Hydra has no such one."""
+    """Return True for an option that Hydra does not have."""
     return word.startswith("-") and word.split("=")[0] not in OPTIONS
 
 
 def is_info_command(argv: list[str]) -> bool:
-    """Whether a command only looks at the config."""
+    """Return True for a command that shows the config and runs nothing."""
     return any(word.split("=")[0] in COMMANDS for word in argv)
 
 
 def hydra_argv(argv: list[str]) -> list[str]:
-    """The arguments with every run sent through the sweeper, which is told whether `-m` was typed."""
+    """Return the arguments for Hydra: always a multirun, so that the sweeper plans single runs as well."""
     argv = [OPEN.sub(r"++\1", _quoted(word)) for word in options_first(argv)]
     if is_info_command(argv):
         return [word for word in argv if word not in MULTIRUN]
@@ -83,17 +84,17 @@ def hydra_argv(argv: list[str]) -> list[str]:
 
 
 def command_line() -> str:
-    """Return the command that is being done, as a shell takes it."""
+    """Return the current command, quoted for a shell."""
     return shlex.join(["python", "-m", "runner", *TYPED.get()])
 
 
 def as_typed(word: str) -> str:
-    """A word without the choice of one that `hydra_argv` may have made of it."""
+    """Return an override as typed: undo the `choice(...)` that `hydra_argv` may have added."""
     return CHOICE.sub(r"\1=\2", word)
 
 
 def _quoted(word: str) -> str:
-    """Conditions in the quotes that Hydra needs around a `=` in a value, where the shell has left none."""
+    """Quote the conditions of `sweep.exclude` that the shell has left unquoted: Hydra needs quotes around a `=`."""
     key, _, text = word.partition("=")
     if key != "sweep.exclude" or not re.search("[=<>]", text) or re.search("[\"']", text):
         return word

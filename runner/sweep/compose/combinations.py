@@ -31,48 +31,53 @@ def load_products(master: DictConfig, loader: ConfigLoader, typed: list[Override
     named = [
         (o.get_key_element(), value) for o in typed if o.key_or_group == "experiment" for value in override_values(o)
     ]
-    found = []
-    for pair in named if len(named) > 1 else [None]:
+    products = []
+    for pair in experiments if len(experiments) > 1 else [None]:
         config = master if pair is None else loader.load_sweep_config(master, ["=".join(pair)])
         sweeper = config.hydra.sweeper
         for grid in sweeper.grids or [{}]:
             params = {**(sweeper.params or {}), **grid}
             words = [f"{key}={value}" for key, value in params.items()]
-            found.append(Product([] if pair is None else [pair], words, config))
-    return found
+            products.append(Product([] if pair is None else [pair], words, config))
+    return products
 
 
-def check_single_run(typed: list[Override], brought: list[Product]) -> None:
-    """Raises `ConfigError` for whatever makes several runs, typed without -m."""
-    if wide := [o.input_line for o in typed if o.is_interval_sweep() or len(override_values(o)) > 1]:
-        raise ConfigError(f"{', '.join(wide)}: several values are a sweep: add -m (a list is '[A,B]', in quotes)")
-    names = {override_key(o) for o in typed}
-    if any(word.partition("=")[0].lstrip("+") not in names for product in brought for word in product.params):
+def check_single_run(typed: list[Override], products: list[Product]) -> None:
+    """Raise `ConfigError` for overrides that make several runs, in a command without -m."""
+    if swept := [o.input_line for o in typed if o.is_interval_sweep() or len(override_values(o)) > 1]:
+        raise ConfigError(f"{', '.join(swept)}: several values are a sweep: add -m (a list is '[A,B]', in quotes)")
+    keys = {override_key(o) for o in typed}
+    if any(word.partition("=")[0].lstrip("+") not in keys for product in products for word in product.params):
         raise ConfigError("this experiment brings a sweep of its own: add -m")
-    sweep = sweep_keys(brought[0].config, typed)
+    sweep = sweep_keys(products[0].config, typed)
     if sweep.zip or sweep.exclude or sweep.repeat > 1:
-        found = next(f"{key}={shown(found)}" for key, found in sweep if found not in ([], 1))
-        raise ConfigError(f"sweep.{found}: is about several runs: add -m")
+        setting = next(f"{key}={shown(value)}" for key, value in sweep if value not in ([], 1))
+        raise ConfigError(f"sweep.{setting}: is about several runs: add -m")
 
 
 def combinations(
-    loader: ConfigLoader, typed: list[Override], brought: list[Product]
+    loader: ConfigLoader, typed: list[Override], products: list[Product]
 ) -> list[tuple[Pairs, list[Condition]]]:
-    """Every combination, with the conditions that may take it out."""
-    products = []
-    for product in brought:
+    """Return every combination, with the conditions that may exclude it."""
+    overrides_of_products = []
+    for product in products:
         fixed = {key for key, _ in product.fixed}
-        mine = [o for o in typed if not is_part(o) and override_key(o) not in fixed]
-        names = {override_key(o) for o in mine}
-        more = [o for o in parse(loader, product.params) if override_key(o) not in names]
-        products.append([*mine, *more])
+        own = [o for o in typed if not is_part(o) and override_key(o) not in fixed]
+        keys = {override_key(o) for o in own}
+        more = [o for o in parse(loader, product.params) if override_key(o) not in keys]
+        overrides_of_products.append([*own, *more])
     conditions: dict[str, Condition] = {}
-    asked = []
-    for product, overrides in zip(brought, products):
+    rows = []
+    for product, overrides in zip(products, overrides_of_products):
         sweep = sweep_keys(product.config, typed)
-        beside = [o for other, theirs in zip(brought, products) if other.fixed == product.fixed for o in theirs]
-        check_zip(sweep, list(dict.fromkeys(override_key(o) for o in beside if len(override_values(o)) > 1)))
+        siblings = [
+            o
+            for sibling, its_overrides in zip(products, overrides_of_products)
+            if sibling.fixed == product.fixed
+            for o in its_overrides
+        ]
+        check_zip(sweep, list(dict.fromkeys(override_key(o) for o in siblings if len(override_values(o)) > 1)))
         texts = itertools.chain(*map(alternatives, sweep.exclude))
-        theirs = [conditions.setdefault(text, parse_condition(text)) for text in texts]
-        asked += [(product.fixed + pairs, theirs) for pairs in combine(overrides, sweep, product.config.seed)]
-    return asked
+        excluding = [conditions.setdefault(text, parse_condition(text)) for text in texts]
+        rows += [(product.fixed + pairs, excluding) for pairs in combine(overrides, sweep, product.config.seed)]
+    return rows

@@ -1,4 +1,4 @@
-"""Hydra's config files, read once for all compositions of a command. Light."""
+"""Cache of Hydra's config files: each is read once for all compositions of a command. Imports no torch."""
 
 import copy
 import pickle
@@ -12,47 +12,47 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 
 
 class CachedRepository(IConfigRepository):
-    """What a repository gives, each file as often as it is asked for but read once: a copy, in a thirtieth of the time.
+    """Config repository that reads each file once and then returns unpickled copies, in a thirtieth of the time.
 
-    A sweep over groups composes each choice anew, and reading two dozen files was more than half of that.
+    A sweep over groups composes each choice anew. Reading two dozen files took more than half of that time.
     """
 
-    def __init__(self, own: IConfigRepository, known: dict[Any, bytes]):
-        self._own, self._known = own, known
+    def __init__(self, repository: IConfigRepository, cache: dict[Any, bytes]):
+        self._repository, self._cache = repository, cache
 
     def __deepcopy__(self, memo: object) -> "CachedRepository":
-        """Which Hydra makes for each composition, whose search path may be its own."""
-        return CachedRepository(copy.copy(self._own), self._known)
+        """Return a copy that shares the cache. Hydra copies for each composition, which may set its own search path."""
+        return CachedRepository(copy.copy(self._repository), self._cache)
 
     def load_config(self, config_path: str) -> ConfigResult | None:
-        where = *(source.path for source in self._own.get_sources()), config_path
-        if where not in self._known:
-            found = self._own.load_config(config_path)
+        key = *(source.path for source in self._repository.get_sources()), config_path
+        if key not in self._cache:
+            result = self._repository.load_config(config_path)
             try:
-                self._known[where] = pickle.dumps(found)
-            except (pickle.PicklingError, AttributeError, TypeError):  # a plugin's, of a class made in a function
-                return found
-        return pickle.loads(self._known[where])  # noqa: S301 - this program's own
+                self._cache[key] = pickle.dumps(result)
+            except (pickle.PicklingError, AttributeError, TypeError):  # of a plugin's class, defined in a function
+                return result
+        return pickle.loads(self._cache[key])  # noqa: S301 - pickled by this process
 
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
-        self._own.initialize_sources(config_search_path)
+        self._repository.initialize_sources(config_search_path)
 
     def get_schema_source(self) -> ConfigSource:
-        return self._own.get_schema_source()
+        return self._repository.get_schema_source()
 
     def group_exists(self, config_path: str) -> bool:
-        return self._own.group_exists(config_path)
+        return self._repository.group_exists(config_path)
 
     def config_exists(self, config_path: str) -> bool:
-        return self._own.config_exists(config_path)
+        return self._repository.config_exists(config_path)
 
     def get_group_options(self, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG) -> list[str]:
-        return self._own.get_group_options(group_name, results_filter)
+        return self._repository.get_group_options(group_name, results_filter)
 
     def get_sources(self) -> list[ConfigSource]:
-        return self._own.get_sources()
+        return self._repository.get_sources()
 
 
 def cache_files(loader: ConfigLoader) -> None:
-    """From now on the loader reads each file once."""
+    """Make a config loader read each file once."""
     loader.repository = CachedRepository(loader.repository, {})
