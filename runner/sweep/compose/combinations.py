@@ -1,4 +1,4 @@
-"""What a command asks for: its products, those that its experiments load_products, and what is taken out of them."""
+"""Combinations of a command: the products of its overrides and of its experiments, with their exclusions."""
 
 import itertools
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ from runner.sweep.compose.product import check_zip, combine, is_part, sweep_keys
 
 @dataclass(frozen=True)
 class Product:
-    """The combinations of some keys; several stand beside each other where experiments load_products them."""
+    """Keys of which all combinations are run; an experiment may define several products."""
 
-    fixed: Pairs  # the experiment, of several
-    params: list[str]  # what it sweeps
+    fixed: Pairs  # the experiment, where several are typed
+    params: list[str]  # overrides that the experiment sweeps
     config: DictConfig  # of the sweep, or the experiment's own
 
 
 def load_products(master: DictConfig, loader: ConfigLoader, typed: list[Override]) -> list[Product]:
-    """What a command sweeps beside what is typed: the products that its experiments load_products; one of nothing where none.
+    """Return the products that the experiments of a command define; one without overrides where there are none.
 
-    A file's `hydra.sweeper.grids` is a list of products beside each other; each also has what `params` sweeps.
+    A file's `hydra.sweeper.grids` is a list of separate products; each also sweeps `hydra.sweeper.params`.
     """
-    named = [
+    experiments = [
         (o.get_key_element(), value) for o in typed if o.key_or_group == "experiment" for value in override_values(o)
     ]
     products = []
