@@ -1,1 +1,1 @@
-"""Hydra's doors to `runner.sweep`: its sweepers and launchers. Light: Hydra imports it at every start."""
+"""Hydra plugins of `runner.sweep`: sweepers and launchers. Hydra imports them at every start, so they load no torch."""

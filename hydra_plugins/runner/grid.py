@@ -1,4 +1,4 @@
-"""`hydra/sweeper=grid`: every combination is planned and checked, then handed to the launcher as one plan."""
+"""`hydra/sweeper=grid`: plans and checks every combination, then hands the launcher one plan."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +14,9 @@ from omegaconf import DictConfig
 @dataclass
 class GridConfig:
     _target_: str = "hydra_plugins.runner.grid.GridSweeper"
-    params: dict[str, Any] = field(default_factory=dict)  # what an experiment sweeps
-    grids: list[Any] = field(default_factory=list)  # several products beside each other, each with `params` too
-    multirun: bool = True  # false: typed without -m, a plan of one run
+    params: dict[str, Any] = field(default_factory=dict)  # the sweep of an experiment
+    grids: list[Any] = field(default_factory=list)  # several Cartesian products, each combined with `params`
+    multirun: bool = True  # false: without -m, a plan of one run
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridConfig, provider="runner")
@@ -24,13 +24,13 @@ ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridConfig
 
 class GridSweeper(Sweeper):
     def __init__(self, params: dict[str, Any], grids: list[Any], multirun: bool):
-        self.multirun = multirun  # the sweeps are read from the config, that of each experiment
+        self.multirun = multirun  # sweeps are read from the config of each experiment
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from runner.sweep.compose.config_cache import cache_files
 
         self.config = config
-        HydraConfig.instance().set_config(config)  # for what the command's own keys ask of ${hydra:...}
+        HydraConfig.instance().set_config(config)  # because keys of the command may refer to ${hydra:...}
         cache_files(hydra_context.config_loader)
         self.hydra_context = hydra_context
         self.launcher = Plugins.instance().instantiate_launcher(
@@ -41,7 +41,7 @@ class GridSweeper(Sweeper):
         from runner.core import interruption
         from runner.sweep.compose.compose import Composer
 
-        with interruption.deferred():  # half a library would be left, and some take the error for another
+        with interruption.deferred():  # because an interrupted import leaves half a library
             from runner.sweep.run.grid import grid  # loads torch
 
         interruption.check()

@@ -1,4 +1,4 @@
-"""What the launchers share: they take whole plans from our sweepers, never single jobs from Hydra's."""
+"""Base of the launchers: they take whole plans from the sweepers `grid` and `search`, never single jobs."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class PlanLauncher(Launcher):
-    """The base of `hydra/launcher=...`; the name of its option is that of its module."""
+    """Base class of `hydra/launcher=...`. The option is named after the module."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context = hydra_context
@@ -25,8 +25,8 @@ class PlanLauncher(Launcher):
             raise ConfigError(f"hydra/launcher={option} takes plans: use it with hydra/sweeper=grid or search")
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        raise AssertionError("a sweeper of ours hands over plans")
+        raise AssertionError("the sweepers grid and search hand over plans")
 
     @abstractmethod
     def open(self) -> "launch.Launcher":
-        """What executes plans. Raises `ConfigError` for values that cannot be, and where a package is missing."""
+        """Return what executes plans. Raises `ConfigError` for invalid values and for a missing package."""

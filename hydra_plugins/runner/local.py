@@ -1,4 +1,4 @@
-"""`hydra/launcher=local`: a sweep's runs in worker processes of this machine, a lone run in this process."""
+"""`hydra/launcher=local`: executes a sweep in worker processes of this machine, a lone run in this process."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 @dataclass
 class LocalConfig:
     _target_: str = "hydra_plugins.runner.local.LocalLauncher"
-    workers: Any = "auto"  # auto | N | 0 (in this process); auto: one a GPU, or one a core
-    runs_per_gpu: Any = "auto"  # auto | N; auto: by the memory that the first run took
-    timeout: Any = None  # seconds that a run may take; null: any
-    fuse: Any = "auto"  # auto | true | false: runs of one network train as one program; auto: if that is faster
-    fuse_max: Any = "auto"  # auto | N: runs of such a group
+    workers: Any = "auto"  # auto | N | 0 (this process); auto: one per GPU, or one per core
+    runs_per_gpu: Any = "auto"  # auto | N; auto: by the peak memory of the first run
+    timeout: Any = None  # seconds per run; null: no limit
+    fuse: Any = "auto"  # auto | true | false: train runs of one network as one program; auto: if that is faster
+    fuse_max: Any = "auto"  # auto | N: largest number of runs in such a group
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalConfig, provider="runner")
@@ -36,14 +36,14 @@ class LocalLauncher(PlanLauncher):
         self.config = config
 
     def open(self) -> "Local":
-        """What executes plans. Raises `ConfigError` for values that cannot be."""
+        """Return what executes plans. Raises `ConfigError` for invalid values."""
         from runner.sweep.workers.local import Local
 
         local = Local(self.hydra_context, self.workers, self.runs_per_gpu, self.timeout, self.fuse, self.fuse_max)
         if self.config.hydra.sweeper.get("multirun", True) and self.workers != 0 and not self.config.dry_run:
             from runner.sweep.workers.forkserver import prepare
 
-            # The workers' server loads torch while the sweep is planned.
+            # The fork server loads torch while the sweep is planned.
             targets = [str(self.config[group].get("_target_")) for group in ("data", "model")]
             prepare(targets)
         return local

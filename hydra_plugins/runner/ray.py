@@ -1,4 +1,4 @@
-"""`hydra/launcher=ray`: the runs of a plan on a Ray cluster, or on one that is started here."""
+"""`hydra/launcher=ray`: executes a plan on a Ray cluster, or on one that it starts on this machine."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 @dataclass
 class RayConfig:
     _target_: str = "hydra_plugins.runner.ray.RayLauncher"
-    address: Any = None  # null: a cluster of this machine alone | auto: the one that runs here | HOST:PORT
-    workers: Any = "auto"  # auto | N, runs at once; auto: as many as the cluster has room for
-    gpus: Any = "auto"  # of each run; below 1, several runs share a GPU; auto: 1 where this machine has GPUs, else 0
-    timeout: Any = None  # seconds that a run may take; null: any
+    address: Any = None  # null: start a cluster on this machine | auto: the one that runs here | HOST:PORT
+    workers: Any = "auto"  # auto | N runs at once; auto: as many as fit on the cluster
+    gpus: Any = "auto"  # per run; below 1: several runs share a GPU; auto: 1 if this machine has GPUs, else 0
+    timeout: Any = None  # seconds per run; null: no limit
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="ray", node=RayConfig, provider="runner")
@@ -28,7 +28,7 @@ class RayLauncher(PlanLauncher):
         self.values = values
 
     def open(self) -> "Ray":
-        """What executes plans. Raises `ConfigError` for values that cannot be, and where Ray is missing."""
+        """Return what executes plans. Raises `ConfigError` for invalid values and if Ray is not installed."""
         from runner.sweep.workers.ray import Ray
 
         return Ray(self.hydra_context, **self.values)

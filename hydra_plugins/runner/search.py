@@ -1,4 +1,4 @@
-"""`hydra/sweeper=search`: Optuna proposes the runs, one whenever a worker is free."""
+"""`hydra/sweeper=search`: Optuna proposes a run whenever a worker is free."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,17 +11,17 @@ from hydra_plugins.runner.grid import GridSweeper
 @dataclass
 class SearchConfig:
     _target_: str = "hydra_plugins.runner.search.SearchSweeper"
-    params: dict[str, Any] = field(default_factory=dict)  # the space that an experiment brings
-    grids: list[Any] = field(default_factory=list)  # of the sweeper `grid`
-    multirun: bool = True  # false: typed without -m, a plan of one run
+    params: dict[str, Any] = field(default_factory=dict)  # the search space of an experiment
+    grids: list[Any] = field(default_factory=list)  # for the sweeper `grid` only
+    multirun: bool = True  # false: without -m, a plan of one run
     sampler: Any = "tpe"  # tpe | random | grid | cmaes
-    n_trials: Any = None  # in all, those of earlier commands included; null: 20, or the whole grid
+    n_trials: Any = None  # total, including earlier commands; null: 20, or the whole grid
     pruner: Any = "none"  # none | median | halving | hyperband
-    metric: Any = "val_accuracy"  # one, or a list: [val_accuracy,seconds]
+    metric: Any = "val_accuracy"  # a name, or a list: [val_accuracy,seconds]
     seed: Any = 0  # of the sampler
-    startup_trials: Any = None  # drawn at random before tpe learns (10), done before median prunes (5)
-    min_epochs: Any = None  # that every run is given, whatever the pruner (1)
-    reduction_factor: Any = None  # halving (4), hyperband (3): one run in so many goes on from a rung
+    startup_trials: Any = None  # random trials before tpe learns (10), finished ones before median prunes (5)
+    min_epochs: Any = None  # epochs before any run may be pruned (1)
+    reduction_factor: Any = None  # halving (4), hyperband (3): one run in N is promoted from a rung
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="search", node=SearchConfig, provider="runner")

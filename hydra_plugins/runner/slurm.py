@@ -1,4 +1,4 @@
-"""`hydra/launcher=slurm`: each run of a plan a job of a Slurm cluster (by submitit)."""
+"""`hydra/launcher=slurm`: executes each run of a plan as a Slurm job, through submitit."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 @dataclass
 class SlurmConfig:
     _target_: str = "hydra_plugins.runner.slurm.SlurmLauncher"
-    executor: str = "slurm"  # slurm | local: processes of this machine, to try a command out
-    jobs: Any = "auto"  # auto | N, at once, those that wait included; auto: all (slurm), one a core (local)
-    time: int = 60  # minutes that a job may take; a run that needs more goes on in the same job, queued again
-    gpus: Any = "auto"  # of each run; auto: 1 where this machine has GPUs, else 0
-    cpus_per_task: Any = "auto"  # auto: the threads of a run
-    mem_gb: Any = None  # null: the cluster's own default
+    executor: str = "slurm"  # slurm | local: processes of this machine, for trying a command out
+    jobs: Any = "auto"  # auto | N jobs at once, queued ones included; auto: all (slurm), one per core (local)
+    time: int = 60  # minutes per job; a run that needs more resumes in the same job, requeued
+    gpus: Any = "auto"  # per run; auto: 1 if this machine has GPUs, else 0
+    cpus_per_task: Any = "auto"  # auto: the number of threads of a run
+    mem_gb: Any = None  # null: the cluster's default
     partition: Any = None
     setup: list[str] = field(default_factory=list)  # shell commands before each job: [module load cuda]
-    parameters: dict[str, Any] = field(default_factory=dict)  # of sbatch: hydra.launcher.parameters.account=lab
+    parameters: dict[str, Any] = field(default_factory=dict)  # options of sbatch: hydra.launcher.parameters.account=lab
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="slurm", node=SlurmConfig, provider="runner")
@@ -36,7 +36,7 @@ class SlurmLauncher(PlanLauncher):
         }
 
     def open(self) -> "Slurm":
-        """What executes plans. Raises `ConfigError` for values that cannot be, and where submitit is missing."""
+        """Return what executes plans. Raises `ConfigError` for invalid values and if submitit is not installed."""
         from runner.sweep.workers.slurm import Slurm
 
         return Slurm(self.hydra_context, **self.values)
