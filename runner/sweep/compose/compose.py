@@ -1,8 +1,7 @@
-"""Configs of many combinations from few compositions.
+"""Composer: the configs of many combinations from few Hydra compositions.
 
-Hydra composes what chooses files; plain values (`optimizer.lr=0.1`, `seed=3`) are put into a copy of the result, which
-takes a hundredth of the time. Whatever is not plainly a value of a key that is there goes through Hydra itself, so
-that its errors are Hydra's.
+Hydra composes the overrides that choose files. Plain values (`optimizer.lr=0.1`, `seed=3`) are set in a copy of the
+result, in a hundredth of the time. Any other override goes through Hydra, so that errors are Hydra's.
 """
 
 import contextlib
@@ -26,22 +25,22 @@ from runner.core.errors import ConfigError
 from runner.sweep.compose.explain import explain
 
 REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*)")  # the first word of an interpolation
-KEY = re.compile(r"[+~]*([^@=]*)")  # of a typed word, without its sign and package
-JOB = re.compile(r"\$\{hydra:job\.(id|num)\}")  # what a run's config may ask of its own job
-IN_PLACE = ("sweep", "run", "overrides")  # parts of Hydra's config that each run has resolved, or as typed
+KEY = re.compile(r"[+~]*([^@=]*)")  # of an override, without its sign and package
+JOB = re.compile(r"\$\{hydra:job\.(id|num)\}")  # a run's config may refer to its own job
+IN_PLACE = ("sweep", "run", "overrides")  # sections of Hydra's config that are resolved for each run, or stay as typed
 
 
 @dataclass(frozen=True)
 class Part:
-    """Hydra's own part of a run's config, light enough to be handed to another process with every run."""
+    """The `hydra` node of a run's config, small enough to send to another process with each run."""
 
-    content: bytes  # the node, pickled; the same for all runs that were composed alike
-    own: dict[str, Any]  # dotted key, below `hydra` -> what it is in this run
-    refers: bool = False  # whether it refers to keys of the run's own config
+    content: bytes  # the node, pickled; shared by all runs of one composition
+    own: dict[str, Any]  # dotted key below `hydra` -> its value in this run
+    refers: bool = False  # True where it interpolates keys of the run's own config
 
     def node(self) -> DictConfig:
-        """The node `{hydra: ...}`."""
-        node = pickle.loads(self.content)  # noqa: S301 - this program's own
+        """Return the node `{hydra: ...}`."""
+        node = pickle.loads(self.content)  # noqa: S301 - pickled by this program
         with read_write(node.hydra), open_dict(node.hydra):
             for key, value in self.own.items():
                 section, _, name = key.partition(".")
@@ -51,43 +50,44 @@ class Part:
 
 @dataclass(frozen=True)
 class Base:
-    """Hydra's part of a composition, which many combinations share."""
+    """The `hydra` node of a composition, shared by many combinations."""
 
     node: DictConfig
     dirname: dict[str, Any]  # `hydra.job.config.override_dirname`
 
     @functools.cached_property
     def pickled(self) -> bytes:
-        """As it is handed over with a run."""
+        """The node in the form that is sent with a run."""
         return pickle.dumps(self.node)
 
     @functools.cached_property
     def raw(self) -> dict[str, Any]:
-        """Hydra's part as plain values, interpolations as text."""
+        """The node as plain values, with interpolations as text."""
         return OmegaConf.to_container(self.node.hydra, resolve=False, enum_to_str=True)
 
     @functools.cached_property
     def references(self) -> frozenset[str]:
         """The first words of all interpolations: keys, resolvers, `hydra`."""
-        return frozenset(REFERENCE.findall(str({key: part for key, part in self.raw.items() if key not in IN_PLACE})))
+        sections = {key: section for key, section in self.raw.items() if key not in IN_PLACE}
+        return frozenset(REFERENCE.findall(str(sections)))
 
     @functools.cached_property
     def outputs(self) -> tuple[str, str | None]:
-        """The name of a run's log, and that of the folder of Hydra's own files, as the config has them."""
+        """The names of a run's log and of the folder of Hydra's files, with interpolations as text."""
         return self.raw["job"]["name"], self.raw["output_subdir"]
 
 
 @dataclass(frozen=True)
 class Composed:
-    """The config of a combination, resolved, and what is needed to make Hydra's part of it."""
+    """The resolved config of a combination, and the `hydra` node that belongs to it."""
 
     config: dict[str, Any]
-    words: list[str]
-    base: Base  # Hydra's part, of the composition without the plain values
+    words: list[str]  # overrides
+    base: Base  # of the composition without the plain values
     choices: dict[str, str]  # group -> option, of groups that are no stacks
 
     def hydra(self, name: str, number: int) -> Part:
-        """Hydra's part of the config of the run that is called so; `number`: its place among the runs of its sweep."""
+        """Return the `hydra` node for a run of that name; `number`: its index in the sweep."""
         own = {
             "job.id": name,
             "job.num": number,
@@ -97,7 +97,7 @@ class Composed:
         return Part(self.base.pickled, own, not self.base.references.isdisjoint(self.config))
 
     def outputs(self, name: str, number: int) -> tuple[str, str | None]:
-        """Return the name of the run's log, and that of the folder of Hydra's own files."""
+        """Return the names of the run's log and of the folder of Hydra's files."""
         log, output = self.base.outputs
         if "${" in f"{log}{output}":
             whole = OmegaConf.merge(self.hydra(name, number).node(), self.config)
@@ -107,30 +107,30 @@ class Composed:
 
 
 def override_dirname(words: list[str], exclude_keys: list[str], item_sep: str, kv_sep: str) -> str:
-    """Return the typed words as one name of a folder, as Hydra makes it."""
+    """Return overrides as the name of a folder, in Hydra's format."""
     kept = sorted(word for word in words if KEY.match(word)[1] not in exclude_keys)
     return item_sep.join(kept).replace("=", kv_sep)
 
 
 def freeze_clock() -> None:
-    """Make `${now:...}` the time at which a command began, in all of its compositions."""
-    began = datetime.now()
-    OmegaConf.register_new_resolver("now", lambda pattern: began.strftime(pattern), replace=True)
+    """Make `${now:...}` the start time of the command in all of its compositions."""
+    start = datetime.now()
+    OmegaConf.register_new_resolver("now", lambda pattern: start.strftime(pattern), replace=True)
 
 
 @contextlib.contextmanager
 def active_config(config: DictConfig) -> Iterator[None]:
-    """Inside, `HydraConfig.get()` and `${hydra:...}` see this config."""
+    """Let `HydraConfig.get()` and `${hydra:...}` see this config inside the context."""
     instance = HydraConfig.instance()
-    before, instance.cfg = instance.cfg, config
+    previous, instance.cfg = instance.cfg, config
     try:
         yield
     finally:
-        instance.cfg = before
+        instance.cfg = previous
 
 
 class Composer:
-    """Composes combinations; remembers the compositions that they share."""
+    """Composer of combinations that caches the compositions they share."""
 
     def __init__(self, master: DictConfig, loader: ConfigLoader):
         self.master, self.loader = master, loader
@@ -138,27 +138,29 @@ class Composer:
         self._parser = OverridesParser.create(config_loader=loader)
         self._values: dict[str, tuple[str, Any] | None] = {}
         self._bases: dict[tuple[str, ...], tuple[Composed, bytes]] = {}
-        self._is_group = functools.cache(lambda key: bool(loader.get_group_options(key)))  # which looks into folders
+        self._is_group = functools.cache(lambda key: bool(loader.get_group_options(key)))  # it reads folders
 
     def compose(self, words: list[str], number: int | None = None) -> Composed:
-        """The config of `words` on top of the defaults; `number`: of its run. Raises `ConfigError`."""
-        chosen = tuple(word for word in words if self._value(word) is None)
-        if len(chosen) == len(words):
-            return self._full(words, number)
-        if chosen not in self._bases:
+        """Return the config of the overrides `words`; `number`: of its run. Raises `ConfigError`."""
+        choosing = tuple(word for word in words if self._plain_value(word) is None)
+        if len(choosing) == len(words):
+            return self._compose(words, number)
+        if choosing not in self._bases:
             try:
-                base = self._full(list(chosen), number, whole=False)
-            except ConfigError:  # perhaps a value that is missing, or an interpolation of one
-                return self._full(words, number)
-            self._bases[chosen] = base, pickle.dumps(base.config)
-        base, content = self._bases[chosen]
+                base = self._compose(list(choosing), number, complete=False)
+            except ConfigError:  # perhaps a missing value, or an interpolation of one
+                return self._compose(words, number)
+            self._bases[choosing] = base, pickle.dumps(base.config)
+        base, content = self._bases[choosing]
         config = pickle.loads(content)  # noqa: S301 - a copy, in a tenth of the time of copy.deepcopy
-        if not all(put(config, *pair) for pair in filter(None, map(self._value, words))) or _unplain(config):
-            return self._full(words, number)
+        if not all(set_value(config, *pair) for pair in filter(None, map(self._plain_value, words))):
+            return self._compose(words, number)
+        if _has_unresolved(config):
+            return self._compose(words, number)
         return Composed(config, words, base.base, base.choices)
 
-    def _value(self, word: str) -> tuple[str, Any] | None:
-        """`(key, value)` of a word that may be a plain value."""
+    def _plain_value(self, word: str) -> tuple[str, Any] | None:
+        """Return (key, value) of an override that sets a plain value; None for one that chooses files."""
         if word not in self._values:
             self._values[word] = self._read(self._parser.parse_override(word))
         return self._values[word]
@@ -171,33 +173,32 @@ class Composer:
             return None
         return key, value
 
-    def _full(self, words: list[str], number: int | None, whole: bool = True) -> Composed:
-        """By Hydra. With `whole` nothing may be missing, and what is interpolated is resolved."""
+    def _compose(self, words: list[str], number: int | None, complete: bool = True) -> Composed:
+        """Compose with Hydra. `complete`: missing values raise `ConfigError`, and interpolations are resolved."""
         try:
             config = self.loader.load_sweep_config(self.master, words)
-            HydraConfig.instance().set_config(config)  # for what a user's config asks of ${hydra:...}
+            HydraConfig.instance().set_config(config)  # for ${hydra:...} in a user's config
             job = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
             missing = sorted(str(key) for key in OmegaConf.missing_keys(job))
-            if whole and missing:
+            if complete and missing:
                 raise ConfigError("; ".join(f"{key} is missing: {key}=VALUE" for key in missing))
-            if whole and (keys := JOB.findall(str(OmegaConf.to_container(job, resolve=False)))):
-                _give(config, keys, number)
+            if complete and (keys := JOB.findall(str(OmegaConf.to_container(job, resolve=False)))):
+                _set_job_number(config, keys, number)
                 HydraConfig.instance().set_config(config)
-            resolved = OmegaConf.to_container(job, resolve=whole)
+            resolved = OmegaConf.to_container(job, resolve=complete)
             dirname = OmegaConf.to_container(config.hydra.job.config.override_dirname, resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(explain(error, words)) from error
-        taken = dict(config.hydra.runtime.choices)
         choices = {
             group: name
-            for group, name in taken.items()
+            for group, name in dict(config.hydra.runtime.choices).items()
             if "/" not in group and isinstance(name, str) and name != "null"
         }
         return Composed(resolved, words, Base(OmegaConf.masked_copy(config, ["hydra"]), dirname), choices)
 
 
-def _give(config: DictConfig, keys: list[str], number: int | None) -> None:
-    """Make Hydra's keys of a run that its own config asks for known. Raises `ConfigError` for what cannot be known."""
+def _set_job_number(config: DictConfig, keys: list[str], number: int | None) -> None:
+    """Set `hydra.job.num` for a config that interpolates it. Raises `ConfigError` for keys that are not known yet."""
     if "id" in keys:
         raise ConfigError("${hydra:job.id}: is made of the run's config, so no key of that can refer to it")
     if number is None:
@@ -206,8 +207,8 @@ def _give(config: DictConfig, keys: list[str], number: int | None) -> None:
         config.hydra.job.num = number
 
 
-def put(config: dict[str, Any], key: str, value: Any) -> bool:
-    """Sets a dotted key that is there and holds no keys of its own; False where it is not so."""
+def set_value(config: dict[str, Any], key: str, value: Any) -> bool:
+    """Set a dotted key; return False where the key does not exist or holds other keys."""
     *path, last = key.split(".")
     node: Any = config
     for part in path:
@@ -220,10 +221,10 @@ def put(config: dict[str, Any], key: str, value: Any) -> bool:
     return True
 
 
-def _unplain(node: Any) -> bool:
-    """Whether something is missing or interpolated."""
+def _has_unresolved(node: Any) -> bool:
+    """Return True where a value is missing or an interpolation."""
     if isinstance(node, dict):
-        return any(map(_unplain, node.values()))
+        return any(map(_has_unresolved, node.values()))
     if isinstance(node, list):
-        return any(map(_unplain, node))
+        return any(map(_has_unresolved, node))
     return isinstance(node, str) and (node == "???" or "${" in node)

@@ -1,4 +1,4 @@
-"""Conditions that take combinations out of a sweep: `optimizer=sgd & optimizer.lr>0.5 | model=mlp`."""
+"""Conditions that exclude combinations from a sweep: `optimizer=sgd & optimizer.lr>0.5 | model=mlp`."""
 
 import functools
 import operator
@@ -19,8 +19,8 @@ COMPARISON = re.compile(r"\s*([\w@/.-]+)\s*(!=|<=|>=|==?|<|>)\s*([^=<>!|]+?)\s*"
 OR, AND = re.compile(r"\|\|?"), re.compile("&&?")
 ORDERS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
-FEW = 5  # values that are named
-MISSING = object()  # what a combination has under a key that it does not have
+FEW = 5  # values that an error lists
+MISSING = object()  # the value of a key that a combination does not have
 
 
 @dataclass(frozen=True)
@@ -31,42 +31,45 @@ class KeyComparison:
     sign: str
     value: Any
 
-    def holds(self, found: Any) -> bool:
-        """Whether it is true of what a combination has; false where it has no such key."""
-        if found is MISSING:
+    def holds(self, value: Any) -> bool:
+        """Return whether a combination's value satisfies the comparison; False for a missing key."""
+        if value is MISSING:
             return False
         if self.sign in ORDERS:
-            return _is_number(found) and ORDERS[self.sign](found, self.value)
-        return _same(found, self.value) == (self.sign != "!=")
+            return _is_number(value) and ORDERS[self.sign](value, self.value)
+        return _is_equal(value, self.value) == (self.sign != "!=")
 
 
 @dataclass
 class Condition:
-    """Comparisons that are all to hold; it counts what it took out."""
+    """Comparisons joined by `&`, and the count of combinations that they exclude."""
 
     text: str
     comparisons: list[KeyComparison]
-    taken: int = 0
+    excluded: int = 0
 
     def holds(self, typed: Mapping[str, Any], composed: Callable[[], Mapping[str, Any]]) -> bool:
-        """Whether it is true of a combination. `composed` is asked only for keys that were not typed."""
-        waiting = []
+        """Return whether a combination satisfies all comparisons.
+
+        typed: key -> value. composed: called for the whole config, only where a key was not typed.
+        """
+        remaining = []
         for comparison in self.comparisons:
             if comparison.key not in typed:
-                waiting.append(comparison)
+                remaining.append(comparison)
                 continue
             if not comparison.holds(typed[comparison.key]):
                 return False
-        return all(one.holds(composed().get(one.key, MISSING)) for one in waiting)
+        return all(comparison.holds(composed().get(comparison.key, MISSING)) for comparison in remaining)
 
 
 def alternatives(text: str) -> list[str]:
-    """The conditions that a `|` joins: each is to take something out."""
+    """Split a text at each `|` into conditions; each must exclude a combination."""
     return [part.strip() for part in OR.split(text)]
 
 
 def parse_condition(text: str) -> Condition:
-    """A condition as it is typed, without alternatives. Raises `ConfigError`."""
+    """Parse one condition, without `|`. Raises `ConfigError`."""
     comparisons = []
     for part in AND.split(text):
         match = COMPARISON.fullmatch(part)
@@ -84,9 +87,9 @@ def parse_condition(text: str) -> Condition:
 
 @functools.cache
 def plain(text: str) -> Any:
-    """A typed value as a Python one."""
+    """Convert a typed value to Python's type."""
     try:
-        return float(text)  # also what YAML takes for a word: 1e-3
+        return float(text)  # not by YAML alone, because it reads 1e-3 as a string
     except ValueError:
         pass
     try:
@@ -95,51 +98,56 @@ def plain(text: str) -> Any:
         return text
 
 
-def apply_exclusions(asked: list[tuple[Pairs, list[Condition]]], composer: Composer) -> list[Pairs]:
-    """The combinations of which no condition is true. Raises `ConfigError` for conditions that take out nothing, or
-    leave nothing."""
+def apply_exclusions(rows: list[tuple[Pairs, list[Condition]]], composer: Composer) -> list[Pairs]:
+    """Return the combinations that no condition excludes.
+
+    rows: combinations, each with its conditions. Raises `ConfigError` for a condition without effect, and where no
+    combination is left.
+    """
     kept = []
-    for pairs, conditions in asked:
-        composed = functools.cache(functools.partial(_composed, composer, pairs))
+    for pairs, conditions in rows:
+        composed = functools.cache(functools.partial(_composed_values, composer, pairs))
         typed = {key.lstrip("+"): plain(text) for key, text in pairs if not is_interpolated(text)}
         for key in (key.lstrip("+") for key, text in pairs if is_interpolated(text)):
             typed |= {key: plain(shown(composed()[key]))} if key in composed() else {}
-        true = [condition for condition in conditions if condition.holds(typed, composed)]
-        for condition in true:
-            condition.taken += 1
-        if not true:
+        satisfied = [condition for condition in conditions if condition.holds(typed, composed)]
+        for condition in satisfied:
+            condition.excluded += 1
+        if not satisfied:
             kept.append(pairs)
-    for condition in {id(one): one for _, conditions in asked for one in conditions}.values():
-        if not condition.taken:
-            raise ConfigError(_useless(condition, [pairs for pairs, _ in asked], composer))
+    for condition in {id(condition): condition for _, conditions in rows for condition in conditions}.values():
+        if not condition.excluded:
+            raise ConfigError(_explain_no_effect(condition, [pairs for pairs, _ in rows], composer))
     if not kept:
-        raise ConfigError(f"sweep.exclude takes out all {len(asked)} combinations: nothing is left to run")
+        raise ConfigError(f"sweep.exclude takes out all {len(rows)} combinations: nothing is left to run")
     return kept
 
 
-def _useless(condition: Condition, asked: list[Pairs], composer: Composer) -> str:
-    told = f"sweep.exclude: '{condition.text}' takes out none of the {len(asked)} combinations"
+def _explain_no_effect(condition: Condition, combinations: list[Pairs], composer: Composer) -> str:
+    message = f"sweep.exclude: '{condition.text}' takes out none of the {len(combinations)} combinations"
     rows = [
-        _composed(composer, pairs) | {key.lstrip("+"): plain(text) for key, text in pairs if not is_interpolated(text)}
-        for pairs in asked
+        _composed_values(composer, pairs)
+        | {key.lstrip("+"): plain(text) for key, text in pairs if not is_interpolated(text)}
+        for pairs in combinations
     ]
     keys = set().union(*rows)
-    for one in condition.comparisons:
-        if one.key not in keys:
-            return f"{told}: none has a key '{one.key}'{did_you_mean(one.key, keys)}"
-        found = list(dict.fromkeys(shown(row[one.key]) for row in rows if one.key in row))
-        if one.sign in ("=", "==") and shown(one.value) not in found:
-            few = ", ".join(found[:FEW]) + (", ..." if len(found) > FEW else "")
-            return f"{told}: {one.key} is {few}{did_you_mean(shown(one.value), found)}"
-    return f"{told}; correct it or leave it out"
+    for comparison in condition.comparisons:
+        key = comparison.key
+        if key not in keys:
+            return f"{message}: none has a key '{key}'{did_you_mean(key, keys)}"
+        values = list(dict.fromkeys(shown(row[key]) for row in rows if key in row))
+        if comparison.sign in ("=", "==") and shown(comparison.value) not in values:
+            first = ", ".join(values[:FEW]) + (", ..." if len(values) > FEW else "")
+            return f"{message}: {key} is {first}{did_you_mean(shown(comparison.value), values)}"
+    return f"{message}; correct it or leave it out"
 
 
-def _composed(composer: Composer, pairs: Pairs) -> dict[str, Any]:
-    """What conditions may name beside what was typed: every dotted key, and every group with what was chosen."""
+def _composed_values(composer: Composer, pairs: Pairs) -> dict[str, Any]:
+    """Return the values of a composed combination: of each dotted key, and the chosen option of each group."""
     try:
         composed = composer.compose([f"{key}={text}" for key, text in pairs])
     except ConfigError:
-        return {}  # the combination is refused for that
+        return {}  # this combination is refused later, with that error
     stacks = {group: list(composed.config[group]) for group in STACKS}
     return dict(_leaves(composed.config)) | stacks | composed.choices
 
@@ -156,9 +164,9 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _same(one: Any, other: Any) -> bool:
-    if _is_number(one) and _is_number(other):
-        return one == other
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_same, one, other))
-    return type(one) is type(other) and one == other
+def _is_equal(left: Any, right: Any) -> bool:
+    if _is_number(left) and _is_number(right):
+        return left == right
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(_is_equal, left, right))
+    return type(left) is type(right) and left == right

@@ -1,4 +1,4 @@
-"""Hydra's and OmegaConf's errors in one line: what was typed, what is allowed, the way out."""
+"""Messages for Hydra's and OmegaConf's errors, in one line: what was typed, what is allowed, what to type."""
 
 import re
 from pathlib import Path
@@ -14,8 +14,8 @@ from runner.sweep.compose.argv import MULTIRUN, as_typed, is_unknown_option
 from runner.sweep.compose.grammar import OWN, explain_nested_sweep, explain_syntax
 from runner.sweep.compose.plugins import explain_plugin_key, full_keys, plugin_options
 
-MANY = 12  # keys that are not listed where one is near
-FEW = 5  # options that are named
+MANY = 12  # above so many, keys are not listed where one is similar
+FEW = 5  # options that a message lists
 PLUGIN_KEY = re.compile(r"hydra\.(launcher|sweeper)\.(\w+)")
 
 PACKAGE = Path(runner.__file__).parent
@@ -23,41 +23,41 @@ CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if 
 
 
 def options(group: str) -> list[str]:
-    """The names a user may choose from in a group of the shipped configs."""
+    """Return the names of a group's options in the shipped configs, sorted."""
     files = (file.relative_to(CONF / group) for file in (CONF / group).rglob("*.yaml"))
     return sorted(file.with_suffix("").as_posix() for file in files)
 
 
 def keys(group: str) -> list[str]:
-    """Every key that some option of a group has, with the keys that the group shares."""
+    """Return the keys of all options of a group, with those that all options share, sorted."""
     shared = OmegaConf.load(CONF / "config.yaml").get(group)
-    found = set(shared) if isinstance(shared, DictConfig) else set()
+    names = set(shared) if isinstance(shared, DictConfig) else set()
     for file in (CONF / group).glob("*.yaml"):
-        found |= {key for key in OmegaConf.load(file) if not str(key).startswith("_") and key != "defaults"}
-    return sorted(found)
+        names |= {key for key in OmegaConf.load(file) if not str(key).startswith("_") and key != "defaults"}
+    return sorted(names)
 
 
 def top_keys() -> list[str]:
-    """Keys and groups at the top of the config."""
+    """Return the keys and groups at the top level of the config, sorted."""
     config = OmegaConf.load(CONF / "config.yaml")
     groups = [folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra"]
     return sorted({*(str(key) for key in config if key not in ("defaults", "hydra")), *groups})
 
 
 def explain(error: Exception, typed: list[str]) -> str:
-    """One line for a composition error; `typed` are the user's overrides, to name the one at fault."""
+    """Return one line for a composition error; `typed`: the user's overrides, to name the wrong one."""
     message = str(error)
     if match := re.search(r"Could not (?:find|load) '([\w/]+)/([^/']*)'", message):
         group, name = match.groups()
         known = sorted({*(getattr(error, "options", None) or ()), *options(group)})
         if group in ("hydra/launcher", "hydra/sweeper"):
-            others = plugin_options(group.partition("/")[2], provided=False)
-            known = [option for option in known if option not in others]
+            unsupported = plugin_options(group.partition("/")[2], provided=False)
+            known = [option for option in known if option not in unsupported]
         return f"{group}={name}: no such option; {group} has {', '.join(known)}{did_you_mean(name, known)}"
     if match := re.search(r"Could not (?:override|delete|append to config)[^']*'([^']+)'", message):
-        return _unknown_key(match[1], typed, message)
+        return _explain_unknown_key(match[1], typed, message)
     if isinstance(error, OverrideParseException):
-        return _misspelt(error) or explain_syntax(error)
+        return _explain_misspelt_key(error) or explain_syntax(error)
     if match := re.match(r"Error merging override ((.+?)=.*)", message):
         return f"{as_typed(match[1])}: {OWN.get(match[2], f'does not fit what is there{_cause(error)}')}"
     if match := re.search(r"Sweeping over Hydra's configuration is not supported *: *'(.+)'", message):
@@ -67,8 +67,8 @@ def explain(error: Exception, typed: list[str]) -> str:
     if match := re.match(r"Multiple values for ([\w/@.]+)\.", message):
         return f"+{match[1]}: an option is chosen already; type {match[1]}=OPTION, without +"
     if isinstance(error, InterpolationResolutionError):
-        said = [word for word in typed if "${" in word] or [error.full_key or "config"]
-        return f"{', '.join(said)}: {message.splitlines()[0]}"
+        words = [word for word in typed if "${" in word] or [error.full_key or "config"]
+        return f"{', '.join(words)}: {message.splitlines()[0]}"
     return " ".join(message.split("\n")[0].split()) + _cause(error)
 
 
@@ -76,17 +76,20 @@ def _cause(error: Exception) -> str:
     return f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ and str(error.__cause__) else ""
 
 
-def _misspelt(error: OverrideParseException) -> str | None:
-    """What to say of a key that is near to one, where its value cannot be read: the shell took the quotes, perhaps."""
+def _explain_misspelt_key(error: OverrideParseException) -> str | None:
+    """Return a line for an unknown key that is similar to a known one; else None.
+
+    The error is about the value. It may be right for the intended key, in quotes that the shell has removed.
+    """
     key, _, text = as_typed(error.override).partition("=")
     if "=" not in text or not re.fullmatch(r"[\w.]+", key) or key.startswith("hydra.") or _exists(key):
         return None
-    told = _unknown_key(key, [], "")
-    return told if "did you mean" in told else None
+    line = _explain_unknown_key(key, [], "")
+    return line if "did you mean" in line else None
 
 
 def _exists(key: str) -> bool:
-    """Whether some option has it."""
+    """Return whether the config or any option of a group has a key."""
     group, _, rest = key.partition(".")
     if not rest or group not in top_keys():
         return key in top_keys()
@@ -95,12 +98,15 @@ def _exists(key: str) -> bool:
     return rest.partition(".")[0] in keys(group)
 
 
-def _unknown_key(key: str, typed: list[str], message: str) -> str:
-    """A key that the composed config does not have. Named without its value: in a sweep one line is for all values."""
+def _explain_unknown_key(key: str, typed: list[str], message: str) -> str:
+    """Return one line for a key that the composed config does not have.
+
+    The line leaves the value out where it can, because in a sweep one line then stands for all values.
+    """
     group, _, rest = key.partition(".")
-    said = next((word for word in typed if word.lstrip("+~").startswith(f"{key}=")), key)
+    word = next((word for word in typed if word.lstrip("+~").startswith(f"{key}=")), key)
     if "already exists" in message or "already at" in message:
-        return f"{said}: '{key}' is there already: type it without +"
+        return f"{word}: '{key}' is there already: type it without +"
     if not rest:
         near = did_you_mean(key, top_keys())
         inner = [*(f"{part}.{key}" for part in top_keys() if part not in STACKS and key in keys(part)), *full_keys(key)]
@@ -119,8 +125,8 @@ def _unknown_key(key: str, typed: list[str], message: str) -> str:
             return f"{key}: '{item}' is the list [{','.join(file.defaults)}]; set a key of one of these"
         item_keys = [str(k) for k in file if not str(k).startswith("_")]
         if item_key and item_key not in item_keys:
-            if OmegaConf.is_missing(file, "name"):  # its own keys are those of the class that is named
-                return f"{said}: type it with a +, as '+{said}': '{item}' itself has no key '{item_key}'"
+            if OmegaConf.is_missing(file, "name"):  # its keys are the arguments of any class
+                return f"{word}: type it with a +, as '+{word}': '{item}' itself has no key '{item_key}'"
             near = did_you_mean(item_key, item_keys)
             return f"{key}: '{item}' has no key '{item_key}'; it has {', '.join(item_keys)}{near}"
         return f"{key}: '{item}' is not in the stack; add it ('{group}=[{item}]') or leave the key out"
@@ -130,33 +136,35 @@ def _unknown_key(key: str, typed: list[str], message: str) -> str:
     else:
         known = keys(group)
     if rest in known:
-        others = [option for option in options(group) if rest in OmegaConf.load(CONF / group / f"{option}.yaml")]
-        more = ", ..." if len(others) > FEW else ""
-        have = "has" if len(others) == 1 else "have"
-        return f"{key}: the chosen {group} has no key '{rest}'; {', '.join(others[:FEW])}{more} {have}"
+        having = [option for option in options(group) if rest in OmegaConf.load(CONF / group / f"{option}.yaml")]
+        more = ", ..." if len(having) > FEW else ""
+        verb = "has" if len(having) == 1 else "have"
+        return f"{key}: the chosen {group} has no key '{rest}'; {', '.join(having[:FEW])}{more} {verb} it"
     near = did_you_mean(rest, known)
     listed = f"; it has {', '.join(known)}" if known and not (near and len(known) > MANY) else ""
     return f"{key}: no key '{rest}' in {group}{listed}{near}"
 
 
 def check_arguments(words: list[str]) -> None:
-    """Raises `ConfigError` for what Hydra would begin, or take without a word: launchers and sweepers that take no
-    plans, added keys that they do not have, options that nobody knows."""
+    """Raise `ConfigError` for arguments that Hydra accepts and the runner cannot use.
+
+    Among them are launchers and sweepers of single jobs, unknown keys of a launcher or sweeper, and unknown options.
+    """
     for word in words:
         if match := re.fullmatch(r"hydra/(launcher|sweeper)=(.+)", word):
             part, option = match.groups()
             if option in plugin_options(part, provided=False):
-                ours = ", ".join(plugin_options(part, provided=True))
-                raise ConfigError(f"{word}: runs single jobs and takes no plans; hydra/{part} may be {ours}")
+                allowed = ", ".join(plugin_options(part, provided=True))
+                raise ConfigError(f"{word}: runs single jobs and takes no plans; hydra/{part} may be {allowed}")
         if re.match(r"hydra\.(launcher|sweeper)=", word):
             key = word.partition("=")[0]
             raise ConfigError(
                 f"{word}: choose with {key.replace('.', '/')}=OPTION; its keys are typed one by one, {key}.KEY=VALUE"
             )
         if match := PLUGIN_KEY.match(word.lstrip("+~")):
-            told = explain_plugin_key(word, match[1], match[2], _chosen(match[1], words))
-            if told is not None:
-                raise ConfigError(told)
+            line = explain_plugin_key(word, match[1], match[2], _chosen_plugin(match[1], words))
+            if line is not None:
+                raise ConfigError(line)
         if re.fullmatch(r"hydra\.(sweep|run)\.dir=(''|\"\")?", word):
             raise ConfigError(f"{word}: must name a folder")
         if word.lstrip("+").startswith("hydra.sweep.") and not MULTIRUN & set(words):
@@ -169,16 +177,16 @@ def check_arguments(words: list[str]) -> None:
             raise ConfigError(f"{word}: paths are those of where the command is typed; leave it out")
         if word.startswith("hydra.sweeper.") and not MULTIRUN & set(words):
             raise ConfigError(f"{word}: is about several runs: add -m")
-        if (told := explain_nested_sweep(word)) is not None:
-            raise ConfigError(told)
+        if (line := explain_nested_sweep(word)) is not None:
+            raise ConfigError(line)
         if is_unknown_option(word):
             raise ConfigError(f"{word}: no such option (python -m runner --help); keys have no dashes, KEY=VALUE")
 
 
-def _chosen(part: str, typed: list[str]) -> str:
-    """The launcher or sweeper that is typed, else the shipped config's."""
+def _chosen_plugin(part: str, typed: list[str]) -> str:
+    """Return the launcher or sweeper that is typed, else that of the shipped config."""
     group = f"hydra/{part}"
-    if found := [word.partition("=")[2] for word in typed if word.startswith(f"{group}=")]:
-        return found[-1]
+    if names := [word.partition("=")[2] for word in typed if word.startswith(f"{group}=")]:
+        return names[-1]
     defaults = OmegaConf.load(CONF / "config.yaml").defaults
     return next(entry[f"override {group}"] for entry in defaults if f"override {group}" in entry)

@@ -1,4 +1,4 @@
-"""What Hydra's grammar cannot read, in one line that shows how it is typed."""
+"""Messages for overrides that Hydra's grammar cannot read: one line that shows the right syntax."""
 
 import re
 
@@ -34,7 +34,7 @@ ALONE = re.compile(rf"(?:(?:tag|int|float|str|bool|shuffle|sort)\((?:\w+,\s*)*)*
 
 
 def explain_nested_sweep(word: str) -> str | None:
-    """What to say of a sweep inside a list or beside other values, which Hydra reads and cannot use."""
+    """Return one line for a sweep in a list or beside other values, which Hydra parses but cannot use; else None."""
     text = word.partition("=")[2]
     if not re.search(SEVERAL, text) or re.search("[\"']", text):
         return None
@@ -44,7 +44,7 @@ def explain_nested_sweep(word: str) -> str | None:
 
 
 def explain_syntax(error: OverrideParseException) -> str:
-    """The word, what is wrong with it, the way out."""
+    """Return one line for an override that cannot be parsed: what is wrong, what to type."""
     word = as_typed(error.override)
     key, sign, text = word.partition("=")
     if key in OWN and sign:
@@ -54,19 +54,19 @@ def explain_syntax(error: OverrideParseException) -> str:
         if name in USAGE:
             numbers = ", with numbers" if name in ("interval", "range", "tag") else ""
             return f"{word}: type {USAGE[name]}{numbers}"
-        usual = ", ".join(USAGE[known] for known in ("choice", "range", "interval", "tag"))
-        return f"{word}: no function '{name}'; type {usual}{did_you_mean(name, USAGE)}"
-    told = f"cannot read '{word}'"
+        functions = ", ".join(USAGE[function] for function in ("choice", "range", "interval", "tag"))
+        return f"{word}: no function '{name}'; type {functions}{did_you_mean(name, USAGE)}"
+    message = f"cannot read '{word}'"
     if not sign:
-        return f"{told}: write KEY=VALUE, without spaces around the ="
-    if any(text.count(one) != text.count(other) for one, other in ("()", "[]", "{}")):
-        return f"{told}: brackets are not closed (in quotes, that the shell leaves them alone)"
+        return f"{message}: write KEY=VALUE, without spaces around the ="
+    if any(text.count(opening) != text.count(closing) for opening, closing in ("()", "[]", "{}")):
+        return f"{message}: brackets are not closed (in quotes, that the shell leaves them alone)"
     if any(text.count(quote) % 2 for quote in "'\""):
-        return f"{told}: quotes are not closed"
+        return f"{message}: quotes are not closed"
     if text.rstrip().endswith(",") or ",," in text:
-        return f"{told}: a value is missing at a comma"
+        return f"{message}: a value is missing at a comma"
     if not re.fullmatch(r"[+~]{0,2}[\w./@-]+", key):
-        return f"{told}: '{key}' is no key; write KEY=VALUE, without spaces around the ="
+        return f"{message}: '{key}' is no key; write KEY=VALUE, without spaces around the ="
     if text.startswith("("):
-        return f"{told}: several values are {key}=A,B; a list is '{key}=[A,B]'"
-    return f"{told}: a value that holds one of = ; ( goes in quotes of its own, \"{key}='VALUE'\""
+        return f"{message}: several values are {key}=A,B; a list is '{key}=[A,B]'"
+    return f"{message}: a value that holds one of = ; ( goes in quotes of its own, \"{key}='VALUE'\""

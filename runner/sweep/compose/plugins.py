@@ -1,4 +1,4 @@
-"""Hydra's sweepers and launchers: which are ours, their keys. Light."""
+"""Hydra's sweepers and launchers: those of the runner, and their keys. Imports no torch."""
 
 import difflib
 
@@ -9,39 +9,43 @@ from omegaconf import OmegaConf
 from runner.core.errors import did_you_mean
 
 PARTS = ("launcher", "sweeper")
-INNER = frozenset({"_target_", "params", "grids", "multirun"})  # keys that nobody types
+INNER = frozenset({"_target_", "params", "grids", "multirun"})  # keys that are never typed
 
 
 def plugin_options(part: str, provided: bool) -> list[str]:
-    """The options of `hydra/launcher` or `hydra/sweeper` that plugins bring: ours, or (`provided` false) those of
-    Hydra and of other packages, which run single jobs and take no plans."""
+    """Return the installed options of `hydra/launcher` or `hydra/sweeper`.
+
+    provided: True for the runner's own; False for those of other packages, which run single jobs and take no plans.
+    """
     Plugins.instance()  # imports them all
     store, group = ConfigStore.instance(), f"hydra/{part}"
-    ours = {file: store.load(f"{group}/{file}").provider == "runner" for file in store.list(group)}
-    return [file.removesuffix(".yaml") for file, mine in ours.items() if mine is provided]
+    is_own = {file: store.load(f"{group}/{file}").provider == "runner" for file in store.list(group)}
+    return [file.removesuffix(".yaml") for file, own in is_own.items() if own is provided]
 
 
-def explain_plugin_key(said: str, part: str, key: str, option: str) -> str | None:
-    """What to say of a key that the chosen launcher or sweeper does not have; None where it has it, and for an option
-    that is not ours."""
+def explain_plugin_key(word: str, part: str, key: str, option: str) -> str | None:
+    """Return one line for a key that the chosen launcher or sweeper does not have.
+
+    word: the override as typed. None where the key exists, and for an option that is not the runner's.
+    """
     known = {name: _keys(part, name) for name in plugin_options(part, provided=True)}
     if option not in known or key in known[option]:
         return None
-    mine = known.pop(option)
-    told = f"{said}: hydra/{part}={option} has no key '{key}'"
-    if not (near := did_you_mean(key, mine)):
-        for other, theirs in known.items():
-            if found := [key] if key in theirs else difflib.get_close_matches(key, theirs, n=1):
-                return f"{told}; hydra/{part}={other} has '{found[0]}'"
-    return f"{told}; it has {', '.join(mine) or 'none of its own'}{near}"
+    own_keys = known.pop(option)
+    message = f"{word}: hydra/{part}={option} has no key '{key}'"
+    if not (near := did_you_mean(key, own_keys)):
+        for name, keys in known.items():
+            if similar := [key] if key in keys else difflib.get_close_matches(key, keys, n=1):
+                return f"{message}; hydra/{part}={name} has '{similar[0]}'"
+    return f"{message}; it has {', '.join(own_keys) or 'none of its own'}{near}"
 
 
 def full_keys(key: str) -> list[str]:
-    """Where a launcher, a sweeper or a key of theirs is typed that somebody types at the top."""
+    """Return the full names (`hydra.launcher.KEY`) of a launcher, a sweeper or one of their keys."""
     if key in PARTS:
         return [f"hydra/{key}"]
-    ours = [(part, name) for part in PARTS for name in plugin_options(part, provided=True)]
-    return list(dict.fromkeys(f"hydra.{part}.{key}" for part, name in ours if key in _keys(part, name)))
+    options = [(part, name) for part in PARTS for name in plugin_options(part, provided=True)]
+    return list(dict.fromkeys(f"hydra.{part}.{key}" for part, name in options if key in _keys(part, name)))
 
 
 def _keys(part: str, option: str) -> list[str]:
