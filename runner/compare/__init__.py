@@ -1,1 +1,1 @@
-"""Two sweeps side by side: the combinations that stand in both, seed by seed."""
+"""Comparison of sweeps: paired tests, by seed, of the combinations that two sweeps share."""

@@ -1,4 +1,4 @@
-"""`python -m runner.compare DIR1 DIR2 [...]`: what changed between sweeps, combination by combination."""
+"""`python -m runner.compare DIR1 DIR2 [...]`: compare sweeps, combination by combination."""
 
 import argparse
 import sys
@@ -8,19 +8,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from runner.compare.match import SweepResults, differing, read, shared_names
+from runner.compare.match import SweepResults, read_sweep, setting_differences, shared_names
 from runner.compare.paired import Difference, overall, paired
 from runner.core.console import console
 from runner.core.errors import ConfigError
 from runner.report.results.format import count, further, probability
 from runner.report.results.tables import FEWEST
 
-MOST_ROWS = 40  # of a table
-MOST_NAMED = 5  # combinations that are left out
+MOST_ROWS = 40  # in a table
+MOST_NAMED = 5  # left-out combinations that are listed by name
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Compares each further folder with the first; 2 where one holds no runs, or no combination stands in both."""
+    """Compare each further folder with the first; return 2 if one holds no runs or shares no combination."""
     parser = argparse.ArgumentParser(
         prog="python -m runner.compare",
         description="Compares each further sweep with the first: the combinations that stand in both, seed by seed.",
@@ -32,12 +32,12 @@ def main(argv: list[str] | None = None) -> int:
             raise ConfigError("name at least two folders: python -m runner.compare outputs/ONE outputs/OTHER")
         if len({folder.resolve() for folder in folders}) < len(folders):
             raise ConfigError(f"{', '.join(map(str, folders))}: the same folder is named twice")
-        sweeps = [read(folder) for folder in folders]
+        sweeps = [read_sweep(folder) for folder in folders]
         compared = [(other, *_pairs(sweeps[0], other)) for other in sweeps[1:]]
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    # Like the sweep's own display, without its torch: as wide as it takes where it is no terminal.
+    # `console` is the sweep display's, without importing torch; output to a file is not cut to a width.
     out = console()
     for other, names, pairs in compared:
         _show(out, sweeps[0], other, names, pairs)
@@ -49,20 +49,20 @@ Pairs = dict[tuple[str, ...], dict[str, dict[str, float]]]  # values -> metric -
 
 def _pairs(first: SweepResults, second: SweepResults) -> tuple[list[str], Pairs]:
     names = shared_names([first, second])
-    one, other = first.cells(names), second.cells(names)
+    cells, other_cells = first.cells(names), second.cells(names)
     pairs: Pairs = {}
-    for values in one:
-        if values in other:
+    for values in cells:
+        if values in other_cells:
             pairs[values] = {
-                metric: {seed: other[values][metric][seed] - value for seed, value in seeds.items() if seed in found}
-                for metric, seeds in one[values].items()
-                if (found := other[values].get(metric))
+                metric: {seed: other_seeds[seed] - value for seed, value in seeds.items() if seed in other_seeds}
+                for metric, seeds in cells[values].items()
+                if (other_seeds := other_cells[values].get(metric))
             }
     if not pairs:
-        left_out = [(sweep, why) for sweep in (first, second) for why in sweep.gaps(names).values()]
+        left_out = [(sweep, reason) for sweep in (first, second) for reason in sweep.gaps(names).values()]
         if left_out:
-            sweep, why = left_out[0]
-            raise ConfigError(f"no combination is complete in both folders: {why} in {sweep.folder}")
+            sweep, reason = left_out[0]
+            raise ConfigError(f"no combination is complete in both folders: {reason} in {sweep.folder}")
         swept = " and ".join(f"{s.folder} varies {', '.join(s.keys.names) or 'nothing'}" for s in (first, second))
         raise ConfigError(f"no combination stands in both folders: {swept}")
     shared = {values: metrics for values, metrics in pairs.items() if metrics.get("val_accuracy")}
@@ -83,15 +83,15 @@ def _show(out: Console, first: SweepResults, second: SweepResults, names: Sequen
         table.add_column(title, justify="left" if title.endswith("?") else "right")
     order = sorted(range(len(pairs)), key=lambda i: -abs(differences[i].mean))
     for i in order[:MOST_ROWS]:
-        values, found = list(pairs)[i], differences[i]
+        values, difference = list(pairs)[i], differences[i]
         tests = list(pairs[values].get("test_accuracy", {}).values())
         table.add_row(
             ", ".join(f"{name}={_short(value)}" for name, value in zip(names, values)) or "all seeds",
-            str(found.seeds),
-            f"{found.mean:+.4f}",
-            "–" if found.low is None else f"{found.low:+.4f} to {found.high:+.4f}",
+            str(difference.seeds),
+            f"{difference.mean:+.4f}",
+            "–" if difference.low is None else f"{difference.low:+.4f} to {difference.high:+.4f}",
             f"{sum(tests) / len(tests):+.4f}" if tests else "–",
-            judged(found),
+            describe_verdict(difference),
         )
     out.print(table)
     if len(order) > MOST_ROWS:
@@ -100,14 +100,16 @@ def _show(out: Console, first: SweepResults, second: SweepResults, names: Sequen
         out.print(line)
 
 
-def judged(found: Difference) -> str:
-    """The verdict on one difference, or why there is none."""
-    if found.p is None:
-        if found.seeds < FEWEST:
-            return f"{'one seed' if found.seeds == 1 else 'two seeds'}: no verdict"
-        return "no difference in any seed" if found.mean == 0 else "no residual: no verdict"
+def describe_verdict(difference: Difference) -> str:
+    """Return the verdict on a difference in words, or the reason why there is none."""
+    if difference.p is None:
+        if difference.seeds < FEWEST:
+            return f"{'one seed' if difference.seeds == 1 else 'two seeds'}: no verdict"
+        return "no difference in any seed" if difference.mean == 0 else "no residual: no verdict"
     return (
-        f"yes, {probability(found.p)}" if found.is_significant else f"no, {probability(found.p)}; {further(found.more)}"
+        f"yes, {probability(difference.p)}"
+        if difference.is_significant
+        else f"no, {probability(difference.p)}; {further(difference.more)}"
     )
 
 
@@ -121,15 +123,15 @@ def _summary(
     df: int,
 ) -> list[str]:
     lines = []
-    whole = overall([metrics["val_accuracy"] for metrics in pairs.values()])
-    if whole is not None:
-        bounds = "" if whole.low is None else f", 95 % interval {whole.low:+.4f} to {whole.high:+.4f}"
+    total = overall([metrics["val_accuracy"] for metrics in pairs.values()])
+    if total is not None:
+        bounds = "" if total.low is None else f", 95 % interval {total.low:+.4f} to {total.high:+.4f}"
         lines.append(
-            f"Over {count(len(pairs), 'combination')}: {whole.mean:+.4f}{bounds} ({count(whole.seeds, 'seed')}). "
-            f"Distinguishable from no change? {judged(whole).capitalize()}."
+            f"Over {count(len(pairs), 'combination')}: {total.mean:+.4f}{bounds} ({count(total.seeds, 'seed')}). "
+            f"Distinguishable from no change? {describe_verdict(total).capitalize()}."
         )
-    significant = sum(found.is_significant for found in differences)
-    if all(one.seeds < FEWEST for one in differences):
+    significant = sum(difference.is_significant for difference in differences)
+    if all(difference.seeds < FEWEST for difference in differences):
         lines.append(
             "No verdict on any combination: each has fewer than three seeds in common, and two settle nothing."
         )
@@ -142,15 +144,15 @@ def _summary(
         )
     for sweep in (first, second):
         left_out = sweep.gaps(names)
-        for values, why in list(left_out.items())[:MOST_NAMED]:
+        for values, reason in list(left_out.items())[:MOST_NAMED]:
             name = ", ".join(f"{key}={_short(value)}" for key, value in zip(names, values)) or "all seeds"
-            lines.append(f"Not compared: {name}: {why} in {sweep.folder}; the seeds that are left may be the luckiest.")
+            lines.append(f"Not compared: {name}: {reason} in {sweep.folder}; the remaining seeds may be the luckiest.")
         if len(left_out) > MOST_NAMED:
             lines.append(f"Not compared for the same reason: {len(left_out) - MOST_NAMED} more in {sweep.folder}.")
         if alone := len(sweep.cells(names)) - len(pairs):
             lines.append(f"Only in {sweep.folder}, or without a shared seed: {count(alone, 'combination')}.")
-    for what, one, other in differing(first, second, names):
-        lines.append(f"What else differs: {what}: {_short(one)} against {_short(other)}.")
+    for setting, value, other_value in setting_differences(first, second, names):
+        lines.append(f"What else differs: {setting}: {_short(value)} against {_short(other_value)}.")
     return lines
 
 

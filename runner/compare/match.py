@@ -1,4 +1,4 @@
-"""Which combinations of two sweeps are the same, and what else differs between the two."""
+"""Matching of two sweeps: the combinations that both hold, and settings that differ between them."""
 
 import statistics
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ Cells = dict[tuple[str, ...], dict[str, dict[str, float]]]  # values of the keys
 
 @dataclass(frozen=True)
 class SweepResults:
-    """A folder with its finished training runs, and those that did not finish."""
+    """The finished and unfinished training runs of a folder."""
 
     folder: Path
     keys: SweptKeys
@@ -26,12 +26,13 @@ class SweepResults:
     lost: list[RunRecord]
 
     def cells(self, names: Sequence[str]) -> Cells:
-        """Return the complete combinations by their values of `names`; runs of one seed count as one.
+        """Return metric -> seed -> value of each complete combination, keyed by its values of `names`.
 
-        Those with a run that did not finish are left out: the seeds that are left may be the luckiest.
+        Several runs of a seed are averaged. A combination with an unfinished run is left out, because its remaining
+        seeds may be the luckiest.
         """
         lost = {self._values(record, names) for record in self.lost}
-        found: dict[tuple[str, ...], dict[str, dict[str, list[float]]]] = {}
+        samples: dict[tuple[str, ...], dict[str, dict[str, list[float]]]] = {}
         for record in self.done:
             values = self._values(record, names)
             if values in lost:
@@ -39,14 +40,14 @@ class SweepResults:
             seed = self.keys.value(record, "seed")
             for metric in METRICS:
                 if (value := record.metrics[metric]) is not None:
-                    found.setdefault(values, {}).setdefault(metric, {}).setdefault(seed, []).append(value)
+                    samples.setdefault(values, {}).setdefault(metric, {}).setdefault(seed, []).append(value)
         return {
             values: {metric: {s: statistics.fmean(v) for s, v in seeds.items()} for metric, seeds in metrics.items()}
-            for values, metrics in found.items()
+            for values, metrics in samples.items()
         }
 
     def gaps(self, names: Sequence[str]) -> dict[tuple[str, ...], str]:
-        """Return the combinations that are left out, each with its reason (`2 of 5 seeds diverged`)."""
+        """Return the combinations that `cells` leaves out, each with its reason (`2 of 5 seeds diverged`)."""
         groups: dict[tuple[str, ...], list[RunRecord]] = {}
         for record in (*self.done, *self.lost):
             groups.setdefault(self._values(record, names), []).append(record)
@@ -57,21 +58,21 @@ class SweepResults:
         return tuple(_canonical(self.keys.value(record, name)) for name in names)
 
     def fixed(self, names: Sequence[str]) -> dict[str, str]:
-        """What was typed alike for all runs, and what they were made with."""
+        """Return the overrides, code and versions that all finished runs share."""
         typed = [typed_overrides(record) for record in self.done]
         keys = [key for key in typed[0] if key not in names and key.split(".")[0] not in _NO_DIFFERENCE]
-        same = {key: typed[0][key] for key in keys if len({one.get(key) for one in typed}) == 1}
-        for what in ("git_commit", "code", "revisions", "versions", "device"):
-            values = {plain(record.facts.get(what)) for record in self.done}
-            same |= {what.replace("_", " "): values.pop()} if len(values) == 1 else {}
+        same = {key: typed[0][key] for key in keys if len({overrides.get(key) for overrides in typed}) == 1}
+        for fact in ("git_commit", "code", "revisions", "versions", "device"):
+            values = {plain(record.facts.get(fact)) for record in self.done}
+            same |= {fact.replace("_", " "): values.pop()} if len(values) == 1 else {}
         return same
 
 
 _NO_DIFFERENCE = (*WITHOUT_EFFECT, "seed", "log")
 
 
-def read(folder: Path) -> SweepResults:
-    """ConfigError where the folder holds no run that has a validation accuracy."""
+def read_sweep(folder: Path) -> SweepResults:
+    """Read the runs of a folder. Raises `ConfigError` if none of them has a validation accuracy."""
     records = runs_of(folder)
     done = [record for record in records if record.status == "done" and record.metrics["val_accuracy"] is not None]
     if not done:
@@ -83,20 +84,20 @@ def read(folder: Path) -> SweepResults:
 
 
 def shared_names(sweeps: Sequence[SweepResults]) -> list[str]:
-    """The keys that any of the sweeps varies, but the seed: what a combination is known by."""
+    """Return the keys, except the seed, that any of the sweeps varies; their values identify a combination."""
     names = dict.fromkeys(name for sweep in sweeps for name in sweep.keys.names)
     return [name for name in names if name != "seed"]
 
 
-def differing(first: SweepResults, second: SweepResults, names: Sequence[str]) -> list[tuple[str, str, str]]:
-    """(what, in the first, in the second) of what does not belong to the combinations and is not the same."""
-    one, other = first.fixed(names), second.fixed(names)
-    keys = sorted(one.keys() | other.keys(), key=natural)
-    return [(key, one.get(key, "–"), other.get(key, "–")) for key in keys if one.get(key) != other.get(key)]
+def setting_differences(first: SweepResults, second: SweepResults, names: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Return (setting, value in the first, value in the second) of fixed settings that differ between two sweeps."""
+    fixed, other = first.fixed(names), second.fixed(names)
+    keys = sorted(fixed.keys() | other.keys(), key=natural)
+    return [(key, fixed.get(key, "–"), other.get(key, "–")) for key in keys if fixed.get(key) != other.get(key)]
 
 
 def _canonical(value: str) -> str:
-    """`1e-3` and `0.001` are one value."""
+    """Return one spelling for equal numbers, such as `1e-3` and `0.001`."""
     try:
         return repr(float(value))
     except ValueError:

@@ -24,7 +24,7 @@ from runner.report.results.format import band
 from runner.report.results.tables import Row, summarize
 from runner.store.files import RESULT, write_atomic
 from runner.store.fingerprint import slug
-from runner.tracking.events import begin, is_own, next_path, scalars_event, version
+from runner.tracking.events import is_own, next_path, purge_event, scalars_event, version_event
 from runner.tracking.record_file import RecordWriter
 
 FOLDER = "mean"  # in the sweep's folder; it holds no result.json, so that nothing takes it for a run
@@ -58,7 +58,7 @@ def write_aggregates(folder: Path, records: Sequence[RunRecord]) -> list[Path]:
             path = top / name
             path.mkdir(exist_ok=True)
             ended = max((record.folder / "metrics.csv").stat().st_mtime for record in _tracked(row) if record.curves)
-            _write(path, [version(), begin(0), charts, *_scalars(curves)], ended)
+            _write(path, [version_event(), purge_event(0), charts, *_scalars(curves)], ended)
             written.append(path)
         for path in top.iterdir():
             if path.is_dir() and path not in written and not (path / RESULT).exists():  # a run of the sweep SWEEP/mean

@@ -1,1 +1,1 @@
-"""What TensorBoard shows of a run: scalars, hparams, pictures, text."""
+"""TensorBoard output of a run: scalars, hparams, pictures, text."""

@@ -1,4 +1,4 @@
-"""Matplotlib's figures as arrays."""
+"""Matplotlib figures as arrays."""
 
 from typing import TYPE_CHECKING
 
@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
 
 def pixels(figure: "Figure") -> np.ndarray:
-    """Draw a figure, uint8 [H, W, 3]."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes a second, which only what draws need pay
+    """Render a figure to uint8 [H, W, 3]."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow: takes a second
 
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

@@ -14,27 +14,26 @@ from runner.core.memo import by_content
 
 _INK = (33, 37, 41)
 _SOFT = (110, 118, 126)
-# From white through blue to navy: lightness falls throughout, so it reads in grey and for every colour
-# vision.
+# From white through blue to navy. Lightness decreases steadily, so it works in gray and for color-blind readers.
 _SCALE = np.array([[255, 255, 255], [198, 219, 239], [107, 174, 214], [33, 113, 181], [8, 48, 107]], dtype=np.float64)
 
 
 @by_content(4)
 def batch_grid(images: ArrayLike, labels: list[str], columns: int = 8, side: int = 96, gap: int = 8) -> np.ndarray:
-    """A contact sheet: each image enlarged unsmoothed (or reduced) to about `side` pixels, its label below.
+    """Draw a contact sheet: each image scaled to about `side` pixels, without smoothing, its label below.
 
-    `images` [B, C, H, W]: uint8, or floats in [0, 1] (what lies outside is cut); other channels than grey or
-    RGB are shown by the first three, or the first. A label that is too long takes a second line at " / ",
-    then is cut. Returns uint8 [height, width, 3].
+    `images` [B, C, H, W]: uint8, or floats clipped to [0, 1]. Of more than three channels the first three are shown,
+    of two the first. A label that is too long is broken at " / " into two lines, then shortened. Returns uint8
+    [height, width, 3].
     """
     pixels = _to_uint8(np.asarray(images))
     count, height, width, _ = pixels.shape
     if len(labels) != count:
         raise ValueError(f"{count} images but {len(labels)} labels")
-    shown = _enlarged(width, height, side)
+    shown = _shown_size(width, height, side)
     font = _font(12)
     cell_width = max(shown[0], side)
-    texts = [_lines(label, cell_width, font) for label in labels]
+    texts = [_label_lines(label, cell_width, font) for label in labels]
     line_height = 15
     cell_height = shown[1] + 4 + line_height * max((len(lines) for lines in texts), default=1)
     columns = max(1, min(columns, count))
@@ -44,7 +43,7 @@ def batch_grid(images: ArrayLike, labels: list[str], columns: int = 8, side: int
     for i in range(count):
         left = gap + (i % columns) * (cell_width + gap)
         top = gap + (i // columns) * (cell_height + gap)
-        _put(sheet, draw, pixels[i], shown, (left + (cell_width - shown[0]) // 2, top))
+        _paste(sheet, draw, pixels[i], shown, (left + (cell_width - shown[0]) // 2, top))
         for k, line in enumerate(texts[i]):
             draw.text((left + cell_width // 2, top + shown[1] + 4 + k * line_height), line, _INK, font, anchor="ma")
     return np.asarray(sheet)
@@ -59,25 +58,25 @@ def draws_grid(
     side: int = 96,
     gap: int = 8,
 ) -> np.ndarray:
-    """A row for each image: the original, then its draws, enlarged or reduced as in `batch_grid`.
+    """Draw a row for each image: the original, then its random draws, scaled as in `batch_grid`.
 
-    `images` [R, N, C, H, W]; `rows` [R] are the words on the left, `labels` [R][N] those below each image, if any. The
-    title is broken into lines as long as the sheet. Returns uint8 [height, width, 3].
+    `images` [R, N, C, H, W]; `rows` [R] are the labels on the left, `labels` [R][N] those below each image, if any. The
+    title is broken into lines of the sheet's width. Returns uint8 [height, width, 3].
     """
     images = np.asarray(images)
     count, columns = images.shape[:2]
     if len(rows) != count or (labels and [len(row) for row in labels] != [columns] * count):
         raise ValueError(f"{count} rows of {columns} images, but {len(rows)} names or other labels")
     pixels = _to_uint8(images.reshape(-1, *images.shape[2:]))
-    shown = _enlarged(images.shape[4], images.shape[3], side)
+    shown = _shown_size(images.shape[4], images.shape[3], side)
     font, large, line_height = _font(12), _font(14), 15
-    names = [_cut(name, 120, font) for name in rows]
+    names = [_shorten(name, 120, font) for name in rows]
     left = 2 * gap + max(math.ceil(font.getlength(name)) for name in names)
     step = max(shown[0], 60) + gap
     width = left + columns * step
-    lines = _broken(title, width - 2 * gap, large) if title else []
+    lines = _wrap(title, width - 2 * gap, large) if title else []
     top = gap + 20 * len(lines) + line_height + 4
-    below = [[_lines(label, step - gap, font) for label in row] for row in labels or []]
+    below = [[_label_lines(label, step - gap, font) for label in row] for row in labels or []]
     height = shown[1] + gap + line_height * max((len(words) for row in below for words in row), default=0)
     sheet = Image.new("RGB", (width, top + count * height), (255, 255, 255))
     draw = ImageDraw.Draw(sheet)
@@ -88,7 +87,7 @@ def draws_grid(
         draw.text((middle, top - 4), f"draw {i}" if i else "original", _SOFT, font, anchor="md")
         for k in range(count):
             corner = (middle - shown[0] // 2, top + k * height)
-            _put(sheet, draw, pixels[k * columns + i], shown, corner)
+            _paste(sheet, draw, pixels[k * columns + i], shown, corner)
             for n, line in enumerate(below[k][i] if below else []):
                 draw.text((middle, corner[1] + shown[1] + 2 + n * line_height), line, _INK, font, anchor="ma")
     for k, name in enumerate(names):
@@ -97,10 +96,10 @@ def draws_grid(
 
 
 def confusion_matrix(counts: ArrayLike, classes: list[str]) -> np.ndarray:
-    """`counts` int [K, K], rows true and columns predicted -> uint8 [height, width, 3].
+    """Draw a confusion matrix, `counts` int [K, K] (rows true, columns predicted), as uint8 [height, width, 3].
 
-    The colour is the share of the row, on a square-root scale so that rare confusions are seen as well; up to
-    20 classes the counts stand in the cells (a zero stays empty).
+    The color shows the share of the row, on a square-root scale so that rare confusions are visible. Up to 20
+    classes the cells show the counts (a zero stays empty).
     """
     counts = np.asarray(counts)
     k = len(classes)
@@ -110,14 +109,14 @@ def confusion_matrix(counts: ArrayLike, classes: list[str]) -> np.ndarray:
     side = max(1, cell * k)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     font = _font(12 if cell >= 16 else 9)
-    named = cell >= 9  # smaller rows cannot hold a name; then only the axes are labelled
-    names = [_cut(name, 120, font) for name in classes] if named else []
+    named = cell >= 9  # smaller rows have no room for a name: only the axes are labeled
+    names = [_shorten(name, 120, font) for name in classes] if named else []
     margin = 12 + max((math.ceil(font.getlength(name)) for name in names), default=0)
     title = _font(14)
     left, top, right, bottom = margin + 26, 44, 100, margin + 30
     width, height = left + side + right, top + max(side, 120) + bottom
     picture = Image.new("RGB", (width, height), (255, 255, 255))
-    matrix = Image.fromarray(_colour(share)).resize((side, side), Image.Resampling.NEAREST)
+    matrix = Image.fromarray(_color(share)).resize((side, side), Image.Resampling.NEAREST)
     picture.paste(matrix, (left, top))
     draw = ImageDraw.Draw(picture)
     draw.text((left, 10), "Confusion matrix", _INK, title, anchor="la")
@@ -129,17 +128,17 @@ def confusion_matrix(counts: ArrayLike, classes: list[str]) -> np.ndarray:
     for i, name in enumerate(names):
         middle = i * cell + cell // 2
         draw.text((left - 6, top + middle), name, _INK, font, anchor="rm")
-        _rotated(picture, name, font, (left + middle, top + side + 6))
+        _draw_rotated(picture, name, font, (left + middle, top + side + 6))
     if k <= 20:
         _write_counts(draw, counts, share, (left, top), cell)
-    _rotated(picture, "true class", title, (14, top + side // 2), centred=True)
+    _draw_rotated(picture, "true class", title, (14, top + side // 2), centered=True)
     draw.text((left + side // 2, height - 10), "predicted class", _INK, title, anchor="md")
-    _scale_bar(picture, draw, (left + side + 18, top), min(side, 240) if side >= 120 else 120)
+    _draw_scale_bar(picture, draw, (left + side + 18, top), min(side, 240) if side >= 120 else 120)
     return np.asarray(picture)
 
 
 def _to_uint8(images: np.ndarray) -> np.ndarray:
-    """[B, C, H, W] -> uint8 [B, H, W, 3]"""
+    """Convert [B, C, H, W] to uint8 [B, H, W, 3]."""
     images = images[:, :3] if images.shape[1] >= 3 else images[:, :1]
     if images.dtype != np.uint8:
         images = np.rint(np.clip(np.nan_to_num(images), 0, 1) * 255).astype(np.uint8)
@@ -147,21 +146,21 @@ def _to_uint8(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(images, (*images.shape[:3], 3)))
 
 
-def _enlarged(width: int, height: int, side: int) -> tuple[int, int]:
-    """The size at which an image is shown: about `side` pixels, by a whole factor, which keeps pixels square."""
+def _shown_size(width: int, height: int, side: int) -> tuple[int, int]:
+    """Return the (width, height) to draw an image at: about `side` pixels, enlarged by a whole factor."""
     scale = side / max(height, width)
     scale = max(1, math.floor(scale)) if scale > 0.7 else scale
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _put(
+def _paste(
     sheet: Image.Image, draw: ImageDraw.ImageDraw, pixels: np.ndarray, shown: tuple[int, int], corner: tuple[int, int]
 ) -> None:
-    """An image [H, W, 3] at this size, its upper left corner there."""
+    """Paste an image [H, W, 3] at size `shown` (width, height), its upper left corner at `corner`."""
     method = Image.Resampling.NEAREST if shown[0] >= pixels.shape[1] else Image.Resampling.BOX
     left, top = corner
     sheet.paste(Image.fromarray(pixels).resize(shown, method), corner)
-    # A thin frame: the white border of an image would not be seen on the white sheet.
+    # A thin frame, because the white border of an image would not be visible on the white sheet.
     draw.rectangle((left - 1, top - 1, left + shown[0], top + shown[1]), outline=(206, 212, 218))
 
 
@@ -174,45 +173,45 @@ def _write_counts(draw: ImageDraw.ImageDraw, counts: np.ndarray, share: np.ndarr
         draw.text(at, text, (255, 255, 255) if share[row, column] > 0.3 else _INK, font, anchor="mm")
 
 
-def _scale_bar(picture: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple, height: int) -> None:
+def _draw_scale_bar(picture: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple, height: int) -> None:
     left, top = corner
-    position = np.linspace(1, 0, height)[:, None] ** 2  # undoes the square root: even steps of colour
-    picture.paste(Image.fromarray(_colour(position)).resize((12, height)), (left, top))
+    position = np.linspace(1, 0, height)[:, None] ** 2  # undoes the square root: the color changes in even steps
+    picture.paste(Image.fromarray(_color(position)).resize((12, height)), (left, top))
     draw.rectangle((left - 1, top - 1, left + 12, top + height), outline=_SOFT)
     font = _font(10)
     for share, text in ((1.0, "100 %"), (0.5, "50 %"), (0.2, "20 %"), (0.05, "5 %"), (0.0, "0 % of row")):
         draw.text((left + 17, top + (1 - math.sqrt(share)) * height), text, _SOFT, font, anchor="lm")
 
 
-def _colour(share: np.ndarray) -> np.ndarray:
-    """Shares in [0, 1] -> uint8 [..., 3]."""
+def _color(share: np.ndarray) -> np.ndarray:
+    """Map shares in [0, 1] to colors, uint8 [..., 3]."""
     position = np.sqrt(np.clip(share, 0, 1))
     stops = np.linspace(0, 1, len(_SCALE))
     channels = [np.interp(position, stops, _SCALE[:, c]) for c in range(3)]
     return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
 
 
-def _rotated(
-    picture: Image.Image, text: str, font: ImageFont.FreeTypeFont, at: tuple[int, int], centred: bool = False
+def _draw_rotated(
+    picture: Image.Image, text: str, font: ImageFont.FreeTypeFont, at: tuple[int, int], centered: bool = False
 ) -> None:
-    """Text that reads upwards; `at` is the middle of its upper end, or its centre."""
+    """Draw text that reads upwards; `at` is the middle of its upper end, or its center."""
     length, height = math.ceil(font.getlength(text)) + 2, round(font.size) + 6
     stamp = Image.new("L", (length, height))
     ImageDraw.Draw(stamp).text((length - 1, height // 2), text, 255, font, anchor="rm")
     stamp = stamp.rotate(90, expand=True)
-    corner = (at[0] - height // 2, at[1] - length // 2 if centred else at[1])
+    corner = (at[0] - height // 2, at[1] - length // 2 if centered else at[1])
     picture.paste(_INK, (*corner, corner[0] + stamp.width, corner[1] + stamp.height), stamp)
 
 
-def _lines(label: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
+def _label_lines(label: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
     first, slash, rest = label.partition(" / ")
     if not slash or font.getlength(label) <= width:
-        return [_cut(label, width, font)]
-    return [_cut(first, width, font), _cut(rest, width, font)]
+        return [_shorten(label, width, font)]
+    return [_shorten(first, width, font), _shorten(rest, width, font)]
 
 
-def _broken(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
-    """`text` in lines of at most `width` pixels; a word that is longer by itself is cut."""
+def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
+    """Break `text` into lines of at most `width` pixels; a single word that is longer is shortened."""
     lines = [""]
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}" if lines[-1] else word
@@ -220,11 +219,11 @@ def _broken(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
             lines.append(word)
         else:
             lines[-1] = longer
-    return [_cut(line, width, font) for line in lines]
+    return [_shorten(line, width, font) for line in lines]
 
 
-def _cut(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
-    """`text`, shortened with an ellipsis until it is at most `width` pixels long."""
+def _shorten(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
+    """Shorten `text` with an ellipsis to at most `width` pixels."""
     if font.getlength(text) <= width:
         return text
     fits = bisect.bisect_left(range(len(text)), True, key=lambda n: font.getlength(f"{text[:n]}…") > width)
@@ -233,7 +232,7 @@ def _cut(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
 
 @functools.cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans out of matplotlib's files, without its import (Pillow's own font has no accents)."""
+    """Load DejaVu Sans from matplotlib's files without importing it (Pillow's own font has no accents)."""
     package = Path(importlib.util.find_spec("matplotlib").origin).parent
     file = package / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
-    return ImageFont.truetype(str(file), size, layout_engine=ImageFont.Layout.BASIC)  # twice as quick as Raqm
+    return ImageFont.truetype(str(file), size, layout_engine=ImageFont.Layout.BASIC)  # twice as fast as Raqm

@@ -1,5 +1,7 @@
-"""TensorBoard's record format, as its own `RecordWriter` writes it, with the checksum computed in C: a picture takes
-microseconds, not 15 ms."""
+"""Writer of TensorBoard's record format.
+
+It replaces TensorBoard's own `RecordWriter`, because a checksum in C takes microseconds for a picture, not 15 ms.
+"""
 
 import struct
 from typing import BinaryIO
@@ -8,32 +10,32 @@ from crc32c import crc32c
 
 
 def masked(data: bytes) -> int:
-    """The checksum of a record: rotated and shifted, so that it is none of what it stands beside."""
+    """Return the masked CRC-32C of the record format: rotated by 15 bits, plus a constant."""
     crc = crc32c(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 class RecordWriter:
-    """Appends records to an open binary file."""
+    """RecordWriter: appends records to an open binary file."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
 
     @property
     def closed(self) -> bool:
-        """Whether nothing more can be written."""
+        """Return whether the file is closed."""
         return self._file.closed
 
     def write(self, data: bytes) -> None:
-        """length (uint64), its checksum, data, its checksum; little-endian."""
+        """Write a record, little-endian: length (uint64), its checksum (uint32), data, its checksum (uint32)."""
         length = struct.pack("<Q", len(data))
         parts = length, struct.pack("<I", masked(length)), data, struct.pack("<I", masked(data))
         self._file.write(b"".join(parts))
 
     def flush(self) -> None:
-        """What was written is in the file."""
+        """Flush buffered records to the file."""
         self._file.flush()
 
     def close(self) -> None:
-        """Ends the file."""
+        """Close the file."""
         self._file.close()
