@@ -44,7 +44,7 @@ def test_a_sweep_of_one_seed_has_its_report_written_by_a_worker(tmp_path):
 @quick
 def test_who_compiles_loads_it():
     """The other test would see it."""
-    script = "import torch; from runner.core.startup.torch_compiler import plain_optimizers; plain_optimizers(); "
+    script = "import torch; from runner.core.startup.torch_compiler import unwrap_optimizers; unwrap_optimizers(); "
     script += "torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1).step(); import sys; "
     for use, wanted in (("", "False"), ("torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)); ", "True")):
         words = [sys.executable, "-c", f"{script}{use}print('torch._dynamo' in sys.modules)"]
@@ -57,7 +57,7 @@ import sys, numpy, torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from runner.core.startup import torch_compiler
 if sys.argv[1] == "plain":
-    torch_compiler.plain_optimizers()
+    torch_compiler.unwrap_optimizers()
 kinds = dict.fromkeys("NAdam Adagrad AdamW LBFGS Rprop ASGD Adamax Adadelta RAdam".split(), {})
 kinds |= {"SGD": {"momentum": 0.9, "nesterov": True}, "Adam": {"weight_decay": 0.1}, "RMSprop": {"momentum": 0.5}}
 found, calls = {}, []

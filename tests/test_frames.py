@@ -1,10 +1,10 @@
-"""Below a roomy function no call opens a piece of memory for its frame."""
+"""Below a function with reserved frames no call opens a piece of memory for its frame."""
 
 import time
 
 import pytest
 
-from runner.core.startup.frames import roomy
+from runner.core.startup.frames import reserve_frames
 from tests.conftest import quick
 
 pytestmark = quick
@@ -40,16 +40,16 @@ def worst(function):
 
 
 def test_loops_are_quick_at_any_depth():
-    """Where a piece ends, calls are a hundred times slower; not so below a roomy function."""
+    """Where a piece ends, calls are a hundred times slower; not so below a function with reserved frames."""
     if worst(loop) < 20:
         pytest.skip("this Python keeps frames otherwise")
-    assert worst(roomy(loop)) < 10
+    assert worst(reserve_frames(loop)) < 10
 
 
-def test_a_roomy_function_is_the_function():
+def test_a_function_with_reserved_frames_is_the_function():
     """Arguments, answers, errors and names pass through."""
 
-    @roomy
+    @reserve_frames
     def shown(a, *b, c=1, **d):
         """Words."""
         if c == 0:

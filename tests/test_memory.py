@@ -75,20 +75,20 @@ def test_batch_norm_is_not_given_smaller_batches_unasked(cli):
 )
 def test_what_says_that_memory_lacks(error):
     """GPU and host say it in different words."""
-    assert memory.lacking(error)
+    assert memory.is_out_of_memory(error)
 
 
 def test_other_errors_do_not():
     """A shape that does not fit is no lack of memory; nor is a disk that is full."""
-    assert not memory.lacking(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    assert not memory.lacking(OSError(28, "No space left on device"))
+    assert not memory.is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not memory.is_out_of_memory(OSError(28, "No space left on device"))
 
 
 def test_torch_itself_says_it_in_these_words():
     """The real error of a tensor that no machine holds."""
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**50, dtype=torch.uint8)
-    assert memory.lacking(caught.value)
+    assert memory.is_out_of_memory(caught.value)
 
 
 @quick

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from runner.core.startup import is_plain, malloc, torch_compiler
-from runner.core.startup.frames import roomy
+from runner.core.startup.frames import reserve_frames
 from runner.optimizer.kernels import direct
 
 WORDS = ("model=mlp", "optimizer=momentum", "epochs=2", "threads=1", "log.images=0", "log.tensorboard=false")
@@ -26,9 +26,9 @@ def test_nothing_is_changed(plain, monkeypatch):
     def function():
         pass
 
-    assert is_plain() and roomy(function) is function
+    assert is_plain() and reserve_frames(function) is function
     steps = dict(vars(torch.optim.NAdam))
-    torch_compiler.plain_methods(torch.optim.NAdam)
+    torch_compiler.unwrap_methods(torch.optim.NAdam)
     assert dict(vars(torch.optim.NAdam)) == steps
     weights = torch.ones(3, requires_grad=True)
     assert direct(torch.optim.SGD([weights], lr=0.1, fused=True)) is None

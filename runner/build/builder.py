@@ -14,7 +14,7 @@ from runner.build.data import DataSets
 from runner.core.context import Context
 from runner.core.errors import ConfigError
 from runner.core.option import Option
-from runner.core.startup.torch_compiler import plain_optimizers
+from runner.core.startup.torch_compiler import unwrap_optimizers
 from runner.core.targets import construct, locate
 from runner.core.timeline import Timeline, timeline
 from runner.data.normalize import sample
@@ -93,7 +93,7 @@ class Builder:
 
     def optimizer(self, config: dict[str, Any], groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """The optimizer over parameter groups, whose rates are its own times `lr_scale` times the group's."""
-        plain_optimizers()
+        unwrap_optimizers()
         node = {"_target_": config["optimizer"]["_target_"]} | arguments("optimizer", config["optimizer"])
         node["lr"] = node["lr"] * config["lr_scale"]
         return construct("optimizer", node, config["trust"], params=[scaled(group, node) for group in groups])

@@ -1,10 +1,10 @@
-"""Standard output, for tables and lines. Light: what only looks at runs needs no torch."""
+"""Console: tables and lines on standard output. Imports no torch."""
 
 from rich.console import Console
 
 
 def console() -> Console:
-    """As wide as it takes where it is no terminal, so that no line is cut or folded."""
-    # What a user typed may hold brackets: it is never read as rich's markup.
-    out = Console(highlight=False, markup=False)
-    return out if out.is_terminal else Console(highlight=False, markup=False, width=200)
+    """Return the console for standard output: 200 columns wide where that is no terminal."""
+    # no markup, because text that a user typed may hold brackets; a fixed width, because rich folds lines at 80 columns
+    output = Console(highlight=False, markup=False)
+    return output if output.is_terminal else Console(highlight=False, markup=False, width=200)

@@ -1,4 +1,4 @@
-"""What an option may look at when it is asked whether it works with the rest."""
+"""Context: the combination of options that an option checks itself against."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,17 +8,17 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Context:
-    """A combination as the rehearsal sees it. Items read it in `check(context) -> str | None`.
+    """A combination of options during preflight. Options read it in `check(context) -> str | None`.
 
-    The model is on the meta device (or the CPU where it cannot be there). An item of the stack is asked when the items
-    before it have changed the model, every other option when all have.
+    The model is on the meta device, or on the CPU where it cannot be built there. An item of the stack is checked after
+    the items before it have modified the model, every other option after all of them have.
     """
 
     config: dict[str, Any]
     model: nn.Module
     channels: int  # of the images
-    in_channels: int  # that enter the network: more where grey images are repeated
-    stored_size: int  # pixels of the side of an image as it is kept
+    in_channels: int  # that enter the network: more where gray images are repeated
+    stored_size: int  # pixels of the side of a stored image
     image_size: int  # pixels of the side that enters the network
     num_classes: int
     train_size: int  # images

@@ -1,4 +1,4 @@
-"""What of a machine runs get: the device, the threads."""
+"""Device and CPU threads of a run."""
 
 import contextlib
 import os
@@ -8,31 +8,32 @@ import torch
 
 from runner.core.errors import ConfigError
 
-SMALL_STEP = 2e8  # operations of a batch's forward pass, below which one thread serves best (docs/benchmarks.md)
+SMALL_STEP = 2e8  # operations of a batch's forward pass below which one thread is fastest (docs/benchmarks.md)
 
 
 def threads(config: dict[str, Any], flops: int, at_once: int) -> int:
-    """Return the CPU threads of a run, of which `at_once` are done side by side.
+    """Return the number of CPU threads of a run.
 
-    flops: of one image's forward pass. `auto`: one thread where a step is too small to share, where a second gains
-    nothing and, on a busy machine, makes the first wait; else the run's share of the cores.
+    flops: of one image's forward pass. at_once: runs that train at the same time.
+    `auto` is one thread for small steps, else the run's share of the cores.
     """
     if config["threads"] != "auto":
         return config["threads"]
+    # because in a small step a second thread gains nothing and, on a busy machine, makes the first wait
     small = flops * config["batch_size"] < SMALL_STEP
     return 1 if small else max(1, cores() // max(1, at_once))
 
 
 def cores() -> int:
-    """Cores that this process may use: its share of them where torchrun started several processes."""
-    mates = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    """Return the number of cores for this process: its share where torchrun started several processes."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     with contextlib.suppress(AttributeError):  # not on macOS
-        return max(1, len(os.sched_getaffinity(0)) // mates)
-    return max(1, (os.cpu_count() or 1) // mates)
+        return max(1, len(os.sched_getaffinity(0)) // processes)
+    return max(1, (os.cpu_count() or 1) // processes)
 
 
 def check_device(config: dict[str, Any]) -> torch.device:
-    """The device that `device` names. Raises `ConfigError` where it is not there."""
+    """Return the device that the key `device` names. Raises `ConfigError` where it is not available."""
     name = config["device"]
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
@@ -40,8 +41,8 @@ def check_device(config: dict[str, Any]) -> torch.device:
     if name.startswith("cuda"):
         number = int(name.partition(":")[2] or 0)
         if not cuda or number >= torch.cuda.device_count():
-            have = f"there are {torch.cuda.device_count()}" if cuda else "no CUDA device is here"
-            raise ConfigError(f"device={name}: {have}; use device=auto or device=cpu")
+            available = f"there are {torch.cuda.device_count()}" if cuda else "no CUDA device is here"
+            raise ConfigError(f"device={name}: {available}; use device=auto or device=cpu")
     if name == "mps" and not mps:
         raise ConfigError("device=mps: no Apple GPU is here; use device=auto or device=cpu")
     return torch.device(name)

@@ -1,4 +1,4 @@
-"""What a user typed wrong, said in one line."""
+"""Errors that the command shows in one line."""
 
 import difflib
 import errno
@@ -6,18 +6,18 @@ from collections.abc import Iterable
 
 
 class ConfigError(Exception):
-    """The user's input cannot work: one line with the value, what is allowed and the way out.
+    """Invalid user input: one line with the value, what is allowed and the way out.
 
-    Shown without a traceback, exit code 2. Anything else that is raised is a bug of ours, or of the run.
+    Shown without a traceback, exit code 2. Any other exception is a bug of the runner or a failure of the run.
     """
 
 
 class DiskFull(Exception):
-    """No room for results: the sweep stops, and goes on with the same command. Exit code 1."""
+    """No space left for results: the sweep stops, and the same command continues it. Exit code 1."""
 
 
-def disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or what led to it, says that there is no room left where it was written."""
+def is_disk_full(error: BaseException | None) -> bool:
+    """Return whether an error, or one of its causes, says that the disk or a quota is full."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -26,6 +26,6 @@ def disk_full(error: BaseException | None) -> bool:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'adam'?"`, or nothing where no known word is near."""
+    """Return `"; did you mean 'adam'?"` for the nearest known word; an empty text where none is near."""
     near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""

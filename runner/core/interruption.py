@@ -1,7 +1,7 @@
-"""Signals that ask this process to end, so that it saves what it trains first. Imports no torch.
+"""Handling of signals that end this process: it saves its runs first. Imports no torch.
 
-While a run trains, the handler only notes the signal: the loop asks `pending` between two steps, where a checkpoint can
-be taken. At any other moment `Interrupted` is raised at once. A second Ctrl-C ends the process and its workers.
+While a run trains, the handler only records the signal: the loop calls `pending` between two steps, where it can save a
+checkpoint. At any other moment `Interrupted` is raised at once. A second Ctrl-C ends the process and its workers.
 """
 
 import contextlib
@@ -15,18 +15,18 @@ from typing import Any
 # Ctrl-C, `kill`, a closed terminal, and the two that Slurm sends before a time limit (`--signal=USR1@90`).
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
-EXIT_CODES = frozenset(128 + number for number in SIGNALS)  # as a shell counts them
-PATIENCE = 120.0  # seconds that processes which save their runs are waited for
+EXIT_CODES = frozenset(128 + number for number in SIGNALS)  # as shells report them
+PATIENCE = 120.0  # seconds to wait for processes that save their runs
 _DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 
 _signal: int | None = None  # that asked this process to end
-_deferred = 0  # nested parts that are not to be cut off
-_attended = False  # whether somebody catches `Interrupted`
-_line = ""  # shown where a signal has to wait
+_deferred = 0  # nesting depth of `deferred`
+_attended = False  # whether a caller catches `Interrupted`
+_line = ""  # shown where a signal waits for the end of a step
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked this process to end. `words`: what is left to do, for the console."""
+    """A signal asked this process to end. `words`: what remains to be done, for the console."""
 
     def __init__(self, number: int, words: str = ""):
         super().__init__(number, words)
@@ -50,7 +50,7 @@ def check() -> None:
 
 
 def request(number: int) -> None:
-    """Ask this process to end, as the signal would while a run trains. Any thread may call it."""
+    """Record a request to end this process, as a signal would while a run trains. Any thread may call it."""
     global _signal
     if _signal is None:
         _signal = number
@@ -58,7 +58,7 @@ def request(number: int) -> None:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Note signals inside without raising `Interrupted`; the caller asks `pending`, or calls `check` afterwards."""
+    """Record signals inside without raising `Interrupted`; the caller uses `pending` or `check` afterwards."""
     global _deferred
     _deferred += 1
     try:
@@ -69,25 +69,26 @@ def deferred() -> Iterator[None]:
 
 @contextlib.contextmanager
 def listening(line: str = "", everything: bool = False) -> Iterator[None]:
-    """Handle signals inside. Ignored ones stay ignored, and so stay those that others handle, unless `everything`.
+    """Handle signals inside.
 
-    line: written to standard error where a signal has to wait for the end of a step.
+    Ignored signals stay ignored. Signals with a handler of somebody else keep it, unless `everything`.
+    line: written to standard error where a signal waits for the end of a step.
     """
     global _signal, _attended, _line
-    before = _install(everything)
+    previous = _install(everything)
     outer, _signal, _attended, _line = (_attended, _line), None, True, line
     try:
         yield
     finally:
         _signal, (_attended, _line) = None, outer
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 def begin_worker() -> None:
     """Handle signals in a worker process: it ends at once, or inside `working` after its runs are saved.
 
-    Ctrl-C, which a terminal sends to all processes, is left to the command: it asks its workers with SIGTERM.
+    A terminal sends Ctrl-C to all processes. Workers ignore it, because the command sends them SIGTERM.
     """
     _install(everything=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -95,7 +96,7 @@ def begin_worker() -> None:
 
 @contextlib.contextmanager
 def working() -> Iterator[None]:
-    """Do a worker's task inside; end the process where a signal asked for it, when the task's runs are saved."""
+    """Run a worker's task inside; after a signal, end the process once the task's runs are saved."""
     global _attended
     _attended = True
     try:
@@ -109,56 +110,57 @@ def working() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ignoring(number: int) -> Iterator[None]:
-    """Start processes inside that ignore a signal."""
-    before = signal.signal(number, signal.SIG_IGN)
+    """Ignore a signal inside, so that processes started there ignore it too."""
+    previous = signal.signal(number, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.signal(number, before)
+        signal.signal(number, previous)
 
 
 def ask_children() -> None:
-    """Ask the worker processes of this one to save their runs and to end."""
+    """Send SIGTERM to this process's workers: they save their runs and end."""
     for process in _children():
         with contextlib.suppress(OSError):  # it has ended
             os.kill(process.pid, signal.SIGTERM)
 
 
 def _children() -> list[Any]:
-    loaded = sys.modules.get("multiprocessing")  # else there are none
-    return [] if loaded is None else loaded.active_children()
+    module = sys.modules.get("multiprocessing")  # not imported: there are no children
+    return [] if module is None else module.active_children()
 
 
 def _install(everything: bool) -> dict[int, Callable | int]:
-    """Take over the signals; return the handlers that were there before."""
-    before: dict[int, Callable | int] = {}
+    """Install the handler; return the previous handlers by signal."""
+    previous: dict[int, Callable | int] = {}
     for number in SIGNALS:
         handler = signal.getsignal(number)
         if handler in _DEFAULTS or everything and handler not in (signal.SIG_IGN, None):
             try:
                 signal.signal(number, _handle)
-            except ValueError:  # not the main thread: nobody can be told here
-                return before
-            before[number] = handler
-    return before
+            except ValueError:  # not the main thread, where Python allows no handlers
+                return previous
+            previous[number] = handler
+    return previous
 
 
 def _handle(number: int, _: FrameType | None) -> None:
     global _signal
     if not _attended:
         os._exit(128 + number)
-    if _signal is not None:  # only a person at the keyboard is in a hurry: Slurm and others send several of theirs
+    if _signal is not None:  # only a second Ctrl-C ends it at once: Slurm and others send several signals
         if number == signal.SIGINT:
             _end_at_once(number)
         return
     _signal = number
     if not _deferred:
         raise Interrupted(number)
-    tell()
+    write_notice()
 
 
-def tell() -> None:
-    """Write the line of `listening` to standard error: not through Python's stream, which may be in use right now."""
+def write_notice() -> None:
+    """Write the line of `listening` to standard error."""
+    # through the descriptor, because a signal may have interrupted a write to Python's stream
     if _line:
         with contextlib.suppress(OSError):
             os.write(2, f"{_line}\n".encode())

@@ -1,8 +1,8 @@
-"""Who is told how a run gets on. Light: what only looks at runs needs no torch."""
+"""Listener: receives the progress of a run. Imports no torch."""
 
 
 class Listener:
-    """Whoever wants to know how a run gets on."""
+    """Receiver of a run's progress; this base class ignores it."""
 
     def progress(self, step: int, steps: int, numbers: dict[str, float]) -> None:
-        """After every piece of training."""
+        """Receive the step, the total of steps and the metrics after each piece of training."""

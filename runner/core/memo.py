@@ -1,4 +1,4 @@
-"""What is asked again and again of the same numbers. Imports no NumPy."""
+"""Caches in memory: of results by the contents of array arguments, of recent entries. Imports no NumPy."""
 
 import functools
 import pickle
@@ -9,34 +9,37 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def by_content(most: int) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Keeps the last `most` answers of a function of arrays and plain values, whose equality is that of contents: runs
-    of a sweep show the same batch, drawn anew. Answers are shared: nobody may write to them."""
+def by_content(maxsize: int) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Return a decorator that caches a function's last `maxsize` results by the contents of its arguments.
 
-    def kept(function: Callable[..., T]) -> Callable[..., T]:
-        known: OrderedDict[Any, T] = OrderedDict()
+    Arguments are arrays and plain values. Results are shared between calls: do not write to them.
+    """
+    # by contents, because the runs of a sweep load equal batches into arrays of their own
+
+    def decorate(function: Callable[..., T]) -> Callable[..., T]:
+        results: OrderedDict[Any, T] = OrderedDict()
 
         @functools.wraps(function)
-        def asked(*given: Any, **named: Any) -> T:
-            key = tuple(map(_plain, given)), tuple((name, _plain(value)) for name, value in sorted(named.items()))
-            if key not in known:
-                known[key] = function(*given, **named)
-                if len(known) > most:
-                    known.popitem(last=False)
-            known.move_to_end(key)
-            return known[key]
+        def cached(*args: Any, **kwargs: Any) -> T:
+            key = tuple(map(_contents, args)), tuple((name, _contents(value)) for name, value in sorted(kwargs.items()))
+            if key not in results:
+                results[key] = function(*args, **kwargs)
+                if len(results) > maxsize:
+                    results.popitem(last=False)
+            results.move_to_end(key)
+            return results[key]
 
-        return asked
+        return cached
 
-    return kept
+    return decorate
 
 
 class Recent(OrderedDict):
-    """Mapping of the `most` entries that were used last; the others are forgotten."""
+    """Mapping that keeps the `maxsize` entries used last."""
 
-    def __init__(self, most: int):
+    def __init__(self, maxsize: int):
         super().__init__()
-        self.most = most
+        self.maxsize = maxsize
 
     def __getitem__(self, key: Any) -> Any:
         value = super().__getitem__(key)
@@ -45,11 +48,11 @@ class Recent(OrderedDict):
 
     def __setitem__(self, key: Any, value: Any) -> None:
         super().__setitem__(key, value)
-        if len(self) > self.most:
+        if len(self) > self.maxsize:
             self.popitem(last=False)
 
 
-def _plain(value: Any) -> Any:
+def _contents(value: Any) -> Any:
     if hasattr(value, "tobytes"):
         return value.tobytes(), value.shape, value.dtype.str
-    return pickle.dumps(value)  # all of it: what `repr` shows of a tensor is its corners
+    return pickle.dumps(value)  # not `repr`, which abbreviates tensors

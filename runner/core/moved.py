@@ -1,4 +1,4 @@
-"""Answer the names that modules had before they moved, for one more version, with a warning."""
+"""Import hook for modules that moved: their old names work for one more version, with a warning."""
 
 import sys
 import warnings
@@ -34,8 +34,7 @@ MOVED = {
 class OldName(ModuleType):
     """A module under its old name: it has the attributes of the new one.
 
-    `import runner.load` makes this an attribute of the package, where `runner.load(...)` is a function: so it can be
-    called too.
+    It can be called, because `import runner.load` puts it in place of the function `runner.load(...)`.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -46,7 +45,7 @@ class OldName(ModuleType):
 
 
 class OldNames(MetaPathFinder, Loader):
-    """Finds the modules of `MOVED`. Asked last: a name that stands is never looked for here."""
+    """Finder and loader of the modules in `MOVED`. It comes last, so it never sees a name that exists."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -63,5 +62,5 @@ class OldNames(MetaPathFinder, Loader):
 
 
 def answer_old_names() -> None:
-    """Let `import` find moved modules under their old names."""
+    """Install the import hook for old names."""
     sys.meta_path.append(OldNames())

@@ -1,4 +1,4 @@
-"""Lines of the log that belong to one run, where a process does several at a time."""
+"""Log records of one run, where a process trains several at a time."""
 
 import contextlib
 import logging
@@ -11,7 +11,7 @@ _folder: ContextVar[Path | None] = ContextVar("folder", default=None)
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """What is logged inside goes to the log of the run in this folder alone."""
+    """Send log records made inside to the log of the run in this folder only."""
     token = _folder.set(folder)
     try:
         yield
@@ -20,11 +20,11 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 class OwnLines(logging.Filter):
-    """Keeps a run's lines, and those that are of no run."""
+    """Filter that passes the records of one run, and those of no run."""
 
     def __init__(self, folder: Path):
         super().__init__()
-        self._own = folder
+        self._run_folder = folder
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return _folder.get() in (None, self._own)
+        return _folder.get() in (None, self._run_folder)

@@ -1,8 +1,7 @@
-"""What a config may say: the type, the unit and the range of every key. Defaults stand in `conf/`.
+"""Schema of a config: type, unit and range of every key. The defaults are in `conf/`.
 
-`Config` types the top of the tree; `GROUPS` types the keys that the options of one group share. Whatever else an
-option's YAML names is an argument of its `_target_` and is checked against the target's own signature
-(`runner.build.arguments`).
+`Config` types the top of the tree; `GROUPS` types the keys that the options of one group share. Any other key of an
+option's YAML is an argument of its `_target_`: `runner.build.arguments` checks it against the target's signature.
 Importing this module imports no torch.
 """
 
@@ -16,12 +15,12 @@ DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
 def _text(value: Any) -> Any:
-    """Numbers that YAML made of a name (`name=2024`) become words again."""
+    """Return a number that YAML made of a name (`name=2024`) as text again."""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def _number(value: Any) -> Any:
-    """A yes or a no is no number, though Python takes it for one."""
+    """Return a value that is no boolean, which Python counts as a number. Raises `ValueError`."""
     if isinstance(value, bool):
         raise ValueError(f"must be a number, not {str(value).lower()}")
     return value
@@ -54,13 +53,13 @@ Average = Literal["probabilities", "logits"]  # what is averaged over the member
 
 
 class Keys(BaseModel):
-    """A part of the config that knows all its keys."""
+    """Part of the config with a fixed set of keys."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class OptionKeys(BaseModel):
-    """The shared keys of a group's options; the others belong to the option's target."""
+    """Keys that a group's options share; further keys are arguments of the option's target."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -68,29 +67,29 @@ class OptionKeys(BaseModel):
 class EarlyStopping(Keys):
     patience: Positive | None  # epochs without improvement; null: train to the end
     metric: Literal["val_loss", "val_accuracy"]
-    min_delta: NonNegative  # smaller changes are no improvement
+    min_delta: NonNegative  # smaller changes do not count as improvement
 
 
 class Checkpoint(Keys):
     select: Literal["auto", "best", "last"]  # which weights are tested: `runner.train.selection`
-    metric: Literal["val_loss", "val_accuracy"]  # what `select=best` goes by
+    metric: Literal["val_loss", "val_accuracy"]  # that `select=best` compares
     seconds: NonNegative  # the least time between two saves
 
 
 class ProbeKeys(Keys):
-    every: Count  # steps between two looks at gradients and updates, stage by stage; 0: never
-    curvature_every: Count  # epochs between two Hessian eigenvalues; 0: never
+    every: Count  # steps between two probes of gradients and updates, by stage; 0: never
+    curvature_every: Count  # epochs between two estimates of the Hessian's extreme eigenvalues; 0: never
 
 
 class Log(Keys):
     every: Positive  # steps between two lines of training metrics; the host waits for the device there
     tensorboard: bool
     images: Count  # images in the picture of the first batch; 0: none
-    patch: bool  # uncommitted changes of the repositories at hand are kept beside the runs
+    patch: bool  # keep uncommitted changes of the repositories beside the runs
 
 
 def _groups(value: Any) -> Any:
-    """One group of keys may be typed without the outer brackets."""
+    """Return a list of groups; a single group may be typed without the outer brackets."""
     flat = isinstance(value, list) and value and not any(isinstance(item, list) for item in value)
     return [value] if flat else value
 
@@ -100,14 +99,14 @@ def _conditions(value: Any) -> Any:
 
 
 class OutOfMemory(Keys):
-    allow_batchnorm: bool  # smaller micro-batches for networks whose batch norm then sees less
+    allow_batchnorm: bool  # smaller micro-batches also where batch norm then sees fewer images
 
 
 class SweepKeys(Keys):
     zip: Annotated[list[list[Text]], BeforeValidator(_groups)]  # groups of swept keys that vary together
-    exclude: Annotated[list[Text], BeforeValidator(_conditions)]  # combinations that are left out
-    repeat: Positive  # seeds of each combination, from `seed` on
-    probe: bool  # a dry run measures a few steps of each distinct program
+    exclude: Annotated[list[Text], BeforeValidator(_conditions)]  # conditions for combinations to leave out
+    repeat: Positive  # seeds a combination: `seed`, `seed` + 1, ...
+    probe: bool  # measure a few steps of each distinct program in a dry run
 
 
 class Config(Keys):
@@ -115,7 +114,7 @@ class Config(Keys):
     seed: Annotated[Count, Field(lt=2**63)]
     epochs: Positive  # passes over the training split
     batch_size: Positive  # images a step
-    lr_scale: Rate  # multiplies the optimizer's own rate
+    lr_scale: Rate  # multiplies the optimizer's learning rate
     device: Annotated[str, BeforeValidator(_device)]
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     threads: AutoOr | Positive  # of the CPU
@@ -165,10 +164,10 @@ class Data(OptionKeys):
 
 
 class Optimizer(OptionKeys):
-    """The first three are the runner's; the others, ranged here once for all, are arguments of torch's classes."""
+    """Keys of optimizers: the first three are the runner's, the others are arguments of torch's classes."""
 
     no_decay: bool = True  # no weight decay on biases, norms and other vectors
-    norm_bias_lr_scale: Rate = 1.0  # multiplies the rate of norms' biases, not their decay
+    norm_bias_lr_scale: Rate = 1.0  # multiplies the learning rate of norms' biases, not their weight decay
     full_batch: bool = False  # each step sees the whole training split, in chunks; an epoch is one step
     lr: Rate = Field(default=None, validate_default=False)  # may be missing, not null
     momentum: Below1 | None = None
@@ -185,7 +184,7 @@ class Optimizer(OptionKeys):
     tolerance_grad: NonNegative | None = None
     tolerance_change: NonNegative | None = None
     max_gb: Rate | None = None  # of memory
-    base: "Optimizer | None" = None  # the optimizer inside of another
+    base: "Optimizer | None" = None  # the optimizer that this one wraps
 
 
 GROUPS: dict[str, type[OptionKeys]] = {"data": Data, "optimizer": Optimizer}
@@ -195,8 +194,8 @@ OWN_KEYS = {
     "optimizer": frozenset({"no_decay", "norm_bias_lr_scale", "full_batch"}),
 }
 
-# What cannot change a result but for rounding, or only says where things are: no part of a run's identity.
-# The contents of data and weight files are, in place of their paths.
+# Keys that change a result by rounding at most, or that name a place: they are no part of a run's fingerprint.
+# The contents of data and weight files are part of it, in place of their paths.
 NOT_IDENTITY = frozenset(
     {
         *("name", "trust", "dry_run", "rerun", "log", "probe", "sweep", "oom", "checkpoint.seconds"),
@@ -205,5 +204,5 @@ NOT_IDENTITY = frozenset(
         *("data.root", "data.download", "data.resident", "data.budget_gb", "data.workers", "data.cache_dir"),
     }
 )
-# What is asked of a trained network has an identity of its own: it never makes one train again.
+# Groups that only act on a trained network: changing them never trains it again.
 EVALUATION = frozenset({"evaluation"})

@@ -1,4 +1,4 @@
-"""One seed, many independent streams."""
+"""Random generators: many independent streams from one seed."""
 
 import hashlib
 
@@ -6,6 +6,6 @@ import torch
 
 
 def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator whose stream depends on the run's seed and on what it is for, and on nothing else."""
+    """Return a generator whose stream depends only on the run's seed and on the purpose."""
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8]) >> 1)

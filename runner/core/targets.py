@@ -1,4 +1,4 @@
-"""Callables that a `_target_` may name, and the objects that are built of them: nothing is built that is not checked.
+"""Callables that a `_target_` may name, and the objects built from them. Every node is checked before it is built.
 
 Values of a node are plain: an interpolation (`${...}`) is resolved where a config is composed, before any check, and
 is text here. Of Hydra's own keys a nested node may have `_partial_` alone.
@@ -12,8 +12,8 @@ from typing import Any
 
 from runner.core.errors import ConfigError
 
-# What a `_target_` may name without `trust`; the object itself must come from there as well, so that no path through
-# a module's own imports (`runner.build.data.json...`) leads out.
+# Packages that a `_target_` may name without `trust`. The object itself must come from there as well, because a path
+# may lead out through a module's own imports (`runner.build.data.json...`).
 TRUSTED = (
     "runner",
     "torch.optim",
@@ -22,9 +22,9 @@ TRUSTED = (
     "torchvision.transforms",
     "torchvision.ops",
 )
-FUNCTIONS = {"data": "load", "model": "build", "optimizer": "build"}  # group -> the name of options that are functions
-BASES = {"task": "runner.task.base.Task", "surface": "runner.surface.base.Surface"}  # of options that are no `Option`
-PURE = ("torch.nn.functional", "torch.nn.init")  # modules whose functions compute, and do nothing else
+FUNCTIONS = {"data": "load", "model": "build", "optimizer": "build"}  # group -> its options' function
+BASES = {"task": "runner.task.base.Task", "surface": "runner.surface.base.Surface"}  # bases of other options
+PURE = ("torch.nn.functional", "torch.nn.init")  # modules whose functions only compute
 DEEPEST = 32  # levels of a node
 
 
@@ -43,63 +43,63 @@ def locate(path: str, target: Any, trust: list[str]) -> Callable[..., Any]:
             f"if you trust it, add trust=[{package}]"
         )
     try:
-        named = pkgutil.resolve_name(target)
+        symbol = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{path}._target_={target}: cannot be imported ({error})") from error
-    home = getattr(named, "__module__", None) or type(named).__module__
-    if not callable(named) or not _is_from(home, trusted):
-        raise ConfigError(f"{path}._target_={target}: leads to {home}, which is not from a trusted package")
+    module = getattr(symbol, "__module__", None) or type(symbol).__module__
+    if not callable(symbol) or not _is_from(module, trusted):
+        raise ConfigError(f"{path}._target_={target}: leads to {module}, which is not from a trusted package")
     group = path.partition(".")[0]
-    if _is_from(home, ("runner",)):
-        if not _is_option(named, home, group):
+    if _is_from(module, ("runner",)):
+        if not _is_option(symbol, module, group):
             raise ConfigError(f"{path}._target_={target}: is no option of {group}; those are in runner.{group}")
-    elif not _is_from(home, tuple(trust)) and not _is_part(named, home):
+    elif not _is_from(module, tuple(trust)) and not _is_part(symbol, module):
         raise ConfigError(
-            f"{path}._target_={target}: is no layer, model, optimizer or transform of {home.partition('.')[0]}"
+            f"{path}._target_={target}: is no layer, model, optimizer or transform of {module.partition('.')[0]}"
         )
-    return named
+    return symbol
 
 
 def _is_from(name: str, packages: tuple[str, ...]) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-def _is_option(named: Any, home: str, group: str) -> bool:
-    """Tell options of a group from the helpers beside them, some of which write files."""
+def _is_option(symbol: Any, module: str, group: str) -> bool:
+    """Return whether an object is an option of a group, and no helper beside it (some of those write files)."""
     from torch import nn, optim
 
     from runner.core.option import Option
 
-    if not _is_from(home, (f"runner.{group}",)):
+    if not _is_from(module, (f"runner.{group}",)):
         return False
-    if inspect.isclass(named):
+    if inspect.isclass(symbol):
         bases = [pkgutil.resolve_name(BASES[group])] if group in BASES else []
-        return issubclass(named, (Option, nn.Module, optim.Optimizer, *bases))
-    return inspect.isfunction(named) and named.__qualname__ == FUNCTIONS.get(group)
+        return issubclass(symbol, (Option, nn.Module, optim.Optimizer, *bases))
+    return inspect.isfunction(symbol) and symbol.__qualname__ == FUNCTIONS.get(group)
 
 
-def _is_part(named: Any, home: str) -> bool:
-    """Tell what torch's networks and pipelines are made of from its helpers, some of which fetch and unpickle files."""
+def _is_part(symbol: Any, module: str) -> bool:
+    """Return whether an object is a part of networks or pipelines; some of torch's helpers fetch and unpickle files."""
     from torch import nn, optim
 
-    if inspect.isclass(named):
+    if inspect.isclass(symbol):
         kinds = (nn.Module, optim.Optimizer, optim.lr_scheduler.LRScheduler)
-        return issubclass(named, kinds) or _is_from(home, ("torchvision.transforms",))
-    if not inspect.isfunction(named):
+        return issubclass(symbol, kinds) or _is_from(module, ("torchvision.transforms",))
+    if not inspect.isfunction(symbol):
         return False
-    return home in PURE or _is_builder(named)
+    return module in PURE or _is_builder(symbol)
 
 
-def _is_builder(named: Callable[..., Any]) -> bool:
-    """Tell the functions that make torchvision's classifiers."""
+def _is_builder(symbol: Callable[..., Any]) -> bool:
+    """Return whether a function builds one of torchvision's classifiers."""
     from torchvision import models
 
-    name = named.__name__
-    return name in models.list_models(module=models) and models.get_model_builder(name) is named
+    name = symbol.__name__
+    return name in models.list_models(module=models) and models.get_model_builder(name) is symbol
 
 
 def nested_complaints(path: str, value: Any, trust: list[str], depth: int = 0) -> Iterator[str]:
-    """Yield a line for each `_target_` of a node, at any depth, that may not be called, or not in that way."""
+    """Yield a line for each `_target_` of a node, at any depth, that may not be called or has unknown keys."""
     if depth > DEEPEST:
         yield f"{path}: more than {DEEPEST} levels deep"
     elif isinstance(value, dict):
@@ -142,7 +142,7 @@ def downloads(path: str, value: Any) -> Iterator[str]:
 
 
 def construct(path: str, node: Mapping[str, Any], trust: list[str], **arguments: Any) -> Any:
-    """Return what a node's target returns for the node's other keys and for further arguments.
+    """Build a node's object: call its target with the node's other keys and further arguments.
 
     Raises `ConfigError` where its target, or one nested below it, may not be called.
     """

@@ -1,4 +1,4 @@
-"""Wording of lists, numbers, times and errors: in messages, tables and reports. Loads no torch."""
+"""Formatting of lists, numbers, durations and errors for messages, tables and reports. Imports no torch."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,8 +12,7 @@ def few(items: Iterable[str], most: int = 4, between: str = ", ", last: str = " 
 
 
 def number(value: float | str | None, metric: str = "", missing: str = "-") -> str:
-    """Format a value of a result: fractions with four digits after the point, seconds with one; counts and words as
-    they are."""
+    """Format a value of a result: fractions with four decimals, seconds with one, counts and words as they are."""
     if value is None:
         return missing
     if metric == "epochs":
@@ -26,7 +25,7 @@ def number(value: float | str | None, metric: str = "", missing: str = "-") -> s
 
 
 def duration(seconds: float) -> str:
-    """Format a time: `4.2 s`, `2 min 3 s`, `1 h 5 min`, `2 days 3 h`."""
+    """Format a duration: `4.2 s`, `2 min 3 s`, `1 h 5 min`, `2 days 3 h`."""
     if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -49,7 +48,7 @@ def type_and_line(error: BaseException) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as a user types it."""
+    """Return a value as a user types it."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""The length of a run: epochs, the steps that they are cut into, durations."""
+"""Timeline: the length of a run in epochs and steps, and durations within it."""
 
 import math
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ Duration = int | float | str  # epochs (`5`, `0.5`), or a share of the whole run
 
 @dataclass(frozen=True)
 class Timeline:
-    """The length of a run."""
+    """Length of a run in steps."""
 
     steps: int
     steps_per_epoch: int
 
     def steps_of(self, key: str, duration: Duration) -> int:
-        """Return the whole steps of a duration, as `length_of`."""
+        """Return a duration in whole steps, see `length_of`."""
         return round(self.length_of(key, duration))
 
     def length_of(self, key: str, duration: Duration) -> float:
@@ -35,24 +35,24 @@ class Timeline:
         return value / 100 * self.steps if text.endswith("%") else value * self.steps_per_epoch
 
     def period(self, key: str, duration: Duration) -> int:
-        """As `steps_of`; raises `ConfigError` where it is shorter than one step."""
+        """Return a duration in whole steps. Raises `ConfigError` where it is shorter than one step."""
         steps = self.steps_of(key, duration)
         if steps < 1:
             raise ConfigError(f"{key}={duration}: must be at least one step (of {self.steps}); make it longer")
         return steps
 
 
-CHUNK = 1024  # images of a full batch that go through the network at once, where batch_size is smaller
+CHUNK = 1024  # images in a micro-batch of a full batch, where batch_size is smaller
 
 
 def batches(config: dict[str, Any], images: int) -> tuple[int, int]:
-    """Images a step, and the micro-batches it is split into; a full batch goes through in chunks that fit."""
+    """Return (images per step, micro-batches per step)."""
     if config["optimizer"]["full_batch"]:
         return images, max(config["accumulate"], math.ceil(images / max(config["batch_size"], CHUNK)))
     return config["batch_size"], config["accumulate"]
 
 
 def timeline(config: dict[str, Any], images: int) -> Timeline:
-    """The steps of a run; the images of an epoch that fill no whole batch are left out of it."""
-    each = images // batches(config, images)[0]
-    return Timeline(config["epochs"] * each, each)
+    """Return the length of a run; images of an epoch that fill no whole batch are left out."""
+    steps_per_epoch = images // batches(config, images)[0]
+    return Timeline(config["epochs"] * steps_per_epoch, steps_per_epoch)

@@ -1,4 +1,4 @@
-"""How long work takes, on whichever device."""
+"""Timing of work on any device."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import torch
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -16,9 +16,9 @@ def wait(device: torch.device) -> None:
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
-    """What a call returns, and its seconds."""
+    """Return a call's result and its duration in seconds."""
     wait(device)
-    began = time.perf_counter()
-    found = work()
+    start = time.perf_counter()
+    result = work()
     wait(device)
-    return found, time.perf_counter() - began
+    return result, time.perf_counter() - start

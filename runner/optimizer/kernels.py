@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from runner.core.startup import is_plain
-from runner.core.startup.torch_compiler import hooked
+from runner.core.startup.torch_compiler import has_step_hooks
 from runner.optimizer.adam import Adam
 
 State = dict[str, list[Tensor]]  # of a group: a tensor for each of its weights; `counters`: one of all their steps
@@ -82,7 +82,7 @@ class Direct:
         given, self.given = self.given, None
         gradients = given or [p.grad for p in self.weights]
         optimizer = self._optimizer
-        if hooked(optimizer) or any(gradient is None for gradient in gradients) or not self._stands():
+        if has_step_hooks(optimizer) or any(gradient is None for gradient in gradients) or not self._stands():
             for p, gradient in zip(self.weights, given or ()):
                 p.grad = gradient
             optimizer.step()

@@ -1,9 +1,9 @@
-"""Room for the frames of what a function calls.
+"""Decorator that reserves memory for the Python frames above a function's own.
 
-CPython (3.11 and newer) keeps the frames of a thread in pieces of 16 KB. It asks the system for a further one where a
-call does not fit into the last, and gives it back as soon as that call returns: a loop whose calls happen to lie across
-an end of a piece takes microseconds for each, in place of a tenth of one. A frame that needs more opens a piece of
-twice its size and more, up to which those above it have room.
+CPython (3.11 and newer) keeps a thread's frames in chunks of 16 KB. Where a call does not fit into the last chunk, it
+allocates another, and frees it as soon as that call returns. A loop whose calls cross the end of a chunk takes
+microseconds a call, in place of a tenth of one. A frame larger than a chunk gets one of at least twice its size, where
+the frames above it have room.
 """
 
 import functools
@@ -14,16 +14,16 @@ from runner.core.startup import is_plain
 
 P, R = ParamSpec("P"), TypeVar("R")
 
-SLOTS = 1 << 15  # of 8 bytes: as much room again for some 800 frames above it
+SLOTS = 1 << 15  # of 8 bytes each; its chunk has as much room again, for some 800 frames above it
 
 
-def roomy(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, below which a thread's frames have room in one piece."""
+def reserve_frames(function: Callable[P, R]) -> Callable[P, R]:
+    """Return a function that does the same, with room for the frames of its calls in one chunk."""
     if is_plain():
         return function
 
-    def called(*given: P.args, **named: P.kwargs) -> R:
-        return function(*given, **named)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        return function(*args, **kwargs)
 
-    called.__code__ = called.__code__.replace(co_stacksize=SLOTS)
-    return functools.update_wrapper(called, function)
+    wrapper.__code__ = wrapper.__code__.replace(co_stacksize=SLOTS)
+    return functools.update_wrapper(wrapper, function)

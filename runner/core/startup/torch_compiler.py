@@ -1,9 +1,8 @@
-"""Classes of torch without what only its compiler and its profiler need.
+"""Torch's classes without the wrappers that only its compiler and its profiler need.
 
-Some of their methods load the compiler (`torch._dynamo`) when they are first called, only to ask it to keep out of
-them: a second for each process, and for nothing where they are not called from inside of what is compiled. Here only
-networks are (`runner.execution.compile`). And each step of an optimizer is announced to the profiler, which takes a
-tenth of it or more.
+Some wrappers import the compiler (`torch._dynamo`) at their first call, only to exclude a method from compilation. That
+takes a second a process, for nothing: the runner compiles networks alone (`runner.execution.compile`). Another wrapper
+reports each step of an optimizer to the profiler, which takes a tenth of the step or more.
 """
 
 import contextlib
@@ -23,37 +22,36 @@ from runner.core.startup import is_plain
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
 
-GUARDS = ("torch._compile", "torch.optim.optimizer")  # modules of torch's wrappers that load the compiler
+GUARDS = ("torch._compile", "torch.optim.optimizer")  # modules of the wrappers that import the compiler
 
 
 @functools.cache
-def plain_optimizers() -> None:
-    """From now on torch's optimizers leave the compiler alone."""
-    for kind in _kinds(Optimizer):
-        plain_methods(kind)
+def unwrap_optimizers() -> None:
+    """Remove the wrappers from the methods of torch's optimizers."""
+    for optimizer_class in _torch_classes(Optimizer):
+        unwrap_methods(optimizer_class)
 
 
-def plain_methods(kind: type) -> None:
-    """From now on the methods of a class leave the compiler alone, unless it is there already."""
+def unwrap_methods(owner: type) -> None:
+    """Remove the wrappers from the methods of a class, unless the compiler is imported already."""
     if is_plain() or "torch._dynamo" in sys.modules:
         return
-    for name, method in list(vars(kind).items()):
+    for name, method in list(vars(owner).items()):
         if inspect.isfunction(method) and hasattr(method, "__wrapped__") and method.__globals__["__name__"] in GUARDS:
-            own = inspect.unwrap(method)
-            setattr(kind, name, _without_gradients(own) if issubclass(kind, Optimizer) and name == "step" else own)
+            inner = inspect.unwrap(method)
+            is_step = issubclass(owner, Optimizer) and name == "step"
+            setattr(owner, name, _without_gradients(inner) if is_step else inner)
 
 
-def hooked(optimizer: Optimizer) -> bool:
-    """Whether somebody is to be called before or after its steps."""
-    everyones = _global_optimizer_pre_hooks, _global_optimizer_post_hooks
-    return any((*everyones, optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks))
+def has_step_hooks(optimizer: Optimizer) -> bool:
+    """Return whether hooks run before or after the optimizer's steps."""
+    global_hooks = _global_optimizer_pre_hooks, _global_optimizer_post_hooks
+    return any((*global_hooks, optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks))
 
 
 def flop_counter() -> "FlopCounterMode":
-    """torch's, which counts silently.
-
-    Its module loads triton, to count what kernels that are written in it do: a tenth of a second, for nothing here.
-    """
+    """Return torch's counter of floating-point operations, without its printed table."""
+    # without triton, because importing it takes a tenth of a second; it only serves to count its own kernels
     with _absent("triton"):
         from torch.utils.flop_counter import FlopCounterMode
     return FlopCounterMode(display=False)
@@ -61,7 +59,7 @@ def flop_counter() -> "FlopCounterMode":
 
 @contextlib.contextmanager
 def _absent(name: str) -> Iterator[None]:
-    """Inside, a package that is not loaded yet is as one that is not installed, without a word about that."""
+    """Make a package look not installed inside, unless it is imported already; log nothing about that."""
     if is_plain() or name in sys.modules:
         yield
         return
@@ -75,23 +73,23 @@ def _absent(name: str) -> Iterator[None]:
         log.disabled = before
 
 
-def _kinds(kind: type) -> Iterator[type]:
-    """It, and those of torch's own that derive from it."""
-    if kind.__module__.startswith("torch."):
-        yield kind
-        for below in kind.__subclasses__():
-            yield from _kinds(below)
+def _torch_classes(base: type) -> Iterator[type]:
+    """Yield a class and its subclasses in torch."""
+    if base.__module__.startswith("torch."):
+        yield base
+        for subclass in base.__subclasses__():
+            yield from _torch_classes(subclass)
 
 
 def _without_gradients(step: Callable[..., Any]) -> Callable[..., Any]:
-    """What else torch's wrappers of an optimizer's step do."""
-    announced = Optimizer.profile_hook_step(step)
+    """Return a step without gradients, and with torch's hooks where there are any."""
+    with_hooks = Optimizer.profile_hook_step(step)
 
     @functools.wraps(step)
-    def wrapped(self: Optimizer, *given: Any, **named: Any) -> Any:
-        own = type(self).step is wrapped  # a class that calls this one is announced by torch
+    def wrapped(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        is_own = type(self).step is wrapped  # of a subclass that calls this one, torch runs the hooks
         with torch.set_grad_enabled(self.defaults["differentiable"]):
-            return (announced if own and hooked(self) else step)(self, *given, **named)
+            return (with_hooks if is_own and has_step_hooks(self) else step)(self, *args, **kwargs)
 
-    wrapped.hooked = True  # so that torch does not announce it
+    wrapped.hooked = True  # torch's mark: it adds no wrapper of its own
     return wrapped

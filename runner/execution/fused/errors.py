@@ -24,6 +24,6 @@ def by(run: TrainState, part: Callable[..., Any], *given: Any) -> Any:
     try:
         return part(*given)
     except Exception as error:
-        if memory.lacking(error):
+        if memory.is_out_of_memory(error):
             raise
         raise MemberFailed(run, error) from error

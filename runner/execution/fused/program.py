@@ -138,7 +138,7 @@ class FusedProgram(Program):
             try:
                 losses |= zip(map(id, bundle.runs), bundle.gradients([mine[id(run)] for run in bundle.runs]))
             except Exception as error:
-                if not memory.lacking(error) or len(bundle.runs) == 1:
+                if not memory.is_out_of_memory(error) or len(bundle.runs) == 1:
                     self.bundles += [bundle, *todo]
                     raise
                 todo = [*bundle.halves(), *todo]
@@ -157,7 +157,7 @@ class FusedProgram(Program):
             try:
                 found |= bundle.measure([run for run in bundle.runs if id(run) in wanted])
             except Exception as error:
-                if not memory.lacking(error):
+                if not memory.is_out_of_memory(error):
                     raise
         return found
 
