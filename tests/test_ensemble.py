@@ -25,7 +25,7 @@ from runner.schedule.cyclic import Cyclic
 from runner.schedule.warm_restarts import WarmRestarts
 from runner.store import checkpoint
 from runner.task import train as module
-from runner.task.ensemble_facts import compared, draw
+from runner.task.ensemble_facts import compare_members, draw
 from runner.task.resources import Resources
 from runner.train.loop import train
 from tests.conftest import result_of, results_of
@@ -428,7 +428,7 @@ def test_members_of_other_sizes_and_normalisations():
 
 def test_a_mean_of_weights_beside_what_went_in():
     """The gain is over the mean of the networks that were averaged."""
-    facts = compared(0.9, [0.8, 0.84])
+    facts = compare_members(0.9, [0.8, 0.84])
     assert facts["members"] == [0.8, 0.84] and facts["mean"] == pytest.approx(0.82)
     assert facts["gain"] == pytest.approx(0.08) and facts["curve"] is None
 

@@ -13,7 +13,7 @@ from runner.model.convnet import ConvNet
 from runner.optimizer.flat_params import Flat
 from runner.sweep.compose.explain import CONF
 from runner.task.random_functions import Field, critical_points, curvature
-from runner.task.saddles import Saddles, Whole, look
+from runner.task.saddles import FullLoss, Saddles, measure
 from tests.conftest import result_of, results_of
 
 LECTURE = CONF / "experiment" / "lecture"
@@ -200,7 +200,7 @@ def test_a_network_is_looked_at_with_its_exact_hessian():
     """Gradient norm and eigenvalues agree with torch.autograd.functional's Hessian of the same loss."""
     torch.manual_seed(0)
     run = _Run()
-    found = look(run, 1e-6)
+    found = measure(run, 1e-6)
     model = run.model.double()
     images, labels = run.images.double(), run.labels
     flat = Flat(list(model.parameters()))
@@ -216,7 +216,7 @@ def test_a_network_is_looked_at_with_its_exact_hessian():
     assert found["smallest"] == pytest.approx(values[0]) and found["largest"] == pytest.approx(values[-1])
     assert found["negative"] == pytest.approx((values < -1e-6 * np.abs(values).max()).mean())
     assert 0 < found["negative"] < 1
-    assert len(Whole(run).parts) == 2
+    assert len(FullLoss(run).parts) == 2
 
 
 def test_what_cannot_work_is_refused():
@@ -262,7 +262,7 @@ class _Split:
 
 
 class _Run:
-    """What `look` asks of a run: 300 images, more than one piece."""
+    """What `measure` reads of a run: 300 images, more than one piece."""
 
     def __init__(self):
         draws = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""What a task is: it rehearses a config, executes a job, and leaves a result."""
+"""Task: checks a config, executes a job and writes its result."""
 
 import contextlib
 import functools
@@ -10,7 +10,7 @@ import torch
 
 from runner.core import memory
 from runner.core.devices import check_device
-from runner.core.errors import disk_full
+from runner.core.errors import is_disk_full
 from runner.core.listener import Listener
 from runner.store.files import RESULT, write_atomic, write_json, yaml_text
 from runner.store.owned import written
@@ -26,37 +26,37 @@ log = logging.getLogger(__name__)
 
 
 class Task:
-    """The base of `task=...`."""
+    """Base class of the options of `task=...`."""
 
-    ignores: ClassVar[frozenset[str]] = frozenset()  # parts of a config that cannot matter to this task
-    refuses: ClassVar[frozenset[str]] = frozenset()  # those of them that nobody types but by a slip
-    columns: ClassVar[Mapping[str, str]] = {}  # title -> key of the result: what the table at the end shows
-    together: ClassVar[bool] = False  # whether several processes can do it, each a part of every step
-    fuses: ClassVar[bool] = False  # whether several jobs can share a program, each its own part of every step
-    replays: ClassVar[bool] = False  # whether its steps may be CUDA graphs
+    ignores: ClassVar[frozenset[str]] = frozenset()  # parts of a config that this task does not use
+    refuses: ClassVar[frozenset[str]] = frozenset()  # of these, parts that are an error if typed
+    columns: ClassVar[Mapping[str, str]] = {}  # title -> key of the result, for the final table
+    together: ClassVar[bool] = False  # several processes can share each of its steps (torchrun)
+    fuses: ClassVar[bool] = False  # several of its jobs can share a program (fused runs)
+    replays: ClassVar[bool] = False  # its steps may be CUDA graphs
 
     def complete(self, config: dict[str, Any], typed: list[str]) -> dict[str, Any]:
-        """The checked config with what this task brings itself; `typed` are the user's words."""
+        """Return the checked config, completed by this task; `typed` are the user's overrides."""
         return config
 
     def choices(self, chosen: dict[str, Any], typed: list[str], facts: Facts) -> dict[str, Any]:
-        """Return group -> option of the groups that matter to the task, of all that a config chooses."""
+        """Return group -> option, without the groups that this task ignores."""
         return {group: choice for group, choice in chosen.items() if not covers(self.ignores, group)}
 
     def preflight(self, resources: Resources, config: dict[str, Any]) -> Facts:
-        """What is known before anything runs; raises `ConfigError` for what cannot work."""
+        """Return the facts about a config before it runs; raises `ConfigError` for a config that cannot work."""
         return resources.preflight(config)
 
     def device(self, config: dict[str, Any]) -> torch.device:
-        """Where the work is done."""
+        """Return the device of the work."""
         return check_device(config)
 
     def execute(self, job: Job, resources: Resources, listener: Listener) -> dict[str, Any]:
-        """Do the job and write its `result.json`; an error of the run becomes its status. Returns the result."""
+        """Do the job, write its `result.json` and return the result; an error of the run becomes its status."""
         return carry_out(self.phases(job, resources, listener))
 
     def phases(self, job: Job, resources: Resources, listener: Listener) -> Phases:
-        """Do the job as `execute` does, but for the training: yield its runs when they are ready for it."""
+        """Do the job as `execute` does, except for the training: yield its runs when they are ready to train."""
         device = self.device(job.config)
         memory.reset(device)
         with memory.released():
@@ -68,7 +68,7 @@ class Task:
         return result
 
     def _worked(self, job: Job, resources: Resources, listener: Listener, device: torch.device) -> Phases:
-        """Do the job; return its result, but for the memory that it took."""
+        """Do the job; return its result without the peak memory."""
         result = started(job, device)
         write_json(job.folder / RESULT, result)
         write_atomic(job.folder / "config.yaml", yaml_text(job.config), durable=False)
@@ -91,7 +91,7 @@ class Task:
         except StopIteration:
             pass
         except Exception as error:
-            if disk_full(error):
+            if is_disk_full(error):
                 raise
             log.exception("the run ended early")
             result |= failure(error)
@@ -101,18 +101,18 @@ class Task:
         return result
 
     def work(self, job: Job, resources: Resources, listener: Listener, device: torch.device) -> TaskParts:
-        """Do the work itself; yield parts of the result as they are known, `status` among them, and what is ready to
-        train."""
+        """Do the work; yield parts of the result as they are known, `status` among them, and each `Trainable` when it
+        is ready."""
         raise NotImplementedError
 
     def follow(self, job: Job, resources: Resources, device: torch.device) -> None:
-        """The part of every process but the first, where `together`: it writes nothing."""
+        """Do the part of a process other than the first, if `together`; it writes nothing."""
         raise NotImplementedError
 
 
 @contextlib.contextmanager
 def tracking(job: Job) -> Iterator[Tracker | None]:
-    """TensorBoard's file of a task that does its work in one go; None where none is wanted."""
+    """Yield the TensorBoard tracker of a task without training; None if `log.tensorboard` is off."""
     if not job.config["log"]["tensorboard"]:
         yield None
         return
@@ -129,18 +129,18 @@ def tracking(job: Job) -> Iterator[Tracker | None]:
 
 @contextlib.contextmanager
 def process_settings(config: dict[str, Any], threads: int) -> Iterator[None]:
-    """Threads, determinism and TF32 are the process's: set for the run, put back after it."""
-    before, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    """Set the process-wide number of threads, determinism and TF32 for a run; restore them afterwards."""
+    threads_before, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.set_num_threads(threads)
-    if config["deterministic"] != strict:  # to say it again would load torch's compiler
+    if config["deterministic"] != strict:  # only on a change, because the call loads torch's compiler
         torch.use_deterministic_algorithms(config["deterministic"])
-    # fp32 means fp32: the last bits are given up only where bf16 or fp16 was asked for.
+    # fp32 means fp32: only precision=bf16 or fp16 reduces it.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads_before)
         if config["deterministic"] != strict:
             torch.use_deterministic_algorithms(strict)
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32

@@ -1,4 +1,4 @@
-"""What a result says of an ensemble, and how it is shown."""
+"""Facts about an ensemble for the result, TensorBoard and a picture."""
 
 import math
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from runner.tracking.figure import pixels
 PICTURE = "ensemble.png"
 
 
-def compared(accuracy: float, members: Sequence[float]) -> dict[str, Any]:
-    """An average of weights, one network, beside the accuracies of those that went into it."""
+def compare_members(accuracy: float, members: Sequence[float]) -> dict[str, Any]:
+    """Return the facts of a weight average (one network): its accuracy beside those of the averaged members."""
     mean = math.fsum(members) / len(members)
     return {"members": list(members), "mean": mean, "gain": accuracy - mean, "disagreement": None, "curve": None}
 
 
-def tell(facts: dict[str, Any], split: str, folder: Path, tracker: Tracker | None, step: int) -> None:
-    """Scalars, and a picture of accuracy over the number of members (ensemble.png), where there are several."""
+def write_facts(facts: dict[str, Any], split: str, folder: Path, tracker: Tracker | None, step: int) -> None:
+    """Write the scalars, and for several members a picture of accuracy over their number (ensemble.png)."""
     if tracker is not None:
         shown = {key: facts[key] for key in ("mean", "gain", "disagreement") if facts[key] is not None}
         tracker.scalars(step, {f"{split}/ensemble/{key}": value for key, value in shown.items()})
@@ -35,8 +35,8 @@ def tell(facts: dict[str, Any], split: str, folder: Path, tracker: Tracker | Non
 
 
 def draw(facts: dict[str, Any], split: str) -> np.ndarray:
-    """Accuracy of each member, their mean, and of the first k together, uint8 [H, W, 3]."""
-    from matplotlib.figure import Figure  # a second that other runs need not pay
+    """Return a plot of the accuracies: each member, their mean, the first k together; uint8 [H, W, 3]."""
+    from matplotlib.figure import Figure  # imported here because it takes a second
     from matplotlib.ticker import MaxNLocator
 
     counts = range(1, len(facts["curve"]) + 1)

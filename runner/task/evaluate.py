@@ -1,4 +1,4 @@
-"""`task=evaluate`: what trained networks know, on any split or on another data set."""
+"""`task=evaluate`: metrics of trained networks on any split or on another data set."""
 
 import json
 import time
@@ -25,21 +25,30 @@ from runner.model.noise import sampled
 from runner.store import checkpoint as files
 from runner.store.about import describe, settings
 from runner.task.base import tracking
-from runner.task.ensemble_facts import compared, tell
+from runner.task.ensemble_facts import compare_members, write_facts
 from runner.task.job import Job
 from runner.task.preflight import Facts
 from runner.task.resources import Resources
-from runner.task.trained import PER_BATCH, Answering, forward, networks, origins, refuse, seen_by, size
+from runner.task.trained import (
+    PER_BATCH,
+    TrainedNetworksTask,
+    autocast_context,
+    check_evaluation,
+    load_data,
+    networks,
+    origins,
+    size,
+)
 from runner.tracking.pictures import confusion_matrix
 
-OF_THE_MACHINE = ("download", "cache_dir", "resident", "budget_gb", "workers")  # keys of data, whatever was trained on
+MACHINE_KEYS = ("download", "cache_dir", "resident", "budget_gb", "workers")  # of data; never from a checkpoint
 
 
-class EvaluateTask(Answering):
-    """Accuracy, loss, calibration and what else a run's test tells; of an ensemble also its members.
+class EvaluateTask(TrainedNetworksTask):
+    """Compute accuracy, loss, calibration and the other test metrics; for an ensemble also its members'.
 
-    checkpoint: a finished run's folder, or its checkpoint.
-    split: of the run's own data; of another data set, where one is typed (`data=...`, of the same classes).
+    checkpoint: folder of a finished run, or its checkpoint file.
+    split: of the run's data, or of the data set that is typed (`data=...`, with the same classes).
     """
 
     columns: ClassVar[Mapping[str, str]] = {
@@ -53,27 +62,29 @@ class EvaluateTask(Answering):
         self.checkpoint, self.split = checkpoint, split
 
     def complete(self, config: dict[str, Any], typed: list[str]) -> dict[str, Any]:
-        """With the data that the (first) network was trained on, unless `data=` is typed; keys of data that are typed
-        count in any case, and where files are kept or fetched is this command's word alone."""
+        """Return the config with the data of the (first) network's training, unless `data=` is typed.
+
+        Typed keys of data take precedence. Keys of the machine, such as `cache_dir`, always come from this command.
+        """
         keys = {word.partition("=")[0].lstrip("+") for word in typed}
         if "data" in keys:
             return config
         first = self.paths(self.combination(Resources(), config))[0]
-        own = settings(describe(read(first)["abouts"][0], first), first)["data"]
-        mine = {key: value for key, value in config["data"].items() if f"data.{key}" in keys or key in OF_THE_MACHINE}
-        config = config | {"data": own | mine}
+        trained_on = settings(describe(read(first)["abouts"][0], first), first)["data"]
+        kept = {key: value for key, value in config["data"].items() if f"data.{key}" in keys or key in MACHINE_KEYS}
+        config = config | {"data": trained_on | kept}
         check_options(first, config, ("data",))
         return config
 
     def preflight(self, resources: Resources, config: dict[str, Any]) -> Facts:
-        """Loads the networks and the data. Raises `ConfigError` where one is not for the other."""
+        """Return the facts about networks and data; raises `ConfigError` if they do not fit each other."""
         check_device(config)
         runs = self.load(resources, config)
         parameters, flops = size(runs)
         for network in networks(runs):
-            splits = seen_by(resources, config, network)
+            splits = load_data(resources, config, network)
             pipeline, side = resources.stack(network.config, "augmentation"), splits.test.shape[1]
-            refuse(resources, config, network, side, pipeline)
+            check_evaluation(resources, config, network, side, pipeline)
         split = self._of(splits, config)
         return Facts(
             parameters=parameters,
@@ -98,14 +109,14 @@ class EvaluateTask(Answering):
     def work(
         self, job: Job, resources: Resources, listener: Listener, device: torch.device
     ) -> Iterator[dict[str, Any]]:
-        """Asks, and leaves ensemble.png where there are members; what was put together is saved as a checkpoint."""
+        """Evaluate; write ensemble.png for members, and save a combination of runs as a checkpoint."""
         begun, config = time.perf_counter(), job.config
         runs = self.load(resources, config, device)
         combination, average = self.combination(resources, config), self.average(resources, config, runs)
         members: list[Member] = []
         for run in runs:
             for network in run.networks:
-                splits = seen_by(resources, config, network, device)
+                splits = load_data(resources, config, network, device)
                 pipeline = resources.stack(network.config, "augmentation")
                 for transform in pipeline.values():
                     transform.fit(splits.train, splits.size)
@@ -113,37 +124,38 @@ class EvaluateTask(Answering):
                 evaluation.begin(list(pipeline.values()), generator(config["seed"], "evaluation", device))
                 split = self._of(splits, config)
                 members.append(Member(network.model, network.normalize, split, evaluation, run.folder.name))
-        autocast, count = forward(config, device), len(splits.classes)
+        autocast, count = autocast_context(config, device), len(splits.classes)
 
-        def ask(some: Sequence[Member]) -> Any:
-            first = some[0]
-            return examine(some, first.split, first.normalize, autocast, PER_BATCH, count, first.evaluation, average)
+        def test(group: Sequence[Member]) -> Any:
+            first = group[0]
+            return examine(group, first.split, first.normalize, autocast, PER_BATCH, count, first.evaluation, average)
 
-        beside: list[Member] = []
+        averaged: list[Member] = []  # networks whose weights were averaged
         if combination is not None:
-            members, beside = combination.combine(members, bench(splits, config["seed"], autocast))
-        found = ask(members)
-        facts = compared(found.accuracy, [ask([one]).accuracy for one in beside]) if beside else found.ensemble
+            members, averaged = combination.combine(members, bench(splits, config["seed"], autocast))
+        examined = test(members)
+        accuracies = [test([member]).accuracy for member in averaged]
+        facts = compare_members(examined.accuracy, accuracies) if averaged else examined.ensemble
         if combination is not None:
-            facts |= {"runs": [one.name for one in beside or members]}
+            facts |= {"runs": [member.name for member in averaged or members]}
             save(job, members, networks(runs))
-        told = found.numbers(splits.classes)
+        metrics = examined.numbers(splits.classes)
         with tracking(job) as tracker:
             if tracker is not None:
-                shown = {f"{self.split}/{key}": value for key, value in told.items() if isinstance(value, float)}
+                shown = {f"{self.split}/{key}": value for key, value in metrics.items() if isinstance(value, float)}
                 tracker.scalars(0, shown)
-                picture = confusion_matrix(found.confusion.numpy(), list(splits.classes))
+                picture = confusion_matrix(examined.confusion.numpy(), list(splits.classes))
                 tracker.picture(f"{self.split}/confusion", 0, picture)
             if facts is not None:
-                tell(facts, self.split, job.folder, tracker, 0)
+                write_facts(facts, self.split, job.folder, tracker, 0)
         yield {
             "status": "done",
-            **{f"{self.split}_{key}": value for key, value in told.items()},
-            **{key: told[key] for key in ("accuracy", "loss", "calibration_error")},  # whichever the split
+            **{f"{self.split}_{key}": value for key, value in metrics.items()},
+            **{key: metrics[key] for key in ("accuracy", "loss", "calibration_error")},  # whichever the split
             "networks": len(members),
-            "confusion": found.confusion.tolist(),
+            "confusion": examined.confusion.tolist(),
             "ensemble": facts,
-            "parameters": sum(p.numel() for one in members for p in one.model.parameters()),
+            "parameters": sum(p.numel() for member in members for p in member.model.parameters()),
             "data": {
                 "identity": splits.identity,
                 self.split: len(members[0].split),
@@ -155,29 +167,29 @@ class EvaluateTask(Answering):
 
 
 def bench(splits: Splits, seed: int, autocast: Autocast) -> Bench:
-    """Validation and training images, for combinations that choose and that mend norms."""
+    """Return the functions that combinations need: validation accuracy and estimation of batch-norm statistics."""
     device, classes = splits.train.device, len(splits.classes)
 
-    def accuracy(one: Member) -> float:
-        return evaluate([one.model], splits.val, one.normalize, autocast, PER_BATCH, classes, Standard()).accuracy
+    def accuracy(member: Member) -> float:
+        return evaluate([member.model], splits.val, member.normalize, autocast, PER_BATCH, classes, Standard()).accuracy
 
-    def estimate_norms(model: nn.Module, one: Member) -> None:
+    def estimate_norms(model: nn.Module, member: Member) -> None:
         if batch_norms(model.train()):
             order = torch.randperm(len(splits.train), generator=generator(seed, "batch norm statistics")).to(device)
             images = min(len(order), PER_BATCH)
             rows = order[: len(order) // images * images].view(-1, images)
             with sampled(model, generator(seed, "noise beside batch norm statistics", device)), autocast():
-                estimate(model, (one.normalize(batch) for batch, _ in splits.train.batches(rows)))
+                estimate(model, (member.normalize(batch) for batch, _ in splits.train.batches(rows)))
         model.eval()
 
     return Bench(None if splits.val is None else accuracy, estimate_norms)
 
 
 def save(job: Job, members: Sequence[Member], loaded: Sequence[TrainedNetwork]) -> None:
-    """What answered, as a checkpoint that loads as a run's; a mean of weights is of the first network's kind."""
-    of = {id(network.model): network.about for network in loaded}
+    """Save the combined members as a checkpoint like a run's; a weight average takes the first network's `about`."""
+    about_of = {id(network.model): network.about for network in loaded}
     ensemble = {"ensemble": job.config["ensemble"]}
-    abouts = [of.get(id(member.model), loaded[0].about) for member in members]
+    abouts = [about_of.get(id(member.model), loaded[0].about) for member in members]
     abouts = [json.dumps(about | {"config": about["config"] | ensemble}) for about in abouts]
     state = {
         "training": job.fingerprint,

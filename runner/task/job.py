@@ -1,4 +1,4 @@
-"""A run that was planned, and its result as it begins and fails."""
+"""Job: one planned run; the result of a run at its start and after an error."""
 
 import functools
 import platform
@@ -22,52 +22,52 @@ from runner.train.slot import Slot
 
 
 class Pruner:
-    """Whoever may end a run early by what it reached. It travels to the process that does the run."""
+    """Pruner: stops a run early from its validation history. It is pickled to the process of the run."""
 
     def stop_reason(self, row: Mapping[str, Any], ended: bool) -> str | None:
-        """After an epoch, with its row of metrics.csv: the reason to stop, or None. `ended`: there is no other."""
+        """Return the reason to stop after an epoch, or None. row: of metrics.csv. ended: it is the last epoch."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run that was planned: what to do, and where its results go."""
+    """One planned run: its config, and the folder of its results."""
 
     folder: Path
     config: dict[str, Any]
     fingerprint: str
-    training: str  # the identity of the training alone, which several evaluations share
-    overrides: list[str]  # as typed, one value a key
-    swept: dict[str, Any]  # the typed keys that vary
+    training: str  # fingerprint of the training alone; several evaluations share it
+    overrides: list[str]  # as typed, with one value per key
+    swept: dict[str, Any]  # typed keys that vary in the sweep, with this run's values
     choices: dict[str, Any]  # group -> option, or list of items
     command: str
-    threads: int  # of the CPU, as resolved when it was planned
-    columns: Mapping[str, str] = field(default_factory=dict)  # title -> key of the result: what its task shows
+    threads: int  # CPU threads, resolved at planning
+    columns: Mapping[str, str] = field(default_factory=dict)  # title -> key of the result, see `Task.columns`
     revisions: Mapping[str, int] = field(default_factory=dict)  # of the runner's choices: `runner.store.revisions`
-    code: Code = field(default_factory=dict)  # digests of the user's own, see `runner.store.sources`
-    ignores: tuple[str, ...] = ()  # parts of the config that do not matter to its task
-    origins: tuple[SourceRuns, ...] = ()  # of the networks that answer, see `Facts`
-    git: Sequence[Mapping[str, Any]] = ()  # the repositories that the command was typed with, see `runner.store.git`
-    trained: Path | None = None  # a finished run whose training is the same
-    pruner: Pruner | None = None  # a search's pruner
-    sweep: Path | None = None  # the folder of its sweep, below which its own lies; None: the one above its own
-    number: int | None = None  # among the runs of its sweep, hydra.job.num; None: a lone run
-    slot: Slot | None = None  # its place among the runs that it may share a program with
-    files: tuple[str, ...] = ()  # names that the run may write in its folder, see `runner.store.owned`
+    code: Code = field(default_factory=dict)  # digests of the user's own code, see `runner.store.sources`
+    ignores: tuple[str, ...] = ()  # parts of the config that its task does not use
+    origins: tuple[SourceRuns, ...] = ()  # of the evaluated networks, see `Facts`
+    git: Sequence[Mapping[str, Any]] = ()  # state of the repositories at the command, see `runner.store.git`
+    trained: Path | None = None  # folder of a finished run with the same training
+    pruner: Pruner | None = None  # of a search
+    sweep: Path | None = None  # folder of its sweep, above `folder`; None: the parent of `folder`
+    number: int | None = None  # index in its sweep, hydra.job.num; None: a single run
+    slot: Slot | None = None  # its slot among the runs that it may share a program with
+    files: tuple[str, ...] = ()  # names of files that the run may write, see `runner.store.owned`
 
     @property
     def run(self) -> str:
-        """Its name: the path below its sweep's folder."""
+        """Return the name of the run: its path below the sweep's folder."""
         return self.name_of(self.folder)
 
     def name_of(self, folder: Path) -> str:
-        """The name of a run of the same sweep."""
+        """Return the name of a run of the same sweep."""
         sweep = self.sweep or self.folder.parent
         return folder.relative_to(sweep).as_posix() if sweep in folder.parents else folder.name
 
 
 def started(job: Job, device: torch.device) -> dict[str, Any]:
-    """The result of a run that begins: who it is, and nothing reached yet."""
+    """Return the result of a run at its start: its identity, and no metrics yet."""
     name = f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
     return {
         "run": job.run,
@@ -105,13 +105,13 @@ def started(job: Job, device: torch.device) -> dict[str, Any]:
 
 
 def failure(error: Exception) -> dict[str, str]:
-    """Status and reason of a run that an error ended."""
-    status = "out_of_memory" if memory.lacking(error) else "failed"
+    """Return status and reason of a run that ended with an error."""
+    status = "out_of_memory" if memory.is_out_of_memory(error) else "failed"
     return {"status": status, "reason": type_and_line(error)}
 
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Of all that numbers depend on."""
+    """Return the versions of the packages that affect results."""
     packages = ("runner", "torch", "torchvision", "numpy", "hydra-core")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}

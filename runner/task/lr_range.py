@@ -1,4 +1,4 @@
-"""`task=lr_range`: the range test of Smith 2017 (arXiv 1506.01186, section 3.3), its steps exponential."""
+"""`task=lr_range`: the learning-rate range test of Smith 2017 (arXiv 1506.01186, section 3.3), exponentially spaced."""
 
 import logging
 import math
@@ -29,12 +29,12 @@ from runner.train.state import TrainState
 log = logging.getLogger(__name__)
 
 COLUMNS = ("step", "lr", "loss", "smoothed")
-EXPLODED = 4.0  # times the lowest smoothed loss so far: there is nothing more to be learnt above
+EXPLODED = 4.0  # times the lowest smoothed loss so far: higher rates tell nothing more
 MARGIN = 10.0  # the suggestion is the rate of the lowest loss divided by this
 
 
 class RangeSchedule(Schedule):
-    """From `low` to `high`, times `base` (the optimizer's rate), by the same factor each step."""
+    """Schedule from rate `low` to `high`, by the same factor each step; `base` is the optimizer's rate."""
 
     def __init__(self, timeline: Timeline, low: float, high: float, base: float):
         super().__init__(timeline)
@@ -45,7 +45,7 @@ class RangeSchedule(Schedule):
 
 
 class LrRange(Task):
-    """A range test with the chosen model, data, optimizer and stacks; the rate that is swept is `optimizer.lr`.
+    """Range test of `optimizer.lr` with the chosen model, data, optimizer and stacks.
 
     min, max: the first and the last rate.
     steps: mini-batches of the sweep; it ends early where the smoothed loss passes `EXPLODED` times its lowest.
@@ -80,7 +80,7 @@ class LrRange(Task):
             raise ConfigError(f"task.steps={steps}: must be at least 20, or there is no curve to read")
 
     def preflight(self, resources: Resources, config: dict[str, Any]) -> Facts:
-        """Raises `ConfigError` for an optimizer that sees the whole training split each step."""
+        """Return the facts about a config; raises `ConfigError` for an optimizer that uses full batches."""
         if config["optimizer"]["full_batch"]:
             raise ConfigError(
                 "optimizer.full_batch=true: task=lr_range sweeps the rate over mini-batches, and a line search finds "
@@ -91,7 +91,7 @@ class LrRange(Task):
     def work(
         self, job: Job, resources: Resources, listener: Listener, device: torch.device
     ) -> Iterator[dict[str, Any]]:
-        """Sweeps, and leaves range.csv, range.png and a result with the suggestion."""
+        """Sweep the rate; write range.csv and range.png, and yield a result with the suggestion."""
         with tracking(job) as tracker:
             run = self.run(job.config, resources, device)
             if tracker is not None:
@@ -99,18 +99,18 @@ class LrRange(Task):
                 tracker.hparams(shown | {"seed": job.config["seed"], "batch_size": job.config["batch_size"]})
             lrs, losses = self.losses(run, listener)
             smoothed = smooth(losses, self.smoothing)
-            found = suggest(lrs, smoothed)
+            suggestion = suggest(lrs, smoothed)
             rows = [dict(zip(COLUMNS, row)) for row in zip(range(len(lrs)), lrs, losses, smoothed)]
             write_atomic(job.folder / "range.csv", csv_text(rows, COLUMNS), durable=False)
             optimizer = job.choices.get("optimizer", "optimizer")
-            image = picture(lrs, losses, smoothed, found, f"{optimizer} on {job.choices.get('data', 'data')}")
+            image = picture(lrs, losses, smoothed, suggestion, f"{optimizer} on {job.choices.get('data', 'data')}")
             write_atomic(job.folder / "range.png", png(image), durable=False)
             if tracker is not None:
                 for row in rows:
                     tracker.scalars(row["step"], {f"lr_range/{key}": row[key] for key in COLUMNS[1:]})
                 tracker.picture("lr_range", rows[-1]["step"], image)
-        log.info("suggestion: %s (loss lowest at %s)", found["suggestion_typed"], found["lowest_typed"])
-        yield found | {
+        log.info("suggestion: %s (loss lowest at %s)", suggestion["suggestion_typed"], suggestion["lowest_typed"])
+        yield suggestion | {
             "status": "done",
             "steps": len(lrs),
             "seconds": round(run.seconds(), 3),
@@ -118,7 +118,7 @@ class LrRange(Task):
         }
 
     def run(self, config: dict[str, Any], resources: Resources, device: torch.device) -> TrainState:
-        """The run of a training with this config, its schedule the sweep, its validation left out."""
+        """Return the train state of this config, with the sweep as schedule and without validation."""
         torch.manual_seed(generator(config["seed"], "layers of libraries").initial_seed())
         noise = generator(config["seed"], "noise", device)
         splits = resources.splits(config, device)
@@ -130,7 +130,7 @@ class LrRange(Task):
         return compile_as_told(TrainState(config, parts, device, noise))
 
     def losses(self, run: TrainState, listener: Listener) -> tuple[list[float], list[float]]:
-        """`(rates, losses)` of the mini-batches, each loss found before the step of its rate; up to the explosion."""
+        """Return `(rates, losses)` of the mini-batches up to divergence; each loss precedes the step with its rate."""
         lrs: list[float] = []
         losses: list[float] = []
         base = run.schedule.base
@@ -155,19 +155,21 @@ class LrRange(Task):
 
 
 def smooth(losses: Sequence[float], keep: float) -> list[float]:
-    """The running mean, its start corrected as Adam's is (Kingma & Ba 2015, section 3)."""
-    mean, found = 0.0, []
+    """Return the running mean of the losses, bias-corrected as in Adam (Kingma & Ba 2015, section 3)."""
+    mean, smoothed = 0.0, []
     for i, loss in enumerate(losses, 1):
         mean = keep * mean + (1 - keep) * loss
-        found.append(mean / (1 - keep**i))
-    return found
+        smoothed.append(mean / (1 - keep**i))
+    return smoothed
 
 
 def suggest(lrs: Sequence[float], smoothed: Sequence[float]) -> dict[str, Any]:
-    """`suggestion`: a tenth of the rate at which the smoothed loss is lowest, rounded to two digits: the rule of
-    fastai's `lr_find` (`minimum`; Gugger 2018, "How do you find a good learning rate"): at the lowest point the rate is
-    nearly too large already. `steepest`: where the loss falls fastest over the logarithm of the rate, a tenth of the
-    sweep at each end left out.
+    """Return the suggested learning rate and the marks of the curve.
+
+    `suggestion`: a tenth of the rate with the lowest smoothed loss, rounded to two digits. This is the rule `minimum`
+    of fastai's `lr_find` (Gugger 2018, "How do you find a good learning rate"): at the minimum the rate is nearly too
+    large. `steepest`: the rate at which the loss falls fastest over the logarithm of the rate. A tenth of the sweep at
+    each end is left out.
     """
     lowest = lrs[int(np.argmin(smoothed))]
     suggestion = float(f"{lowest / MARGIN:.1e}")
@@ -184,10 +186,10 @@ def suggest(lrs: Sequence[float], smoothed: Sequence[float]) -> dict[str, Any]:
 
 
 def picture(
-    lrs: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], found: Mapping[str, Any], title: str
+    lrs: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], rates: Mapping[str, Any], title: str
 ) -> np.ndarray:
-    """Loss over rate, both marks in it; uint8 [H, W, 3]."""
-    # matplotlib takes a second: a run of another task does not pay for it.
+    """Return a plot of loss over rate, with lowest rate and suggestion marked; uint8 [H, W, 3]."""
+    # imported here because matplotlib takes a second
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -197,9 +199,9 @@ def picture(
         axes.plot(lrs, losses, color="#9aa4af", linewidth=1, label="each mini-batch")
         axes.plot(lrs, smoothed, color="#0072b2", linewidth=2.6, label="smoothed")
         axes.axvline(
-            found["lowest"], color="#d55e00", linestyle="--", linewidth=2, label=f"lowest: {found['lowest']:.1e}"
+            rates["lowest"], color="#d55e00", linestyle="--", linewidth=2, label=f"lowest: {rates['lowest']:.1e}"
         )
-        axes.axvline(found["suggestion"], color="#009e73", linewidth=2, label=f"suggestion: {found['suggestion']:.1e}")
+        axes.axvline(rates["suggestion"], color="#009e73", linewidth=2, label=f"suggestion: {rates['suggestion']:.1e}")
         axes.set_xscale("log")
         low, high = min(smoothed), max(smoothed[: max(1, len(smoothed) // 2)])
         axes.set_ylim(min(low, min(losses)) - 0.05 * (high - low), high + 0.6 * (high - low))

@@ -1,4 +1,4 @@
-"""The phases of a job: it is opened, its runs are trained, it is finished."""
+"""The phases of a job: open it, train its runs, finish it."""
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator
@@ -11,43 +11,43 @@ T = TypeVar("T")
 
 
 class Trainable:
-    """What a task yields when its runs are ready to train."""
+    """Base of objects that a task yields when its runs are ready to train."""
 
-    runs: list[TrainState]  # several of an ensemble
-    ended_by: BaseException | None = None  # what ended their training early; raised by the task when it goes on
+    runs: list[TrainState]  # several for some ensembles
+    ended_by: BaseException | None = None  # error that ended the training early; the task raises it when it continues
 
     def train(self) -> None:
-        """Train them to their ends, by themselves."""
+        """Train the runs to their ends, without runs of other jobs."""
         raise NotImplementedError
 
     def raise_end(self) -> None:
-        """Raise what ended the training early, if anything did."""
+        """Raise the error that ended the training early, if there is one."""
         error, self.ended_by = self.ended_by, None
         if error is not None:
             try:
                 raise error
             finally:
-                del error  # whose traceback holds this frame: all that it has would stay in memory
+                del error  # its traceback refers to this frame and would keep the runs in memory
 
 
 @dataclass
 class ReadyJob:
-    """Runs that are ready to train, and what their job has of the process meanwhile."""
+    """Runs that are ready to train, and the process settings of their job."""
 
     training: Trainable
-    contexts: list[Callable[[], contextlib.AbstractContextManager]]  # the outermost first
-    logging: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext  # in which its log is written to
+    contexts: list[Callable[[], contextlib.AbstractContextManager]]  # outermost first
+    logging: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext  # directs log lines to its log
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """Inside, the process is the job's: its number of threads, its environment, its log."""
+        """Apply the job's process settings inside: number of threads, environment, log."""
         with contextlib.ExitStack() as stack:
             for context in self.contexts:
                 stack.enter_context(context())
             yield
 
     def train(self) -> None:
-        """Train the runs by themselves; what ends that early is noted."""
+        """Train the runs without runs of other jobs; keep the error of an early end."""
         try:
             with self.active():
                 self.training.train()
@@ -57,15 +57,15 @@ class ReadyJob:
 
 Result = dict[str, Any]
 TaskParts = Generator[Result | Trainable, None, None]
-Phases = Generator[ReadyJob, None, Result]  # of a job, whose caller trains what is ready
+Phases = Generator[ReadyJob, None, Result]  # of a job; the caller trains each `ReadyJob`
 
 
 def carry_out(phases: Generator[ReadyJob, None, T]) -> T:
-    """Go through the phases of a job, training its runs by themselves; return its result."""
+    """Run the phases of a job, train its runs without runs of other jobs, and return its result."""
     while True:
         try:
             ready = next(phases)
         except StopIteration as end:
             return end.value
         ready.train()
-        del ready  # what it has is freed with its last user
+        del ready  # free its memory before the next phase

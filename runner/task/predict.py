@@ -1,4 +1,4 @@
-"""`task=predict`: a folder of images in, a table of answers out."""
+"""`task=predict`: classify the images of a folder and write a table of predictions."""
 
 import csv
 import functools
@@ -32,31 +32,39 @@ from runner.store.files import write_atomic
 from runner.task.job import Job
 from runner.task.preflight import Facts
 from runner.task.resources import Resources
-from runner.task.trained import PER_BATCH, Answering, forward, networks, origins, refuse, size
+from runner.task.trained import (
+    PER_BATCH,
+    TrainedNetworksTask,
+    autocast_context,
+    check_evaluation,
+    networks,
+    origins,
+    size,
+)
 
 log = logging.getLogger(__name__)
 
 FILE = "predictions.csv"
-AT_ONCE = 512  # images in memory
-LUMA = np.array([299, 587, 114], dtype=np.int64)  # ITU-R 601, thousandths: what Pillow calls grey
+AT_ONCE = 512  # images in memory at once
+LUMA = np.array([299, 587, 114], dtype=np.int64)  # ITU-R 601, in thousandths, as in Pillow's mode L
 
 
-class PredictTask(Answering):
-    """predictions.csv: file, class, its probability, and the probability of each class (`p_CLASS`).
+class PredictTask(TrainedNetworksTask):
+    """Write predictions.csv: file, class, its probability, and the probability of each class (`p_CLASS`).
 
-    checkpoint: a finished run's folder, or its checkpoint.
-    images: a folder; photos in folders below it count as well.
+    checkpoint: folder of a finished run, or its checkpoint file.
+    images: a folder; photos in its subfolders are included.
     """
 
     columns: ClassVar[Mapping[str, str]] = {"images": "images", "predictions": "predictions"}
-    ignores: ClassVar[frozenset[str]] = Answering.ignores | {"task.images", "data"}
-    refuses: ClassVar[frozenset[str]] = Answering.refuses | {"data"}
+    ignores: ClassVar[frozenset[str]] = TrainedNetworksTask.ignores | {"task.images", "data"}
+    refuses: ClassVar[frozenset[str]] = TrainedNetworksTask.refuses | {"data"}
 
     def __init__(self, checkpoint: str | None = None, images: str | None = None):
         self.checkpoint, self.images = checkpoint, images
 
     def preflight(self, resources: Resources, config: dict[str, Any]) -> Facts:
-        """Loads the networks, lists the photos. Raises `ConfigError`."""
+        """Return the facts about networks and photos. Raises `ConfigError`."""
         check_device(config)
         runs = self.load(resources, config)
         parameters, flops = size(runs)
@@ -66,7 +74,7 @@ class PredictTask(Answering):
                     f"{runs[0].folder}: its network takes images of {channels} channels; photos have 3, or 1 where "
                     "they are grey"
                 )
-            refuse(resources, config, network, network.inputs.side, {})
+            check_evaluation(resources, config, network, network.inputs.side, {})
         combination = self.combination(resources, config)
         if combination is not None and combination.tries:
             raise ConfigError(
@@ -76,7 +84,7 @@ class PredictTask(Answering):
         root, names = self._photos()
         hashes = cache.content_hashes(root, names, open_cache(config["data"]["cache_dir"]))
         contents = hashlib.sha256(
-            "\n".join(f"{name} {known}" for name, known in zip(names, hashes)).encode()
+            "\n".join(f"{name} {digest}" for name, digest in zip(names, hashes)).encode()
         ).hexdigest()
         return Facts(
             parameters=parameters,
@@ -95,46 +103,46 @@ class PredictTask(Answering):
         root = Path(self.images).expanduser()
         if not root.is_dir():
             raise ConfigError(f"task.images={self.images}: no such folder")
-        found = [
+        paths = [
             (Path(where) / name).relative_to(root).as_posix()
             for where, _, names in os.walk(root, followlinks=True)
             for name in names
             if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
         ]
-        if not found:
+        if not paths:
             raise ConfigError(f"task.images={self.images}: no images there ({' '.join(sorted(SUFFIXES))})")
-        return root, sorted(found)
+        return root, sorted(paths)
 
     def work(
         self, job: Job, resources: Resources, listener: Listener, device: torch.device
     ) -> Iterator[dict[str, Any]]:
-        """Reads the photos piece by piece; an unreadable one stays in the table, without an answer."""
+        """Predict the photos in chunks; an unreadable photo stays in the table without a prediction."""
         begun, config = time.perf_counter(), job.config
         runs = self.load(resources, config, device)
-        average, asked = self.average(resources, config, runs), networks(runs)
-        evaluations = [resources.evaluation(config) for _ in asked]
+        average, loaded = self.average(resources, config, runs), networks(runs)
+        evaluations = [resources.evaluation(config) for _ in loaded]
         for evaluation in evaluations:
             evaluation.begin([], generator(config["seed"], "evaluation", device))
         root, names = self._photos()
-        classes, autocast = asked[0].inputs.classes, forward(config, device)
+        classes, autocast = loaded[0].inputs.classes, autocast_context(config, device)
         rows: list[list[Any]] = []
         counts = dict.fromkeys(classes, 0)
         skipped: list[str] = []
         for start in range(0, len(names), AT_ONCE):
-            piece = names[start : start + AT_ONCE]
-            whole, splits = looks(root, piece, asked, job.threads, device)
-            skipped += [name for name in piece if name not in whole]
+            chunk = names[start : start + AT_ONCE]
+            readable, splits = load_photos(root, chunk, loaded, job.threads, device)
+            skipped += [name for name in chunk if name not in readable]
             members = [
-                Member(network.model, network.normalize, splits[kind(network)], evaluation)
-                for network, evaluation in zip(asked, evaluations)
+                Member(network.model, network.normalize, splits[input_format(network)], evaluation)
+                for network, evaluation in zip(loaded, evaluations)
             ]
-            found = dict(zip(whole, probabilities(members, autocast, average))) if whole else {}
-            for name in piece:
-                chances = found.get(name)
-                answer = None if chances is None else classes[chances.index(max(chances))]
-                rows.append([name, answer, max(chances), *chances] if chances else [name, *[None] * (len(classes) + 2)])
-                if chances is not None:
-                    counts[answer] += 1
+            predictions = dict(zip(readable, probabilities(members, autocast, average))) if readable else {}
+            for name in chunk:
+                probs = predictions.get(name)
+                label = None if probs is None else classes[probs.index(max(probs))]
+                rows.append([name, label, max(probs), *probs] if probs else [name, *[None] * (len(classes) + 2)])
+                if probs is not None:
+                    counts[label] += 1
             listener.progress(min(start + AT_ONCE, len(names)), len(names), {})
         if skipped:
             log.warning("%d of %d images cannot be read, '%s' first", len(skipped), len(names), skipped[0])
@@ -148,31 +156,31 @@ class PredictTask(Answering):
             "skipped": skipped,
             "answers": counts,
             "predictions": FILE,
-            "parameters": sum(p.numel() for network in asked for p in network.parameters()),
+            "parameters": sum(p.numel() for network in loaded for p in network.parameters()),
             "seconds": round(time.perf_counter() - begun, 3),
         }
 
 
-def kind(network: TrainedNetwork) -> tuple[int, int]:
-    """How a network sees photos: channels, and pixels of the shorter side."""
+def input_format(network: TrainedNetwork) -> tuple[int, int]:
+    """Return the format of a network's photos: channels, and pixels of the shorter side."""
     return network.inputs.image_channels, network.inputs.side
 
 
-def looks(
-    root: Path, names: Sequence[str], asked: Sequence[TrainedNetwork], threads: int, device: torch.device
+def load_photos(
+    root: Path, names: Sequence[str], loaded: Sequence[TrainedNetwork], threads: int, device: torch.device
 ) -> tuple[list[str], dict[tuple[int, int], Split]]:
-    """The photos that can be read, and these as each kind of network sees them."""
+    """Return the names of the readable photos, and a split of these photos for each input format."""
     pixels: dict[int, list[np.ndarray | None]] = {}
     with ThreadPoolExecutor(threads) as pool:
-        for side in {network.inputs.side for network in asked}:
+        for side in {network.inputs.side for network in loaded}:
             pixels[side] = list(pool.map(functools.partial(_decoded, root, side), names))
-    whole = [i for i, image in enumerate(next(iter(pixels.values()))) if image is not None]
+    readable = [i for i, image in enumerate(next(iter(pixels.values()))) if image is not None]
     splits = {}
-    for channels, side in {kind(network) for network in asked} if whole else ():
-        images = np.stack([pixels[side][i] for i in whole])
+    for channels, side in {input_format(network) for network in loaded} if readable else ():
+        images = np.stack([pixels[side][i] for i in readable])
         images = torch.from_numpy(images if channels == 3 else grey(images))
-        splits[channels, side] = ResidentSplit(images, torch.zeros(len(whole), dtype=torch.int64)).to(device)
-    return [names[i] for i in whole], splits
+        splits[channels, side] = ResidentSplit(images, torch.zeros(len(readable), dtype=torch.int64)).to(device)
+    return [names[i] for i in readable], splits
 
 
 def _decoded(root: Path, side: int, name: str) -> np.ndarray | None:
@@ -184,15 +192,15 @@ def _decoded(root: Path, side: int, name: str) -> np.ndarray | None:
 
 
 def grey(images: np.ndarray) -> np.ndarray:
-    """uint8 [N, 3, H, W] to [N, 1, H, W], as Pillow's mode L."""
+    """Return images as gray levels, uint8 [N, 3, H, W] to [N, 1, H, W], as Pillow's mode L."""
     mixed = (images.astype(np.int64) * LUMA[:, None, None]).sum(1, keepdims=True)
     return ((mixed + 500) // 1000).astype(np.uint8)
 
 
 @torch.no_grad()
 def probabilities(members: Sequence[Member], autocast: Autocast, average: Average) -> list[list[float]]:
-    """Of each image, of each class, all members together."""
-    first, found = members[0], []
+    """Return the class probabilities of each image, [N][K], of all members together."""
+    first, probs = members[0], []
     for _, _, passes in log_probs(members, first.split, first.normalize, autocast, PER_BATCH, first.evaluation):
-        found.append(ensembles(torch.stack([mean_log(one) for one in passes]), average)[-1].exp())
-    return torch.cat(found).tolist()
+        probs.append(ensembles(torch.stack([mean_log(member) for member in passes]), average)[-1].exp())
+    return torch.cat(probs).tolist()

@@ -1,4 +1,4 @@
-"""A combination is constructed once before anything runs: what it is, and what its objects object to."""
+"""Preflight: build each combination once before anything runs, and collect facts and objections."""
 
 import json
 from dataclasses import dataclass
@@ -25,52 +25,52 @@ if TYPE_CHECKING:
     from runner.train.parts import Parts
 
 SMALL = 1 << 20  # parameters
-SMALL_IMAGE = 1 << 14  # numbers: up to 64 pixels a side in colour
+SMALL_IMAGE = 1 << 14  # values: up to 64 x 64 pixels in color
 
 
 @dataclass(frozen=True)
 class SourceRuns:
-    """Runs that trained networks which answer in a run of another task, all of one config but for the seed."""
+    """Origin of evaluated networks: the runs that trained them, all with one config except for the seed."""
 
     runs: tuple[str, ...]  # names of their folders
     choices: dict[str, Any]  # group -> option, or list of items
-    config: dict[str, Any]  # the parts that made the networks
+    config: dict[str, Any]  # parts that affect the trained networks
     channels: int  # of the images
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the rehearsal of a combination found."""
+    """Facts about a combination from its preflight."""
 
     parameters: int
     trainable: int
-    identity: str  # of the data's contents
+    identity: str  # hash of the data's contents
     train_size: int
     steps: int
     flops: int = 0  # of one image's forward pass
-    step_flops: int = 0  # of what of it a training step computes: where features are kept, all from there on
+    step_flops: int = 0  # the part that a training step computes: with cached features, from the cut on
     skipped: int = 0  # images that could not be read
-    stages: tuple[Any, ...] = ()  # what training will do to each (`runner.transfer.finetune.StageRow`)
-    weights: str = ""  # where they came from, and which did not fit
-    network: str = ""  # a hash of its structure
+    stages: tuple[Any, ...] = ()  # plan for each stage (`runner.transfer.finetune.StageRow`)
+    weights: str = ""  # origin of pretrained weights, and those that did not fit
+    network: str = ""  # hash of its structure
     members: int = 1  # runs of an ensemble, side by side
-    apart: str = ""  # why it can share a program with no other run, where it cannot
-    mixing: tuple[str, ...] = ()  # items of the stack that mix images or targets
-    modifying: tuple[str, ...] = ()  # and those that change the network, and may bring noise
+    apart: str = ""  # reason why it cannot share a program with other runs; empty if it can
+    mixing: tuple[str, ...] = ()  # regularization items that mix images or targets
+    modifying: tuple[str, ...] = ()  # regularization items that change the network and may add noise
     channels: int | None = None  # of the images
-    origins: tuple[SourceRuns, ...] = ()  # of the networks that a checkpoint holds
+    origins: tuple[SourceRuns, ...] = ()  # of the networks in a checkpoint
 
 
 class Preflights:
-    """Of a builder; those that are alike but for what cannot matter are had once."""
+    """Preflights by a builder; combinations that differ only in irrelevant keys share one."""
 
     def __init__(self, resources: "Builder"):
         self._resources = resources
         self._known: dict[str, Facts] = {}
-        self._passed: dict[str, ForwardFacts] = {}
+        self._forward: dict[str, ForwardFacts] = {}
 
     def of(self, config: dict[str, Any]) -> Facts:
-        """Constructs a checked combination once, without training: its objects' own objections are raised here."""
+        """Return the facts about a checked config; build its objects without training. Raises `ConfigError`."""
         device = check_device(config)
         if config["compile"] is True and (missing := lacking(device)):
             raise ConfigError(f"compile=true: {missing}; install it, or use compile=auto")
@@ -89,9 +89,9 @@ class Preflights:
                 f"accumulate={config['accumulate']}: more micro-batches than images (batch_size={config['batch_size']})"
             )
         if splits.val is None:
-            needs = [
+            lines = [
                 f"{key}={value} needs validation data, and data.val_fraction is 0"
-                for key, value, needed in (
+                for key, value, is_needed in (
                     (
                         "checkpoint.select",
                         config["checkpoint"]["select"],
@@ -103,34 +103,34 @@ class Preflights:
                         config["early_stopping"]["patience"],
                     ),
                 )
-                if needed
+                if is_needed
             ]
-            if needs:
-                raise Refused(needs)
-        varies = {"seed", "name", "log", "probe", "checkpoint", "dry_run", "rerun", "early_stopping"}
-        key = json.dumps({k: v for k, v in config.items() if k not in varies}, sort_keys=True) + splits.identity
+            if lines:
+                raise Refused(lines)
+        irrelevant = {"seed", "name", "log", "probe", "checkpoint", "dry_run", "rerun", "early_stopping"}
+        key = json.dumps({k: v for k, v in config.items() if k not in irrelevant}, sort_keys=True) + splits.identity
         if key not in self._known:
-            self._known[key] = self._found(config, splits)
+            self._known[key] = self._build(config, splits)
         return self._known[key]
 
-    def _found(self, config: dict[str, Any], splits: Splits) -> Facts:
+    def _build(self, config: dict[str, Any], splits: Splits) -> Facts:
         try:
             try:
                 with torch.device("meta"):
                     parts = self._resources.parts(config, splits, torch.device("meta"), None, rules=(refusal,))
-                found = self._passes(config, parts, splits)
-            except (NotImplementedError, RuntimeError):  # perhaps a model that needs real numbers
+                forward = self._forward_facts(config, parts, splits)
+            except (NotImplementedError, RuntimeError):  # the model may need real numbers
                 parts = self._resources.parts(config, splits, torch.device("cpu"), torch.Generator(), rules=(refusal,))
-                found = self._passes(config, parts, splits)
+                forward = self._forward_facts(config, parts, splits)
         except (
             ValueError,
             TypeError,
             RuntimeError,
-        ) as error:  # torch's own objections; shapes that do not fit
+        ) as error:  # errors of torch, such as shapes that do not fit
             raise ConfigError(f"this combination cannot be built: {first_line(error)}") from error
-        if found.logits_shape != (2, len(splits.classes)):
+        if forward.logits_shape != (2, len(splits.classes)):
             wanted = (2, len(splits.classes))
-            raise ConfigError(f"model: gives {found.logits_shape} for 2 images, not {wanted}, a logit for each class")
+            raise ConfigError(f"model: gives {forward.logits_shape} for 2 images, not {wanted}, a logit for each class")
         if config["cuda_graph"] is True and (reason := unfit(parts.optimizer, config)):
             raise ConfigError(f"cuda_graph=true: {reason}; use cuda_graph=auto")
         rows = parts.transfer.table(parts.model)
@@ -143,10 +143,10 @@ class Preflights:
             weights="" if parts.transfer.audit is None else parts.transfer.audit.line,
             train_size=len(splits.train),
             steps=parts.timeline.steps,
-            flops=found.flops,
-            step_flops=found.step_flops,
+            flops=forward.flops,
+            step_flops=forward.step_flops,
             skipped=len(splits.skipped),
-            network=f"{structure(parts.model)} {found.cut}",
+            network=f"{structure(parts.model)} {forward.cut}",
             members=parts.ensemble.count,
             apart=apart(parts, config),
             mixing=_with_hook(parts.stack, "mix"),
@@ -154,27 +154,28 @@ class Preflights:
             channels=splits.train.shape[0],
         )
 
-    def _passes(self, config: dict[str, Any], parts: "Parts", splits: Splits) -> ForwardFacts:
-        """What passes through the network found; the same for all combinations whose networks are the same."""
+    def _forward_facts(self, config: dict[str, Any], parts: "Parts", splits: Splits) -> ForwardFacts:
+        """Return the facts of a forward pass; combinations with equal networks share them."""
         about = {key: config[key] for key in ("model", "regularization", "augmentation", "transfer", "compile")}
         about["images"] = splits.channels, splits.size, splits.identity
         key = json.dumps(about, sort_keys=True)
-        if key not in self._passed:
+        if key not in self._forward:
             device = next(parts.model.parameters()).device
             if device.type == "meta" and _small(parts.model, splits):
                 device = torch.device("cpu")
                 parts = self._resources.parts(config, splits, device, torch.Generator())
             with device:
-                self._passed[key] = forward_facts(config, parts, splits)
-        return self._passed[key]
+                self._forward[key] = forward_facts(config, parts, splits)
+        return self._forward[key]
 
 
 def _small(model: nn.Module, splits: Splits) -> bool:
-    """Whether real numbers pass in milliseconds: without any, torch loads its compiler, which takes a second."""
+    """Return whether a forward pass with real numbers takes milliseconds."""
+    # because on the meta device torch loads its compiler, which takes a second
     few = sum(p.numel() for p in model.parameters()) < SMALL and splits.channels * splits.size**2 < SMALL_IMAGE
     return few and not isinstance(model, Fitted)
 
 
 def _with_hook(stack: dict[str, Any], hook: str) -> tuple[str, ...]:
-    """Items that do something there."""
+    """Return the items of a stack that override a hook."""
     return tuple(name for name, item in stack.items() if item.overrides(hook))

@@ -1,4 +1,4 @@
-"""`task=preview`: pictures of what the augmentation pipeline does, and each of its items, without any training."""
+"""`task=preview`: pictures of the augmentation pipeline and of each of its items, without training."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -22,14 +22,14 @@ from runner.task.preflight import Facts
 from runner.task.recorder import describe
 from runner.task.resources import Resources
 
-SIDE = 144  # pixels of an image in the pictures, about
+SIDE = 144  # approximate pixels of an image's side in the pictures
 
 
 class PreviewTask(Task):
-    """A picture of the pipeline, one of each item alone and, where the stack mixes images or targets, one of all.
+    """Draw the pipeline, each item alone and, if regularization mixes images or targets, all together.
 
-    images: rows, training images of different classes.
-    draws: columns beside the original.
+    images: rows; training images of different classes.
+    draws: columns beside the original; each is a random draw.
     """
 
     ignores: ClassVar[frozenset[str]] = frozenset(
@@ -56,7 +56,7 @@ class PreviewTask(Task):
         self.images, self.draws = images, draws
 
     def preflight(self, resources: Resources, config: dict[str, Any]) -> Facts:
-        """Raises `ConfigError` where there is nothing to see."""
+        """Return the facts about a config; raises `ConfigError` if there is nothing to preview."""
         facts = resources.preflight(config)
         items, mixers = len(config["augmentation"]), mixing(resources, config)
         if not items and not mixers:
@@ -68,7 +68,7 @@ class PreviewTask(Task):
     def work(
         self, job: Job, resources: Resources, listener: Listener, device: torch.device
     ) -> Iterator[dict[str, Any]]:
-        """Leaves preview.png, preview_ITEM.png for each item and, of the stack, preview_mixed.png."""
+        """Write preview.png, preview_ITEM.png for each item and, if there is mixing, preview_mixed.png."""
         begun, config = time.perf_counter(), job.config
         splits, nodes = resources.splits(config, device), config["augmentation"]
         pipeline, mixers = resources.stack(config, "augmentation"), mixing(resources, config)
@@ -97,14 +97,14 @@ class PreviewTask(Task):
 
 
 def mixing(resources: Resources, config: dict[str, Any]) -> dict[str, Any]:
-    """The stack's items that change images or targets."""
+    """Return the regularization items that mix images or targets."""
     return {name: item for name, item in resources.stack(config, "regularization").items() if item.overrides("mix")}
 
 
 def mixed(
     preview: Preview, pipeline: Mapping[str, Any], mixers: Mapping[str, Any], config: dict[str, Any]
 ) -> np.ndarray:
-    """The pipeline, then what the stack does to images and targets: each column is a batch, its targets in words."""
+    """Return a picture of pipeline and mixing: each column is a batch; its targets are written below."""
     draws = generator(config["seed"], "preview of the stack", preview.images.device)
     columns, labels = [], []
     for _ in range(preview.draws):
@@ -114,7 +114,7 @@ def mixed(
         images = preview.normalize(images)
         for item in mixers.values():
             images, targets = item.mix(images, targets, len(preview.classes), draws)
-        columns.append(preview.bytes(images))
+        columns.append(preview.to_uint8(images))
         labels.append([describe(target, preview.classes) for target in targets.cpu()])
     titles = words(config["augmentation"], pipeline), words(config["regularization"], mixers)
     return preview.picture(

@@ -1,4 +1,4 @@
-"""What a training leaves for people: metrics.csv, TensorBoard's file, pictures; and what is shown while it runs."""
+"""Recorder: writes metrics.csv, the TensorBoard event file and pictures, and reports progress."""
 
 import logging
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 
 from runner.core.listener import Listener
 from runner.data.splits import Splits
-from runner.evaluation.metrics import Examined
+from runner.evaluation.metrics import DetailedResult
 from runner.store.files import Lines, png, write_atomic, yaml_text
 from runner.task.augmentation_grid import Preview
 from runner.task.job import Job
@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 
 METRICS = "metrics.csv"
 MISTAKES = "mistakes.png"
-PREVIEW = 4, 5, 84  # of the augmentation in TensorBoard: images, draws of each, and about so many pixels
+PREVIEW = 4, 5, 84  # of the augmentation in TensorBoard: images, draws of each, approximate pixels of a side
 COLUMNS = ("epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds")
 
 
 class Recorder:
-    """Writes the records of a run, and tells its listener.
+    """Writes the records of a run and reports progress to its listener.
 
-    rows: of the epochs that are behind it. resumed: the run goes on in its own folder.
+    rows: of the epochs that are done. resumed: the run continues in its own folder.
     """
 
     def __init__(
@@ -39,29 +39,29 @@ class Recorder:
         self.tracker: Tracker | None = None
         if self.config["log"]["tensorboard"]:
             self.tracker = Tracker(job.folder, purge_step=run.progress.step + 1 if resumed else None)
-            self._introduce(rows, resumed)
+            self._write_start(rows, resumed)
 
     def close(self, status: str | None) -> None:
-        """Close the files. status: of the run; None where it goes on later."""
+        """Close the files. status: of the run; None if it continues later."""
         self._metrics.close()
         if self.tracker is not None:
             self.tracker.close(status)
 
     def flush(self) -> None:
-        """Have what was recorded reach the file."""
+        """Write buffered events to the event file."""
         if self.tracker is not None:
             self.tracker.flush()
 
-    def _introduce(self, rows: list[dict[str, Any]], resumed: bool) -> None:
-        """The row of hparams, the config, the first batch as the network gets it, what the augmentation does."""
-        told = ("data", "model", "optimizer", "schedule", "regularization", "augmentation")
-        shown = {group: _word(self.job.choices[group]) for group in told if self.job.choices.get(group)}
+    def _write_start(self, rows: list[dict[str, Any]], resumed: bool) -> None:
+        """Write hparams, config, schedule, the first batch as the network gets it, and an augmentation preview."""
+        groups = ("data", "model", "optimizer", "schedule", "regularization", "augmentation")
+        shown = {group: _word(self.job.choices[group]) for group in groups if self.job.choices.get(group)}
         shown |= {"optimizer.lr": self.config["optimizer"]["lr"] * self.config["lr_scale"]}
         shown |= {key: self.config[key] for key in ("seed", "epochs", "batch_size")}
         self.tracker.hparams(shown | {key: _word(value) for key, value in self.job.swept.items()})
         if resumed:
             return
-        for row in rows:  # of a network trained by another run
+        for row in rows:  # of the run that trained this network
             self.tracker.scalars(row["step"], _scalars(row))
         self.tracker.text("config", "    " + yaml_text(self.config).replace("\n", "\n    "))
         if self.run.schedule.foreseen:
@@ -79,42 +79,42 @@ class Recorder:
         self.tracker.flush()
 
     def log(self, step: int, scalars: dict[str, float]) -> None:
-        """Record what was measured in the steps up to this one."""
+        """Record the scalars of the steps up to this one."""
         if self.tracker is not None:
             self.tracker.scalars(step, scalars)
         shown = {"train_loss": scalars["train/loss"]} if "train/loss" in scalars else {}
         self.listener.progress(step, self.run.steps, shown)
 
     def epoch(self, row: dict[str, Any]) -> None:
-        """Record an epoch's row."""
+        """Record the row of an epoch."""
         self._metrics.add(row)
         log.info("%s", " ".join(f"{key}={value:.5g}" for key, value in row.items() if value is not None))
         if self.tracker is not None:
             self.tracker.scalars(row["step"], _scalars(row))
         self.listener.progress(row["step"], self.run.steps, {k: v for k, v in row.items() if v is not None})
 
-    def tested(self, result: dict[str, Any], found: Examined) -> None:
+    def tested(self, result: dict[str, Any], examined: DetailedResult) -> None:
         """Record the test: its numbers, the confusion matrix, the worst mistakes."""
         step, tracker = self.run.progress.step, self.tracker
         if tracker is not None:
-            told = ("accuracy", "loss", "top5_accuracy", "calibration_error")
-            scalars = {f"test/{key}": result[f"test_{key}"] for key in told if result[f"test_{key}"] is not None}
+            keys = ("accuracy", "loss", "top5_accuracy", "calibration_error")
+            scalars = {f"test/{key}": result[f"test_{key}"] for key in keys if result[f"test_{key}"] is not None}
             scalars |= {f"test/uncertainty/{key}": value for key, value in (result["test_uncertainty"] or {}).items()}
             tracker.scalars(step, scalars)
-            picture = confusion_matrix(found.confusion.numpy(), list(self.splits.classes))
+            picture = confusion_matrix(examined.confusion.numpy(), list(self.splits.classes))
             tracker.picture("test/confusion", step, picture)
-        if len(found.mistakes):
-            image = png(self._mistakes(found))
+        if len(examined.mistakes):
+            image = png(self._mistakes(examined))
             write_atomic(self.job.folder / MISTAKES, image, durable=False)
             if tracker is not None:
                 tracker.picture("test/worst_mistakes", step, image)
 
-    def _mistakes(self, found: Examined) -> np.ndarray:
-        """Test images that were answered wrongly, the largest loss first: `cat / dog .98` is a cat called a dog."""
+    def _mistakes(self, examined: DetailedResult) -> np.ndarray:
+        """Return a grid of misclassified test images, largest loss first; `cat / dog .98` is a cat predicted as dog."""
         split, classes = self.splits.test, self.splits.classes
-        images, labels = next(split.batches(found.mistakes[None].to(split.labels.device)))
-        answered = zip(labels.tolist(), found.answers.tolist(), found.confidence.tolist())
-        words = [f"{classes[label]} / {classes[answer]} {_share(sure)}" for label, answer, sure in answered]
+        images, labels = next(split.batches(examined.mistakes[None].to(split.labels.device)))
+        predictions = zip(labels.tolist(), examined.answers.tolist(), examined.confidence.tolist())
+        words = [f"{classes[label]} / {classes[pred]} {_share(prob)}" for label, pred, prob in predictions]
         return batch_grid(self.run.normalize.undo(self.run.normalize(images)).cpu().numpy(), words)
 
 
@@ -133,7 +133,7 @@ def _word(value: Any) -> Any:
 
 
 def describe(target: torch.Tensor, classes: tuple[str, ...]) -> str:
-    """A target in words: the class, or the two largest shares (`cat .7 / dog .3`)."""
+    """Return a target as text: the class, or the two largest shares (`cat .7 / dog .3`)."""
     if target.ndim == 0:
         return classes[int(target)]
     share, index = target.topk(2)
@@ -145,9 +145,9 @@ def _share(share: float) -> str:
 
 
 def mean_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The members' rows of one epoch as one."""
+    """Return the mean of the members' rows of one epoch."""
     if len(rows) == 1:
         return rows[0]
     means = {key: [row[key] for row in rows] for key in COLUMNS}
-    found = {key: None if None in values else sum(values) / len(values) for key, values in means.items()}
-    return found | {"epoch": rows[0]["epoch"], "step": rows[0]["step"], "seconds": max(means["seconds"])}
+    row = {key: None if None in values else sum(values) / len(values) for key, values in means.items()}
+    return row | {"epoch": rows[0]["epoch"], "step": rows[0]["step"], "seconds": max(means["seconds"])}

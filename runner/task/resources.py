@@ -1,4 +1,4 @@
-"""What the runs of one process share."""
+"""Resources: objects that the runs of one process share."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from runner.task.preflight import Facts, Preflights
 
 
 class Resources(Builder):
-    """A builder with the cache of features and what preflight found; made once by a process, and passed down."""
+    """Builder with the caches of features and preflights; a process creates one and passes it down."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -16,7 +16,7 @@ class Resources(Builder):
         self._preflights = Preflights(self)
 
     def preflight(self, config: dict[str, Any]) -> Facts:
-        """Return what is known of a checked combination before it runs.
+        """Return the facts about a checked config before it runs.
 
         Raises `ConfigError` for what cannot be built.
         """

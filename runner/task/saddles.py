@@ -1,4 +1,4 @@
-"""`task=saddles`: which way the ground bends where the gradient is small.
+"""`task=saddles`: curvature where the gradient is small.
 
 The share of negative curvature directions (the index) at critical points of random functions, against their dimension
 (Bray & Dean 2007, Phys. Rev. Lett. 98, 150201; Dauphin et al. 2014, arXiv 1406.2572), or along a network's training.
@@ -31,23 +31,24 @@ from runner.task.resources import Resources
 from runner.train.loop import step
 from runner.train.state import TrainState
 
-BOX = 10.0  # length scales: the side of the cube in which searches start
-LARGEST = 2000  # parameters of a network: all eigenvalues of a larger Hessian take minutes at each look
+BOX = 10.0  # length scales: side of the cube in which searches start
+LARGEST = 2000  # parameters of a network: the eigenvalues of a larger Hessian take minutes each time
 SURFACE = frozenset({"surface"})
-NETWORK = frozenset(  # parts of a config that a random function has no use for
+NETWORK = frozenset(  # parts of a config that random functions do not use
     ("data", "model", "regularization", "augmentation", "transfer", "ensemble", "evaluation", "optimizer", "schedule")
     + ("epochs", "batch_size", "lr_scale", "precision", "accumulate", "clip_grad_norm", "early_stopping", "checkpoint")
 )
 
 
 class Saddles(Task):
-    """of: `function` or `network` (the config's model, data, optimizer and schedule, trained for its epochs).
+    """Measure the share of negative curvature at critical points of random functions, or along a training.
 
-    dimension: of the random functions; a list puts them all in one picture.
-    functions, starts: how many functions are drawn for each dimension, and searches on each.
-    features: of each function.
-    looks: how often a network is looked at, from its first weights to its last, at growing distances.
-    flat: eigenvalues nearer to zero than this share of the largest |eigenvalue| are neither up nor down.
+    of: `function` or `network` (the config's model, data, optimizer and schedule, trained for its epochs).
+    dimension: of the random functions; a list puts all of them in one picture.
+    functions, starts: number of functions for each dimension, and of searches on each.
+    features: random features of each function.
+    looks: number of measurements of a network, from its first weights to its last, at growing distances.
+    flat: eigenvalues closer to zero than this share of the largest |eigenvalue| are neither positive nor negative.
     """
 
     ignores: ClassVar[frozenset[str]] = SURFACE
@@ -82,7 +83,7 @@ class Saddles(Task):
             )
 
     def preflight(self, resources: Resources, config: dict[str, Any]) -> Facts:
-        """Raises `ConfigError` for a network whose eigenvalues would take too long."""
+        """Return the facts about a config; raises `ConfigError` if the eigenvalues of a network would take too long."""
         if self.of == "function":
             searches = len(self.dimensions) * self.functions * self.starts
             return Facts(self.dimensions[-1], self.dimensions[-1], "random functions", 0, searches)
@@ -97,18 +98,18 @@ class Saddles(Task):
     def work(
         self, job: Job, resources: Resources, listener: Listener, device: torch.device
     ) -> Iterator[dict[str, Any]]:
-        """Leaves saddles.csv, saddles.png and a result."""
-        # matplotlib takes a second: a run of another task does not pay for it.
-        from runner.report import saddle_pictures as saddles_picture
+        """Write saddles.csv and saddles.png, and yield a result."""
+        # imported here because matplotlib takes a second
+        from runner.report import saddle_pictures
 
         begun = time.perf_counter()
         with tracking(job) as tracker:
             if self.of == "function":
                 rows = self.in_functions(job.config["seed"], listener)
-                image = saddles_picture.of_functions(rows)
+                image = saddle_pictures.of_functions(rows)
             else:
                 rows = self.in_network(job.config, resources, device, listener)
-                image = saddles_picture.of_network(rows)
+                image = saddle_pictures.of_network(rows)
             write_atomic(job.folder / "saddles.csv", csv_text(rows, list(rows[0])), durable=False)
             write_atomic(job.folder / "saddles.png", png(image), durable=False)
             if tracker is not None:
@@ -117,12 +118,12 @@ class Saddles(Task):
         yield {"status": "done", "seconds": round(time.perf_counter() - begun, 3)} | summary(rows)
 
     def in_functions(self, seed: int, listener: Listener) -> list[dict[str, Any]]:
-        """One row a critical point. Raises `RuntimeError` where a dimension has none."""
+        """Return a row for each critical point. Raises `RuntimeError` if a dimension has none."""
         rows: list[dict[str, Any]] = []
         done, searches = 0, len(self.dimensions) * self.functions * self.starts
         for n in self.dimensions:
             draws = np.random.default_rng(generator(seed, f"random functions of {n} dimensions").initial_seed())
-            before = len(rows)
+            count_before = len(rows)
             for number in range(self.functions):
                 field = Field.draw(n, self.features, draws)
                 for x in critical_points(field, draws.uniform(0, BOX, (self.starts, n))):
@@ -131,14 +132,14 @@ class Saddles(Task):
                     rows.append(about | curvature(field.hessian(x), self.flat))
                 done += self.starts
                 listener.progress(done, searches, {})
-            if len(rows) == before:
+            if len(rows) == count_before:
                 raise RuntimeError(f"no critical point in {n} dimensions: more task.starts, or fewer dimensions")
         return rows
 
     def in_network(
         self, config: dict[str, Any], resources: Resources, device: torch.device, listener: Listener
     ) -> list[dict[str, Any]]:
-        """One row a look, of the loss over the training split."""
+        """Return a row for each measurement of the loss over the training split."""
         torch.manual_seed(generator(config["seed"], "layers of libraries").initial_seed())
         noise = generator(config["seed"], "noise", device)
         parts = resources.parts(config, resources.splits(config, device), device, noise)
@@ -148,15 +149,15 @@ class Saddles(Task):
         while True:
             done = run.progress.step
             if done in due:
-                rows.append({"step": done} | look(run, self.flat))
+                rows.append({"step": done} | measure(run, self.flat))
                 listener.progress(done, run.steps, {"train_loss": rows[-1]["value"]})
             if run.ended:
                 return rows
             step([run], EagerProgram())
 
 
-class Whole:
-    """The loss over the training split in float64, as second-order methods ask for it."""
+class FullLoss:
+    """The loss over the training split in float64, in the form that second-order methods use."""
 
     def __init__(self, run: TrainState):
         self.model = copy.deepcopy(run.model).double().eval()
@@ -165,28 +166,28 @@ class Whole:
         self.count = len(rows)
 
     def pieces(self) -> Any:
-        """Losses that add up to it."""
+        """Yield losses that add up to the total loss."""
         for images, labels in self.parts:
             yield cross_entropy(self.model(images), labels) * (len(labels) / self.count)
 
 
-def look(run: TrainState, flat: float) -> dict[str, float]:
-    """Loss, norm of its gradient, and the bends of its exact Hessian (two backward passes)."""
-    whole = Whole(run)
-    parameters = [p for p in whole.model.parameters() if p.requires_grad]
+def measure(run: TrainState, flat: float) -> dict[str, float]:
+    """Return loss, gradient norm and curvature of the exact Hessian (two backward passes)."""
+    full_loss = FullLoss(run)
+    parameters = [p for p in full_loss.model.parameters() if p.requires_grad]
     gradients = [torch.zeros_like(p) for p in parameters]
     value = 0.0
-    for loss in whole.pieces():
+    for loss in full_loss.pieces():
         value += loss.item()
         for total, part in zip(gradients, torch.autograd.grad(loss, parameters)):
             total += part
     norm = torch.stack([g.norm() for g in gradients]).norm().item()
-    matrix = hessian(whole, Flat(parameters)).cpu().numpy()
+    matrix = hessian(full_loss, Flat(parameters)).cpu().numpy()
     return {"value": value, "gradient_norm": norm} | curvature(matrix, flat)
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Over all points of a run."""
+    """Return means over all points of a run."""
     negative, positive = (np.array([row[key] for row in rows]) for key in ("negative", "positive"))
     return {
         "points": len(rows),

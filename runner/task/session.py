@@ -1,4 +1,4 @@
-"""A run with its folder: what it writes, shows and keeps, from where it stood to its end."""
+"""Session: a training with its folder, tracker and checkpoint."""
 
 import json
 import logging
@@ -14,10 +14,10 @@ from runner.core.run_log import writing
 from runner.core.seeds import generator
 from runner.data.splits import Split
 from runner.evaluation.evaluate import evaluate, examine
-from runner.evaluation.metrics import Examined
+from runner.evaluation.metrics import DetailedResult
 from runner.evaluation.standard import Standard
 from runner.store import checkpoint
-from runner.task.ensemble_facts import compared, tell
+from runner.task.ensemble_facts import compare_members, write_facts
 from runner.task.job import Job, failure
 from runner.task.phases import TaskParts
 from runner.task.recorder import Recorder, mean_row
@@ -32,20 +32,20 @@ log = logging.getLogger(__name__)
 
 
 class Session(Training):
-    """A run with its folder, tracker and checkpoint, from where it stood to its end."""
+    """A training with its folder, tracker and checkpoint, from start or resume to its end."""
 
     def __init__(self, job: Job, resources: Resources, device: torch.device, listener: Listener):
         super().__init__(job, resources, device)
         resumed = self.resumed
         self.status: str | None = None
-        self.stopped: dict[str, int] | None = None  # where an interrupted run goes on
+        self.stopped: dict[str, int] | None = None  # where an interrupted run continues
         self._rows = self._history()
         self.recorder = Recorder(job, self.run, self.splits, listener, self._rows, resumed)
         for run in self.runs:
             run.on_log, run.on_epoch, run.on_pause = self._ignore, self._on_epoch, self._on_pause
         self.run.on_log = self._on_log
-        self._saved = time.perf_counter()
-        self._kept = self._steps() if resumed else [0] * len(self.runs)  # of the checkpoint that is there
+        self._saved_at = time.perf_counter()
+        self._saved_steps = self._steps() if resumed else [0] * len(self.runs)  # of the last checkpoint
 
     def __enter__(self) -> "Session":
         return self
@@ -58,13 +58,13 @@ class Session(Training):
             run.release()
 
     def _history(self) -> list[dict[str, Any]]:
-        """A row for each epoch that all runs have reached, or did not live to see: the mean over them."""
+        """Return a mean row for each epoch that all active runs have reached; ended runs count up to their end."""
         histories = [run.progress.history for run in self.runs]
-        sure = min([len(run.progress.history) for run in self.runs if not run.ended] or [max(map(len, histories))])
-        return [mean_row([history[i] for history in histories if len(history) > i]) for i in range(sure)]
+        complete = min([len(run.progress.history) for run in self.runs if not run.ended] or [max(map(len, histories))])
+        return [mean_row([history[i] for history in histories if len(history) > i]) for i in range(complete)]
 
     def _ignore(self, step: int, scalars: dict[str, float]) -> None:
-        """The steps of further members are theirs alone."""
+        """Ignore the steps of further members: only the first member logs them."""
 
     def _on_log(self, step: int, scalars: dict[str, float]) -> None:
         with writing(self.job.folder):
@@ -75,45 +75,45 @@ class Session(Training):
             self._add_rows()
 
     def _add_rows(self) -> None:
-        known, self._rows = len(self._rows), self._history()
-        for row in self._rows[known:]:
+        count, self._rows = len(self._rows), self._history()
+        for row in self._rows[count:]:
             self.recorder.epoch(row)
-            ended = all(run.ended for run in self.runs)
-            if self.job.pruner is not None and (reason := self.job.pruner.stop_reason(row, ended)):
+            has_ended = all(run.ended for run in self.runs)
+            if self.job.pruner is not None and (reason := self.job.pruner.stop_reason(row, has_ended)):
                 raise Pruned(reason)
 
     def _on_pause(self, run: TrainState) -> None:
-        together = len({run.progress.step for run in self.runs if not run.ended}) <= 1
-        if together and time.perf_counter() - self._saved >= self.config["checkpoint"]["seconds"]:
+        aligned = len({run.progress.step for run in self.runs if not run.ended}) <= 1
+        if aligned and time.perf_counter() - self._saved_at >= self.config["checkpoint"]["seconds"]:
             with writing(self.job.folder):
                 self.save()
 
     def save(self, members: list[torch.nn.Module] | None = None) -> None:
-        """Writes the checkpoint: the last state, with the best weights in it; in the end, the networks that answer."""
-        self.recorder.flush()  # else a kill after this save would lose what a resumed run does not do again
+        """Save the checkpoint: the last state with the best weights and, at the end, the `members` to evaluate."""
+        self.recorder.flush()  # because a resumed run does not write these events again
         state = {
             "training": self.job.training,
             "fingerprint": self.job.fingerprint,
             "about": json.dumps(self._about()),
             "runs": [run.state_dict() for run in self.runs],
-            "compile_reasons": [run.compile_reason for run in self.runs],  # words for the result
+            "compile_reasons": [run.compile_reason for run in self.runs],  # text for the result
             "members": None if members is None else [member.state_dict() for member in members],
         }
         checkpoint.save(self.path, state)
-        self._saved, self._kept = time.perf_counter(), self._steps()
+        self._saved_at, self._saved_steps = time.perf_counter(), self._steps()
 
     def _steps(self) -> list[int]:
         return [run.progress.step for run in self.runs]
 
     def interrupt(self, saves: bool) -> None:
-        """Keep where an interrupted run goes on. `saves`: it stands between two steps, so that it can be saved."""
-        if saves and self._steps() != self._kept and not any(run.dropped for run in self.runs):
+        """Note the step at which an interrupted run continues. `saves`: it is between two steps and can be saved."""
+        if saves and self._steps() != self._saved_steps and not any(run.dropped for run in self.runs):
             self.save()
-        self.stopped = {"step": min(self._kept), "steps": self.run.steps}
+        self.stopped = {"step": min(self._saved_steps), "steps": self.run.steps}
         log.info("interrupted; goes on after step %d of %d", *self.stopped.values())
 
     def _about(self) -> dict[str, Any]:
-        """What another program must know to use the weights."""
+        """Return the description that another program needs to use the weights."""
         splits = self.splits
         return {
             "config": self.config,
@@ -130,7 +130,7 @@ class Session(Training):
         }
 
     def facts(self) -> dict[str, Any]:
-        """What the result says of model, data and the way they ran."""
+        """Return the facts for the result about model, data and execution."""
         splits, run = self.splits, self.run
         sizes = {name: len(split) for name in ("train", "val", "test") if (split := getattr(splits, name)) is not None}
         return {
@@ -150,57 +150,57 @@ class Session(Training):
         }
 
     def _transfer(self) -> dict[str, Any]:
-        """Which weights came from elsewhere, and which stages never train."""
+        """Return the origin of pretrained weights and the plan of each stage."""
         run = self.run
         audit = run.transfer.audit
         rows = [vars(row) for row in run.transfer.table(run.model)]
-        told = {"stages": rows, "cache": self.cached[0]}
+        stages = {"stages": rows, "cache": self.cached[0]}
         if audit is None:
-            return {"weights": None} | told
-        kept = {key: getattr(audit, key) for key in ("adapted", "unfit", "missing", "unused")}
-        return {"weights": audit.origin, "loaded": len(audit.loaded), **kept} | told
+            return {"weights": None} | stages
+        lists = {key: getattr(audit, key) for key in ("adapted", "unfit", "missing", "unused")}
+        return {"weights": audit.origin, "loaded": len(audit.loaded), **lists} | stages
 
     def reached(self) -> dict[str, Any]:
-        """How far training came."""
+        """Return the facts for the result about the progress of the training."""
         progress = self.run.progress
         best = None if progress.best is None else progress.best["epoch"]
-        told = {"epochs": len(self._rows), "seconds": round(self.run.seconds(), 3), "best_epoch": best}
-        told |= {} if self.stopped is None else {"stopped": self.stopped}
-        return told | self.run.chosen | ({"fused": self.run.fused} if self.run.fused else {})
+        facts = {"epochs": len(self._rows), "seconds": round(self.run.seconds(), 3), "best_epoch": best}
+        facts |= {} if self.stopped is None else {"stopped": self.stopped}
+        return facts | self.run.chosen | ({"fused": self.run.fused} if self.run.fused else {})
 
     def outcome(self) -> TaskParts:
-        """Yield this session, which is ready to train; then its end, whichever it is."""
+        """Yield this session, ready to train; afterwards the result of its end, whichever it is."""
         try:
             yield self
             self.raise_end()
             check()
-            found = self.finish()
+            result = self.finish()
         except Diverged as end:
             log.warning("diverged: %s", end.reason)
             good = self.run.progress.last_good
             kept = {key: good[key] for key in ("val_loss", "val_accuracy") if key in good}
-            found = kept | {"status": "diverged", "reason": end.reason, "diverged_step": end.step}
-        except KeyboardInterrupt as end:  # a plain one comes from anywhere in a step
+            result = kept | {"status": "diverged", "reason": end.reason, "diverged_step": end.step}
+        except KeyboardInterrupt as end:  # a plain one may come in the middle of a step
             self.interrupt(saves=isinstance(end, Interrupted))
             raise
         except Pruned as end:
             log.info("pruned: %s", end)
             last = self._rows[-1]
-            found = {"status": "pruned", "reason": str(end)} | {key: last[key] for key in ("val_loss", "val_accuracy")}
-        self.status = found["status"]
-        yield found
+            result = {"status": "pruned", "reason": str(end)} | {key: last[key] for key in ("val_loss", "val_accuracy")}
+        self.status = result["status"]
+        yield result
 
     def finish(self) -> dict[str, Any]:
-        """After training: the chosen weights are validated, and tested this once."""
+        """Validate and test the selected weights after training; return the result."""
         run = self.run
-        for one, sealed in zip(self.runs, self.sealed):
-            if broken := broken_seals(one.model, sealed):
+        for member, sealed in zip(self.runs, self.sealed):
+            if broken := broken_seals(member.model, sealed):
                 raise RuntimeError(f"frozen, and yet it changed: {', '.join(broken[:5])}")
         with deferred():
-            for one in self.runs:
-                if one.progress.best_weights is not None:
-                    one.ensemble.watched(one).load_state_dict(one.progress.best_weights)
-            members = [member.eval() for member in run.ensemble.members(self.runs)]
+            for member in self.runs:
+                if member.progress.best_weights is not None:
+                    member.ensemble.watched(member).load_state_dict(member.progress.best_weights)
+            members = [network.eval() for network in run.ensemble.members(self.runs)]
             self.save(members)
         check()
         result: dict[str, Any] = {"status": "done"}
@@ -208,21 +208,21 @@ class Session(Training):
             split = getattr(self.splits, name)
             if split is None:
                 continue
-            found = self._examine(members, split)
-            if not math.isfinite(found.loss):
-                raise Diverged(run.progress.step, f"the {name} loss was {found.loss} after training")
-            result |= {f"{name}_{key}": value for key, value in found.numbers(self.splits.classes).items()}
-        result["confusion"] = found.confusion.tolist()
-        result["ensemble"] = found.ensemble or self._compared(found.accuracy)
+            examined = self._examine(members, split)
+            if not math.isfinite(examined.loss):
+                raise Diverged(run.progress.step, f"the {name} loss was {examined.loss} after training")
+            result |= {f"{name}_{key}": value for key, value in examined.numbers(self.splits.classes).items()}
+        result["confusion"] = examined.confusion.tolist()
+        result["ensemble"] = examined.ensemble or self._compare_members(examined.accuracy)
         if result["ensemble"] is not None:
-            tell(result["ensemble"], "test", self.job.folder, self.recorder.tracker, run.progress.step)
-        self.recorder.tested(result, found)
+            write_facts(result["ensemble"], "test", self.job.folder, self.recorder.tracker, run.progress.step)
+        self.recorder.tested(result, examined)
         return result
 
-    def _examine(self, members: list[torch.nn.Module], split: Split) -> Examined:
+    def _examine(self, members: list[torch.nn.Module], split: Split) -> DetailedResult:
         run, evaluation = self.run, self.run.parts.evaluation
         evaluation.begin(run.pipeline, generator(self.config["seed"], "evaluation", run.device))
-        if type(evaluation) is Standard:  # others look at the images themselves
+        if type(evaluation) is Standard:  # other evaluations need the images
             members = run.as_members(members, split)
         return examine(
             members,
@@ -235,19 +235,10 @@ class Session(Training):
             run.ensemble.average,
         )
 
-    def _compared(self, accuracy: float) -> dict[str, Any] | None:
-        """An average of weights beside the networks that went into it."""
-        run = self.run
-        test = self.splits.test
-        found = [
-            evaluate(
-                run.as_members([network.eval()], test),
-                test,
-                run.normalize,
-                run.autocast,
-                run.batch_size,
-                run.num_classes,
-            )
-            for network in run.ensemble.compared(self.runs)
-        ]
-        return compared(accuracy, [one.accuracy for one in found]) if found else None
+    def _compare_members(self, accuracy: float) -> dict[str, Any] | None:
+        """Return the facts of a weight average beside the averaged networks; None without any."""
+        run, test = self.run, self.splits.test
+        settings = test, run.normalize, run.autocast, run.batch_size, run.num_classes
+        networks = run.ensemble.compared(self.runs)
+        accuracies = [evaluate(run.as_members([network.eval()], test), *settings).accuracy for network in networks]
+        return compare_members(accuracy, accuracies) if accuracies else None

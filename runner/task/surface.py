@@ -1,4 +1,4 @@
-"""`task=surface`: an optimizer and a schedule on a function of the plane, and what they did there."""
+"""`task=surface`: run an optimizer and a schedule on a function of two variables."""
 
 import io
 import time
@@ -26,20 +26,20 @@ from runner.task.preflight import Facts
 from runner.task.resources import Resources
 from runner.tracking.events import Tracker
 
-GRID = (240, 180)  # points of the ground that a picture needs
-# What an optimizer may ask of a config, and what a surface has: one loss, in full, as it is.
+GRID = (240, 180)  # grid points of a picture
+# Config values that options check: a surface has one loss, computed in full precision.
 PLAIN = {"precision": "fp32", "accumulate": 1, "clip_grad_norm": None, "compile": False}
-LOOKS = 25  # of a line search, at the least
+LOOKS = 25  # minimum of evaluations in a line search
 UNUSED = {"clip_grad_norm": (None,), "accumulate": (1,), "compile": ("auto", False)}
 
 
 class SurfaceTask(Task):
-    """One step is one epoch: `schedule.warmup=20` is 20 steps.
+    """Walk of an optimizer on a surface. One step is one epoch: `schedule.warmup=20` is 20 steps.
 
     steps: the length of the walk.
-    tolerance: a loss so little above the minimum has arrived.
-    max_iter: stands in for `optimizer.max_iter` where the optimizer has it: with 1, each point of the path is one
-        iteration of BFGS or L-BFGS; null leaves the optimizer's own.
+    tolerance: the walk has converged when the loss is less than this above the minimum.
+    max_iter: replaces `optimizer.max_iter` if the optimizer has it. With 1, each point of the path is one iteration of
+        BFGS or L-BFGS; null keeps the optimizer's value.
     """
 
     ignores: ClassVar[frozenset[str]] = frozenset(
@@ -74,9 +74,9 @@ class SurfaceTask(Task):
         self.steps, self.tolerance, self.max_iter = steps, tolerance, max_iter
 
     def preflight(self, resources: Resources, config: dict[str, Any]) -> Facts:
-        """Builds all and takes one step. Raises `ConfigError` where an option cannot work on a surface."""
-        for key, plain in UNUSED.items():
-            if config[key] not in plain:
+        """Build everything and take one step; raises `ConfigError` if an option cannot work on a surface."""
+        for key, unused in UNUSED.items():
+            if config[key] not in unused:
                 raise ConfigError(f"{key}={config[key]}: task=surface has no use for it; leave it out")
         name = config["optimizer"]["_target_"]
         try:
@@ -94,10 +94,10 @@ class SurfaceTask(Task):
         return Facts(parameters=2, trainable=2, identity="surface", train_size=0, steps=self.steps, flops=0)
 
     def check(self, config: dict[str, Any], surface: Surface, optimizer: Any, schedule: Any) -> None:
-        """Asks the options for their word on the combination. Raises `Refused`."""
-        whole = config["optimizer"] | {"full_batch": surface.noise == 0}  # each step's loss is the same function
+        """Call the `check` of optimizer and schedule. Raises `Refused`."""
+        node = config["optimizer"] | {"full_batch": surface.noise == 0}  # without noise each step has the same loss
         context = Context(
-            config=config | PLAIN | {"optimizer": whole},
+            config=config | PLAIN | {"optimizer": node},
             model=torch.nn.ParameterList(optimizer.param_groups[0]["params"]),
             channels=0,
             in_channels=0,
@@ -109,12 +109,12 @@ class SurfaceTask(Task):
             stack={},
             pipeline={},
         )
-        asked = [option for option in (optimizer, schedule) if isinstance(option, Option)]
-        if lines := [line for option in asked if (line := option.check(context))]:
+        options = [option for option in (optimizer, schedule) if isinstance(option, Option)]
+        if lines := [line for option in options if (line := option.check(context))]:
             raise Refused(lines)
 
     def parts(self, resources: Resources, config: dict[str, Any]) -> tuple[Surface, torch.optim.Optimizer, Any]:
-        """The surface, the optimizer on a point at its start, the schedule."""
+        """Return the surface, the optimizer of a point at its start, and the schedule."""
         surface = resources.surface(config)
         weights = torch.tensor(surface.start, dtype=torch.float64) / surface.unit
         group = {"params": [weights.requires_grad_()], "lr_scale": 1.0, "name": "point"}
@@ -123,60 +123,62 @@ class SurfaceTask(Task):
             node = node | {"max_iter": self.max_iter}
         optimizer = resources.optimizer(config | {"optimizer": node}, [group])
         for group in optimizer.param_groups:
-            if "max_eval" in group:  # torch's L-BFGS: with one iteration its default leaves no look for a line search
+            if "max_eval" in group:  # torch's L-BFGS: for one iteration the default is too low for a line search
                 group["max_eval"] = max(group["max_eval"], LOOKS)
         return surface, optimizer, resources.schedule(config, Timeline(self.steps, 1))
 
     def device(self, config: dict[str, Any]) -> torch.device:
-        """Two numbers are moved: nothing for a GPU."""
+        """Return CPU: a surface has two parameters."""
         return torch.device("cpu")
 
     def work(
         self, job: Job, resources: Resources, listener: Listener, device: torch.device
     ) -> Iterator[dict[str, Any]]:
-        """Walks, and leaves trajectory.csv, path.png, steps.png, surface.npz and a result: whatever the verdict."""
+        """Walk; write trajectory.csv, path.png, steps.png and surface.npz, and yield a result for any verdict."""
         begun = time.perf_counter()
         surface, optimizer, schedule = self.parts(resources, job.config)
 
-        def tell(row: dict[str, Any]) -> None:
+        def report(row: dict[str, Any]) -> None:
             listener.progress(row["step"], self.steps, {"train_loss": row["loss"]})
 
         noise = generator(job.config["seed"], "noise of the surface")
-        found = walk(surface, optimizer, schedule, self.steps, noise, tell)
+        path = walk(surface, optimizer, schedule, self.steps, noise, report)
         seconds = time.perf_counter() - begun
-        said = verdict(found, surface, self.tolerance)
+        outcome = verdict(path, surface, self.tolerance)
         about = self.about(surface)
-        write_atomic(job.folder / "trajectory.csv", csv_text(found.rows, COLUMNS), durable=False)
-        pictures = self._draw(job, surface, found, said, about)
+        write_atomic(job.folder / "trajectory.csv", csv_text(path.rows, COLUMNS), durable=False)
+        pictures = self._draw(job, surface, path, outcome, about)
         with tracking(job) as tracker:
             if tracker is not None:
-                track(tracker, job, found, pictures)
-        last = found.rows[-1]
+                write_events(tracker, job, path, pictures)
+        last = path.rows[-1]
         distance = min(np.hypot(last["x"] - x, last["y"] - y) for x, y in surface.minima)
         yield {
             "status": "done",
-            "verdict": said,
+            "verdict": outcome,
             "steps": last["step"],
             "evaluations": last["evaluations"],
             "final_loss": last["loss"],
             "final_loss_shown": f"{last['loss']:.3g}",
             "distance": float(distance),
-            "steps_to_tolerance": steps_to(found.column("loss"), surface.minimum, self.tolerance)
-            if said == "converged"
+            "steps_to_tolerance": steps_to(path.column("loss"), surface.minimum, self.tolerance)
+            if outcome == "converged"
             else None,
-            "diverged_step": found.lost,
+            "diverged_step": path.lost,
             "parameters": 2,
             "seconds": round(seconds, 3),
             "surface": about,
         }
 
     def about(self, surface: Surface) -> dict[str, Any]:
-        """What a reader of the result must know of the surface."""
+        """Return the description of the surface for the result."""
         keys = ("title", "formula", "scale", "unit", "noise", "start", "domain", "minima", "saddles", "minimum", "bend")
         return {key: getattr(surface, key) for key in keys} | {"tolerance": self.tolerance}
 
-    def _draw(self, job: Job, surface: Surface, found: Walk, said: str, about: dict[str, Any]) -> dict[str, np.ndarray]:
-        # matplotlib takes a second: a run of another task does not pay for it.
+    def _draw(
+        self, job: Job, surface: Surface, path: Walk, outcome: str, about: dict[str, Any]
+    ) -> dict[str, np.ndarray]:
+        # imported here because matplotlib takes a second
         from runner.report import surface_pictures as pictures
 
         x, y, values = (part.numpy() for part in surface.grid(*GRID))
@@ -184,24 +186,24 @@ class SurfaceTask(Task):
         np.savez_compressed(file, x=x, y=y, values=values.astype(np.float32))
         write_atomic(job.folder / "surface.npz", file.getvalue(), durable=False)
         ground = pictures.Ground(x, y, values, about)
-        columns = {name: found.column(name) for name in COLUMNS}
-        path = pictures.Path(job.choices.get("optimizer", "optimizer"), said, columns)
-        drawn = {"path": pictures.path_picture(ground, path), "steps": pictures.steps_picture(ground, path)}
-        for name, image in drawn.items():
+        columns = {name: path.column(name) for name in COLUMNS}
+        curve = pictures.Path(job.choices.get("optimizer", "optimizer"), outcome, columns)
+        images = {"path": pictures.path_picture(ground, curve), "steps": pictures.steps_picture(ground, curve)}
+        for name, image in images.items():
             write_atomic(job.folder / f"{name}.png", png(image), durable=False)
-        return drawn
+        return images
 
 
-def track(tracker: Tracker, job: Job, found: Walk, pictures: dict[str, np.ndarray]) -> None:
-    """The walk in TensorBoard: the row of hparams, four curves, two pictures."""
+def write_events(tracker: Tracker, job: Job, path: Walk, pictures: dict[str, np.ndarray]) -> None:
+    """Write the walk to TensorBoard: hparams, four curves and two pictures."""
     shown = {group: job.choices[group] for group in ("surface", "optimizer", "schedule") if group in job.choices}
-    shown["optimizer.lr"] = found.rows[1]["rate"] if len(found.rows) > 1 else None
+    shown["optimizer.lr"] = path.rows[1]["rate"] if len(path.rows) > 1 else None
     swept = {key: str(value) if isinstance(value, list) else value for key, value in job.swept.items()}
     tracker.hparams(shown | swept)
-    for row in found.rows:
+    for row in path.rows:
         scalars = {"loss": row["loss"], "gradient_norm": row["gradient_norm"]}
         if row["step"] > 0:
             scalars |= {"rate": row["rate"], "step_length": row["step_length"]}
         tracker.scalars(row["step"], scalars)
     for name, image in pictures.items():
-        tracker.picture(name, found.rows[-1]["step"], image)
+        tracker.picture(name, path.rows[-1]["step"], image)

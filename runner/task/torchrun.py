@@ -1,7 +1,7 @@
-"""A run's task in several processes, which `torchrun` starts.
+"""A run's task in several processes, started by `torchrun`.
 
-The first process is the command: it plans, holds the run's lock, writes, evaluates and prints. It tells the others
-which run to train; they follow and write nothing.
+The first process is the command: it plans, holds the run's lock, writes, evaluates and prints. It sends the others
+the run to train; they follow and write nothing.
 """
 
 import contextlib
@@ -24,18 +24,18 @@ from runner.task.resources import Resources
 
 log = logging.getLogger(__name__)
 
-GRACE = 30.0  # seconds that a process which failed leaves the first to write it down
+GRACE = 30.0  # seconds a failed process waits, so that the first can record the failure
 
 
 def leading(job: Job, device: torch.device) -> contextlib.AbstractContextManager:
-    """Around a run of the first of several processes; of a lone one, nothing."""
-    first = distributed.team()
-    return contextlib.nullcontext() if first is None else lead(first, job, device)
+    """Return the context of a run in the first of several processes; for a single process it does nothing."""
+    team = distributed.team()
+    return contextlib.nullcontext() if team is None else lead(team, job, device)
 
 
 @contextlib.contextmanager
 def lead(team: Team, job: Job, device: torch.device) -> Iterator[None]:
-    """The first process's part of a run: the others train it too. Where one of them fails, so does the run."""
+    """Lead a run from the first process: the others train it too, and if one of them fails, the run fails."""
     team.broadcast(job)
     ended = threading.Event()
     threading.Thread(target=_watch, args=(team, job, ended), daemon=True).start()
@@ -44,27 +44,28 @@ def lead(team: Team, job: Job, device: torch.device) -> Iterator[None]:
             try:
                 yield
             except interruption.Interrupted:
-                team.dismiss()  # before their gradients find nobody any more
+                team.dismiss()  # because their gradients would wait for this process
                 raise
     finally:
         ended.set()
 
 
 def _watch(team: Team, job: Job, ended: threading.Event) -> None:
-    """A process that waits for another's gradients cannot be woken: where they will never come, it is ended."""
+    """Pass on interruptions, and exit if another process has failed."""
+    # because a process that waits for another's gradients cannot be woken
     while not ended.wait(LOOK):
         if team.store.check([INTERRUPTED]):
             interruption.request(int(team.store.get(INTERRUPTED)))
         if team.store.check(["failed"]):
-            found = pickle.loads(team.store.get("failed"))
-            log.error("the run ended early: %s", found["reason"])
+            result = pickle.loads(team.store.get("failed"))
+            log.error("the run ended early: %s", result["reason"])
             record = read(job.folder)
-            write_json(job.folder / RESULT, ({} if record is None else record.result) | found)
+            write_json(job.folder / RESULT, ({} if record is None else record.result) | result)
             os._exit(1)
 
 
 def follow(team: Team, resources: Resources) -> None:
-    """Train what the first process says, as each of the others does, until it has ended."""
+    """Train the runs that the first process sends, until it ends; for the other processes."""
     try:
         while True:
             job = team.receive()
@@ -75,9 +76,9 @@ def follow(team: Team, resources: Resources) -> None:
     except Over:
         return
     except Exception as error:
-        if team.over:  # it was the first that ended, in the middle of the run
+        if team.over:  # the first process has ended in the middle of the run
             return
-        found = failure(error)
-        team.store.set("failed", pickle.dumps(found | {"reason": f"process {team.rank}: {found['reason']}"}))
+        result = failure(error)
+        team.store.set("failed", pickle.dumps(result | {"reason": f"process {team.rank}: {result['reason']}"}))
         time.sleep(GRACE)
         raise

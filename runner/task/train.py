@@ -1,4 +1,4 @@
-"""One run, from config to result."""
+"""`task=train`: train one run, from config to result."""
 
 import contextlib
 import logging
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Train(Task):
-    """`task=train`: trains, validates, tests once."""
+    """Train, validate, and test once."""
 
     together: ClassVar[bool] = True
     fuses: ClassVar[bool] = True
@@ -41,7 +41,7 @@ class Train(Task):
     }
 
     def complete(self, config: dict[str, Any], typed: list[str]) -> dict[str, Any]:
-        """Raise `ConfigError` for a typed `checkpoint.metric` that nothing would read."""
+        """Return the config; raises `ConfigError` for a typed `checkpoint.metric` without effect."""
         words = [word for word in typed if word.partition("=")[0].lstrip("+") == "checkpoint.metric"]
         if words and config["checkpoint"]["select"] == "auto":
             raise ConfigError(
@@ -51,20 +51,22 @@ class Train(Task):
         return config
 
     def work(self, job: Job, resources: Resources, listener: Listener, device: torch.device) -> TaskParts:
-        """Trains, or goes on; where torchrun started several processes, together with the others."""
+        """Train or resume; if torchrun started several processes, together with the others."""
         with leading(job, device):
             yield from self._attempts(job, resources, listener, device)
 
     def follow(self, job: Job, resources: Resources, device: torch.device) -> None:
-        """Trains along with the first process."""
-        silent = {"probe": {"every": 0, "curvature_every": 0}}  # what is only looked at
+        """Train along with the first process."""
+        silent = {"probe": {"every": 0, "curvature_every": 0}}  # only the first process measures
         with process_settings(job.config, job.threads), contextlib.suppress(Diverged):
             Training(replace(job, config=job.config | silent), resources, device).train()
             interruption.check()
 
     def _attempts(self, job: Job, resources: Resources, listener: Listener, device: torch.device) -> TaskParts:
-        """Trains, or goes on; what was known before an error stays known. Where memory does not suffice, the batch goes
-        through in more pieces, whose gradients add up to its own."""
+        """Train or resume; after an out-of-memory error, again with twice the micro-batches.
+
+        Parts of the result that were yielded before an error remain.
+        """
         while True:
             session = None
             try:
@@ -76,7 +78,7 @@ class Train(Task):
                         yield session.reached()
                 return
             except Exception as error:
-                if session is None or not memory.lacking(error):
+                if session is None or not memory.is_out_of_memory(error):
                     raise
                 pieces, refusal = more_pieces(job.config, session.run)
                 if refusal:
@@ -90,7 +92,7 @@ class Train(Task):
 
 
 def more_pieces(config: dict[str, Any], run: TrainState) -> tuple[tuple[int, int], str]:
-    """(images of a batch, twice the micro-batches that it is split into), or why that is no way out."""
+    """Return (batch size, doubled number of micro-batches), and the reason against it or an empty string."""
     pieces = run.batch_size, 2 * run.accumulate
     if pieces[1] > run.batch_size:
         return pieces, f"a micro-batch is {run.batch_size // run.accumulate} images already"

@@ -1,4 +1,4 @@
-"""What the tasks of trained networks share: which networks answer, and how each sees the images."""
+"""Base of the tasks on trained networks: load the networks, and data in each network's input format."""
 
 import contextlib
 import inspect
@@ -21,20 +21,20 @@ from runner.data.splits import Splits
 from runner.ensemble.checkpoints import Checkpoints, keeps_networks, matching
 from runner.ensemble.none import NoEnsemble
 from runner.evaluation.base import Autocast
-from runner.evaluation.trained import Loaded, TrainedNetwork
+from runner.evaluation.trained import LoadedRun, TrainedNetwork
 from runner.store.ledger import read
 from runner.task.base import Task
 from runner.task.preflight import Facts, SourceRuns
 from runner.task.resources import Resources
 from runner.train.precision import precision
 
-PER_BATCH = 64  # images that surely fit where a network was trained
+PER_BATCH = 64  # images; this many fit in memory wherever a network was trained
 TRAINED = ("data", "model", "optimizer", "schedule", "regularization", "augmentation", "transfer")  # groups
-PARTS = (*TRAINED, "epochs", "lr_scale", "batch_size", "accumulate", "clip_grad_norm")  # of a config, likewise
+PARTS = (*TRAINED, "epochs", "lr_scale", "batch_size", "accumulate", "clip_grad_norm")  # keys that affect training
 
 
-class Answering(Task):
-    """A task of trained networks: those of `task.checkpoint`, or of `ensemble=checkpoints`."""
+class TrainedNetworksTask(Task):
+    """Base of tasks on trained networks: those of `task.checkpoint` or of `ensemble=checkpoints`."""
 
     refuses: ClassVar[frozenset[str]] = frozenset(
         [
@@ -44,21 +44,20 @@ class Answering(Task):
     )
     ignores: ClassVar[frozenset[str]] = refuses | {
         *("early_stopping", "checkpoint"),
-        *("task.checkpoint", "ensemble.runs"),  # the weights' contents stand for them
+        *("task.checkpoint", "ensemble.runs"),  # the fingerprint has the weights' digests instead
     }
 
     checkpoint: str | None
 
     def choices(self, chosen: dict[str, Any], typed: list[str], facts: Facts) -> dict[str, Any]:
-        """Return what this task was asked with, and what the networks that answer were trained with: of several that
-        differ, a list."""
+        """Return group -> option of this task and of the networks' training; a list where networks differ."""
         own = super().choices(chosen, typed, facts)
         keys = {word.partition("=")[0].lstrip("+") for word in typed}
         trained = {group: _distinct(facts.origins, group) for group in TRAINED if group not in keys}
         return own | {group: choice for group, choice in trained.items() if choice is not None}
 
     def combination(self, resources: Resources, config: dict[str, Any]) -> Checkpoints | None:
-        """The ensemble of finished runs that is asked for. Raises `ConfigError` where it is not clear who answers."""
+        """Return the ensemble of finished runs, None for `task.checkpoint`. Raises `ConfigError` unless one is set."""
         ensemble = resources.ensemble(config)
         if isinstance(ensemble, Checkpoints):
             if self.checkpoint is not None:
@@ -79,32 +78,33 @@ class Answering(Task):
             )
         return None
 
-    def load(self, resources: Resources, config: dict[str, Any], device: torch.device | str = "cpu") -> list[Loaded]:
-        """The runs that answer."""
+    def load(self, resources: Resources, config: dict[str, Any], device: torch.device | str = "cpu") -> list[LoadedRun]:
+        """Return the runs to evaluate, with their networks."""
         combination = self.combination(resources, config)
         runs = [load(path, device, config["trust"]) for path in self.paths(combination)]
         return runs if combination is None else combination.agree(runs)
 
     def paths(self, combination: Checkpoints | None) -> list[Path]:
-        """Where they are. `task.checkpoint` may be a pattern, for names of runs hold signs that Hydra wants quoted."""
+        """Return the paths of the runs to evaluate. Raises `ConfigError`."""
+        # `task.checkpoint` may be a pattern, because names of runs have characters that Hydra wants quoted
         if combination is not None:
             return combination.paths()
-        found = matching("task.checkpoint", self.checkpoint, keeps_networks)
-        if len(found) > 1:
+        paths = matching("task.checkpoint", self.checkpoint, keeps_networks)
+        if len(paths) > 1:
             raise ConfigError(
-                f"task.checkpoint={self.checkpoint}: names {len(found)} runs; name one, or all of them by "
+                f"task.checkpoint={self.checkpoint}: names {len(paths)} runs; name one, or all of them by "
                 "ensemble=checkpoints 'ensemble.runs=...'"
             )
-        return found
+        return paths
 
-    def average(self, resources: Resources, config: dict[str, Any], runs: Sequence[Loaded]) -> Average:
-        """What is averaged: as the ensemble was trained, or as it is now typed."""
+    def average(self, resources: Resources, config: dict[str, Any], runs: Sequence[LoadedRun]) -> Average:
+        """Return the average to use: that of the typed ensemble, else that of the trained one."""
         combination = self.combination(resources, config)
         return runs[0].average if combination is None else combination.average
 
 
-def origins(runs: Iterable[Loaded]) -> tuple[SourceRuns, ...]:
-    """Return what the networks of runs were trained with; runs that differ in nothing but their seed are one."""
+def origins(runs: Iterable[LoadedRun]) -> tuple[SourceRuns, ...]:
+    """Return the origins of the networks of runs; runs that differ only in their seed share one."""
     known: dict[str, SourceRuns] = {}
     for run in runs:
         record = read(run.folder)
@@ -119,8 +119,10 @@ def origins(runs: Iterable[Loaded]) -> tuple[SourceRuns, ...]:
 
 
 def _chosen(network: TrainedNetwork, result: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that a network was trained with: as its checkpoint names them, else as the run's result does,
-    else by its classes."""
+    """Return the options that a network was trained with.
+
+    They come from its checkpoint, else from the run's result, else from the class names.
+    """
     modules = {
         group: _option(str(node["_target_"])) if "_target_" in node else list(node)
         for group in TRAINED
@@ -136,25 +138,25 @@ def _chosen(network: TrainedNetwork, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _option(target: str) -> str:
-    """Return what an option of this target is called, as a rule: of ours its module, of a library's its class."""
+    """Return the usual name of a target's option: the module of our own options, the class of a library's."""
     *_, module, name = ("." + target).split(".")
     return module if target.startswith("runner.") else name.lower()
 
 
 def _distinct(known: Iterable[SourceRuns], group: str) -> Any:
-    """Return the option that all have; the list of options where they differ; None where there is none."""
+    """Return the option that all origins have; the list of options if they differ; None without any."""
     choices = [origin.choices[group] for origin in known if group in origin.choices]
     different = [choice for i, choice in enumerate(choices) if choice not in choices[:i]]
     return different if len(different) > 1 else next(iter(different), None)
 
 
-def networks(runs: Iterable[Loaded]) -> list[TrainedNetwork]:
-    """All that answer."""
+def networks(runs: Iterable[LoadedRun]) -> list[TrainedNetwork]:
+    """Return the networks of all runs."""
     return [network for run in runs for network in run.networks]
 
 
-def size(runs: Iterable[Loaded]) -> tuple[int, int]:
-    """Parameters of all networks, and the floating-point operations of their answers to one image."""
+def size(runs: Iterable[LoadedRun]) -> tuple[int, int]:
+    """Return the parameters of all networks, and the floating-point operations for one image."""
     parameters = flops = 0
     for network in networks(runs):
         inputs = network.inputs
@@ -165,13 +167,13 @@ def size(runs: Iterable[Loaded]) -> tuple[int, int]:
     return parameters, flops
 
 
-def seen_by(
+def load_data(
     resources: Resources, config: dict[str, Any], network: TrainedNetwork, device: torch.device | None = None
 ) -> Splits:
-    """The data as a network takes it: photos in the size that it was made for. Raises `ConfigError` where it cannot."""
+    """Return the splits in a network's input format, photos in its size. Raises `ConfigError` if they do not fit."""
     inputs, data = network.inputs, config["data"]
-    takes = inspect.signature(locate("data", data["_target_"], config["trust"])).parameters
-    sizes = {key: value for key, value in (("resize", inputs.side), ("size", inputs.size)) if key in takes}
+    accepted = inspect.signature(locate("data", data["_target_"], config["trust"])).parameters
+    sizes = {key: value for key, value in (("resize", inputs.side), ("size", inputs.size)) if key in accepted}
     data = data | {key: value for key, value in sizes.items() if data[key] == "auto"}
     splits = resources.splits(config | {"data": data}, device)
     if splits.classes != inputs.classes:
@@ -180,17 +182,17 @@ def seen_by(
             "the same, in the same order (data.classes=[...] chooses and orders them)"
         )
     channels, side, _ = splits.test.shape
-    if channels not in (1, inputs.image_channels):  # grey images are repeated
+    if channels not in (1, inputs.image_channels):  # gray images are repeated
         raise ConfigError(f"data: images of {channels} channels, and the network takes {inputs.image_channels}")
     if side < inputs.size:
         raise ConfigError(f"data: images of {side} pixels a side, and the network takes {inputs.size}")
     return splits
 
 
-def refuse(
+def check_evaluation(
     resources: Resources, config: dict[str, Any], network: TrainedNetwork, side: int, pipeline: Mapping[str, Any]
 ) -> None:
-    """Raises `ConfigError` where the evaluation cannot work with a network and images of `side` pixels."""
+    """Check that the evaluation works with a network and images of `side` pixels. Raises `ConfigError`."""
     context = Context(
         config=config,
         model=network.model,
@@ -208,8 +210,8 @@ def refuse(
         raise ConfigError(line)
 
 
-def forward(config: dict[str, Any], device: torch.device) -> Autocast:
-    """The precision of the forward pass."""
+def autocast_context(config: dict[str, Any], device: torch.device) -> Autocast:
+    """Return the autocast context of the forward pass."""
     dtype = precision(config, device)
-    plain = dtype == torch.float32
-    return contextlib.nullcontext if plain else lambda: torch.autocast(device.type, dtype)
+    is_fp32 = dtype == torch.float32
+    return contextlib.nullcontext if is_fp32 else lambda: torch.autocast(device.type, dtype)
