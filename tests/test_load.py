@@ -17,7 +17,7 @@ from runner.build.check import check
 from runner.build.load import load
 from runner.core.errors import ConfigError
 from runner.data.decode import decode
-from runner.evaluation.trained import Loaded
+from runner.evaluation.trained import LoadedRun
 from runner.store import checkpoint
 from runner.task.predict import grey
 from runner.task.resources import Resources
@@ -71,7 +71,7 @@ def test_a_loaded_run_answers_as_it_was_tested(runs, name):
     """One call gives the networks with their normalisation; their accuracy is the one in the result."""
     found, test = load(runs / name), digits().test
     result = json.loads((runs / name / "result.json").read_text())
-    assert isinstance(found, Loaded) and len(found.networks) == (2 if name == "group" else 1)
+    assert isinstance(found, LoadedRun) and len(found.networks) == (2 if name == "group" else 1)
     assert not any(network.training for network in found.networks)
     chances = found.probabilities(test.images)
     assert (chances.argmax(1) == test.labels).double().mean().item() == result["test_accuracy"]

@@ -11,14 +11,14 @@ from runner.build.about import describe_network
 from runner.build.builder import Builder
 from runner.core.errors import ConfigError
 from runner.core.text import few
-from runner.evaluation.trained import Inputs, Loaded, TrainedNetwork, digest
+from runner.evaluation.trained import Inputs, LoadedRun, TrainedNetwork, digest
 from runner.model.library_noise import own
 from runner.store import checkpoint
 from runner.store.about import contents, refusal
 from runner.transfer.published import set_transform_input
 
 
-def load(path: str | Path, device: torch.device | str = "cpu", trust: Sequence[str] = ()) -> Loaded:
+def load(path: str | Path, device: torch.device | str = "cpu", trust: Sequence[str] = ()) -> LoadedRun:
     """The networks that answer for a run, in evaluation mode, from its folder or its checkpoint.
 
     trust: packages of your own that its classes may come from, as in the config; the file's own word does not count.
@@ -28,7 +28,7 @@ def load(path: str | Path, device: torch.device | str = "cpu", trust: Sequence[s
     kept = read(path, device)
     abouts = [describe_network(text, path, list(trust)) for text in kept["abouts"]]
     networks = [_network(path, *pair, device) for pair in zip(abouts, kept["members"], strict=True)]
-    return Loaded([one.eval() for one in networks], file.parent, kept["training"], digest(kept["members"]))
+    return LoadedRun([one.eval() for one in networks], file.parent, kept["training"], digest(kept["members"]))
 
 
 def place(path: str | Path) -> Path:

@@ -13,7 +13,7 @@ from runner.core.schema import NOT_IDENTITY, Average
 from runner.core.text import few
 from runner.ensemble.base import Ensemble
 from runner.evaluation.base import Member
-from runner.evaluation.trained import Loaded
+from runner.evaluation.trained import LoadedRun
 from runner.store import checkpoint
 from runner.store.ledger import read
 
@@ -51,7 +51,7 @@ class Checkpoints(Ensemble):
         """The runs that are named. Raises `ConfigError` where a pattern names none."""
         return list(dict.fromkeys(path for text in self.runs for path in matching("ensemble.runs", text, trains)))
 
-    def agree(self, runs: Sequence[Loaded]) -> list[Loaded]:
+    def agree(self, runs: Sequence[LoadedRun]) -> list[LoadedRun]:
         """Each training once. Raises `ConfigError` for runs whose answers cannot be compared."""
         runs = list({one.training: one for one in runs}.values())
         if len(runs) < 2:
@@ -103,7 +103,7 @@ def trains(folder: Path) -> bool:
     return record is not None and record.result.get("choices", {}).get("task", "train") == "train"
 
 
-def cut(run: Loaded) -> dict[str, Any]:
+def cut(run: LoadedRun) -> dict[str, Any]:
     """What decides which image lies in which split."""
     data = run.config["data"]
     kept = {key: value for key, value in data.items() if f"data.{key}" not in NOT_IDENTITY | {"data._target_"}}

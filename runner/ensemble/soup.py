@@ -11,7 +11,7 @@ from torch import Tensor
 from runner.core.errors import ConfigError
 from runner.ensemble.checkpoints import Bench, Checkpoints
 from runner.evaluation.base import Member
-from runner.evaluation.trained import Loaded
+from runner.evaluation.trained import LoadedRun
 
 
 class Soup(Checkpoints):
@@ -26,7 +26,7 @@ class Soup(Checkpoints):
     def __init__(self, runs: str | list[str] | None = None):
         super().__init__(runs)
 
-    def agree(self, runs: Sequence[Loaded]) -> list[Loaded]:
+    def agree(self, runs: Sequence[LoadedRun]) -> list[LoadedRun]:
         runs = super().agree(runs)
         if several := [one for one in runs if len(one.networks) > 1]:
             raise ConfigError(
@@ -71,12 +71,12 @@ def mean(tensors: list[Tensor]) -> Tensor:
     return torch.stack(tensors).mean(0) if tensors[0].is_floating_point() else tensors[0]
 
 
-def shapes(run: Loaded) -> dict[str, torch.Size]:
+def shapes(run: LoadedRun) -> dict[str, torch.Size]:
     """Names and shapes of a run's weights."""
     return {name: value.shape for name, value in run.networks[0].model.state_dict().items()}
 
 
-def origin(run: Loaded) -> str:
+def origin(run: LoadedRun) -> str:
     """The weights that training began with, in words."""
     weights = run.config["transfer"].get("weights")
     return f"transfer.weights={weights}" if weights is not None else f"the random weights of seed={run.config['seed']}"

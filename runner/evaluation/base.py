@@ -1,4 +1,4 @@
-"""What asks a trained network for its answer to images."""
+"""Base class of evaluations: they turn a trained network and images into log-probabilities."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -17,24 +17,26 @@ Autocast = Callable[[], contextlib.AbstractContextManager]
 
 
 class Evaluation(Option):
-    """The base of `evaluation=...`: one pass, or several whose probabilities are averaged."""
+    """Base class of `evaluation=...`: one forward pass, or several passes with averaged probabilities."""
 
     def begin(self, pipeline: Pipeline, draws: torch.Generator) -> None:
-        """Before a split: the run's augmentation pipeline, and the generator, on the device, of all that is random."""
+        """Prepare for a split. `pipeline`: the run's augmentation; `draws`: the generator to use, on the device."""
 
     def log_probabilities(self, model: nn.Module, images: Tensor, normalize: Normalize) -> Tensor:
-        """Logarithms of probabilities `[S, B, K]`, float32, of S passes over stored images `[B, C, H, W]` uint8.
+        """Return log-probabilities `[S, B, K]`, float32, of S passes over stored images `[B, C, H, W]` uint8.
 
-        `normalize` makes the network's input of them: `normalize.size` pixels a side, cut from the centre where they
-        are larger. `model` is in evaluation mode and is left in it.
+        `normalize` turns images into inputs of `normalize.size` pixels a side; larger images are center-cropped.
+        `model` is in eval mode, and stays in it.
         """
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Member:
-    """A network that answers, and how it sees the images: members of an ensemble may have been made for other sizes
-    and normalised otherwise. Their splits hold the same images in the same order."""
+    """Member of an ensemble: a network with its own normalization, split and evaluation.
+
+    Members may take images of different sizes. Their splits hold the same images in the same order.
+    """
 
     model: nn.Module
     normalize: Normalize
@@ -43,7 +45,6 @@ class Member:
     name: str = ""
 
 
-def answer(model: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """One pass: logarithms of probabilities, of the logits' shape `[B, K]` or `[B, N, K]`; float32, whatever precision
-    the network computes in."""
+def predict(model: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """Return the log-probabilities of one forward pass, `[B, K]` or `[B, N, K]` like the logits, always float32."""
     return log_softmax(model(inputs).float())

@@ -1,4 +1,4 @@
-"""A model and a split in, numbers out."""
+"""Evaluation of networks and ensembles on a split."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -9,23 +9,23 @@ from torch.nn.functional import nll_loss
 from runner.core.schema import Average
 from runner.data.normalize import Normalize
 from runner.data.splits import Split
-from runner.evaluation.base import Autocast, Evaluation, Member, answer
+from runner.evaluation.base import Autocast, Evaluation, Member, predict
 from runner.evaluation.metrics import (
     TOP5_CLASSES,
+    DetailedResult,
     EnsembleTally,
     EvaluationResult,
-    Examined,
     Tally,
+    average_by_correctness,
     calibration_error,
     ensembles,
     mean_log,
-    means,
     spread,
 )
 from runner.evaluation.standard import Standard
 
-MOST_PIXELS = 1 << 22  # of a batch larger than the training batch: activations must fit where training fits
-MISTAKES = 24
+MOST_PIXELS = 1 << 22  # of an evaluation batch larger than the training batch, so that activations fit in memory
+MISTAKES = 24  # misclassified images that are kept
 
 
 def log_probs(
@@ -36,22 +36,22 @@ def log_probs(
     batch_size: int,
     evaluation: Evaluation,
 ) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
-    """Numbers of images `[B]`, their labels `[B]`, logarithms of probabilities `[S, B, K]` of each member's passes.
+    """Yield batches: image indices `[B]`, labels `[B]`, and log-probabilities `[S, B, K]` of each member's passes.
 
-    A plain module sees the split as it is, through the normalisation and the evaluation that are given.
+    A plain module is evaluated on `split` with `normalize` and `evaluation`; a `Member` brings its own.
     """
-    own = [one if isinstance(one, Member) else Member(one, normalize, split, evaluation) for one in members]
-    seen = list({id(one.split): one.split for one in own}.values())
-    rows = _rows(split, batch_size, max(one.split.shape[0] * one.normalize.size**2 for one in own))
-    for numbers, *batches in zip(rows, *(one.batches(rows) for one in seen)):
-        images = {id(one): batch for one, (batch, _) in zip(seen, batches)}
+    members = [m if isinstance(m, Member) else Member(m, normalize, split, evaluation) for m in members]
+    splits = list({id(member.split): member.split for member in members}.values())
+    rows = _rows(split, batch_size, max(member.split.shape[0] * member.normalize.size**2 for member in members))
+    for indices, *batches in zip(rows, *(own.batches(rows) for own in splits)):
+        images = {id(own): batch for own, (batch, _) in zip(splits, batches)}
         with autocast():
-            found = [one.evaluation.log_probabilities(one.model, images[id(one.split)], one.normalize) for one in own]
-        yield numbers, batches[0][1], found
+            passes = [m.evaluation.log_probabilities(m.model, images[id(m.split)], m.normalize) for m in members]
+        yield indices, batches[0][1], passes
 
 
 def _rows(split: Split, batch_size: int, pixels: int) -> tuple[Tensor, ...]:
-    """Numbers of images, batch by batch; `pixels`: of an image."""
+    """Return image indices batch by batch; `pixels`: values per image."""
     order = torch.arange(len(split), device=split.labels.device)
     return order.split(max(batch_size, min(256, MOST_PIXELS // pixels)))
 
@@ -67,10 +67,10 @@ def evaluate(
     evaluation: Evaluation | None = None,
     average: Average = "probabilities",
 ) -> EvaluationResult:
-    """Measures the members' mean answer to every image of a split; members are in evaluation mode."""
+    """Return loss, accuracy and confusion of the members' averaged predictions on a split; members are in eval mode."""
     tally = Tally(num_classes, split.labels.device)
     for _, labels, passes in log_probs(members, split, normalize, autocast, batch_size, evaluation or Standard()):
-        tally.add(labels, ensembles(torch.stack([mean_log(one) for one in passes]), average)[-1:])
+        tally.add(labels, ensembles(torch.stack(list(map(mean_log, passes))), average)[-1:])
     return EvaluationResult(*tally.read(len(split))[0])
 
 
@@ -84,13 +84,13 @@ def evaluate_all(
     batch_size: int,
     num_classes: int,
 ) -> list[EvaluationResult]:
-    """What `evaluate` finds of each of N networks that answer as one: logits `[B, N, K]` of inputs `[B, C, H, W]`."""
+    """Evaluate N stacked networks in one pass; `network` maps inputs `[B, C, H, W]` to logits `[B, N, K]`."""
     tally = Tally(num_classes, split.labels.device, count)
     for images, labels in split.batches(_rows(split, batch_size, count * split.shape[0] * normalize.size**2)):
         with autocast():
-            log = answer(network, normalize(images))
+            log = predict(network, normalize(images))
         tally.add(labels, log.transpose(0, 1))
-    return [EvaluationResult(*found) for found in tally.read(len(split))]
+    return [EvaluationResult(*values) for values in tally.read(len(split))]
 
 
 @torch.no_grad()
@@ -103,36 +103,36 @@ def examine(
     num_classes: int,
     evaluation: Evaluation,
     average: Average = "probabilities",
-) -> Examined:
-    """`evaluate`, and what is worth knowing once a network is trained."""
+) -> DetailedResult:
+    """Evaluate the members' averaged predictions as `evaluate` does, with the metrics of a final test."""
     device, members = split.labels.device, list(members)
     tally, group = Tally(num_classes, device), EnsembleTally(len(members), device)
     top5 = torch.zeros((), dtype=torch.int64, device=device)
-    facts: list[Tensor] = []  # rows: confidence, whether right, and where there are several passes how they differ
-    worst = [torch.empty(4, 0, device=device)]
-    for numbers, labels, passes in log_probs(members, split, normalize, autocast, batch_size, evaluation):
-        alone = torch.stack([mean_log(one) for one in passes])
-        grown = ensembles(alone, average)
-        log, every = grown[-1], torch.cat(passes)
+    facts: list[Tensor] = []  # rows: confidence, correctness, and with several passes those of `spread`
+    worst = [torch.empty(4, 0, device=device)]  # rows: loss, image index, prediction, confidence
+    for indices, labels, passes in log_probs(members, split, normalize, autocast, batch_size, evaluation):
+        single = torch.stack(list(map(mean_log, passes)))
+        cumulative = ensembles(single, average)
+        log, all_passes = cumulative[-1], torch.cat(passes)
         tally.add(labels, log[None])
-        group.add(labels, alone, grown)
-        confidence, answer = log.exp().max(1)
-        right = answer == labels
+        group.add(labels, single, cumulative)
+        confidence, predicted = log.exp().max(1)
+        correct = predicted == labels
         if num_classes > TOP5_CLASSES:
             top5 += (log.topk(5).indices == labels[:, None]).sum()
-        fact = torch.stack((confidence, right.to(confidence.dtype)))
-        facts.append(torch.cat((fact, spread(every, mean_log(every)))) if len(every) > 1 else fact)
-        loss = nll_loss(log, labels, reduction="none").masked_fill(right, -1)
-        worst.append(torch.stack((loss, *(x.to(loss.dtype) for x in (numbers, answer, confidence)))))
+        fact = torch.stack((confidence, correct.to(confidence.dtype)))
+        facts.append(torch.cat((fact, spread(all_passes, mean_log(all_passes)))) if len(all_passes) > 1 else fact)
+        loss = nll_loss(log, labels, reduction="none").masked_fill(correct, -1)
+        worst.append(torch.stack((loss, *(x.to(loss.dtype) for x in (indices, predicted, confidence)))))
         table = torch.cat(worst, 1)
         worst = [table[:, table[0].topk(min(MISTAKES, table.shape[1])).indices]]
     table = worst[0][:, ~(worst[0][0] < 0)].cpu()
-    sure, hits, *differences = torch.cat(facts, 1).cpu().double()
-    return Examined(
+    confidences, hits, *differences = torch.cat(facts, 1).cpu().double()
+    return DetailedResult(
         *tally.read(len(split))[0],
         top5_accuracy=top5.item() / len(split) if num_classes > TOP5_CLASSES else None,
-        calibration_error=calibration_error(sure, hits),
-        uncertainty=means(differences, hits) if differences else None,
+        calibration_error=calibration_error(confidences, hits),
+        uncertainty=average_by_correctness(differences, hits) if differences else None,
         ensemble=group.read(len(split)) if len(members) > 1 else None,
         mistakes=table[1].long(),
         answers=table[2].long(),

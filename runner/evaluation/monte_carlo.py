@@ -1,4 +1,4 @@
-"""Monte Carlo dropout (Gal & Ghahramani 2016), and the same for every other noise in a network."""
+"""Monte Carlo dropout (Gal & Ghahramani 2016), for every kind of noise in a network."""
 
 import torch
 from torch import Tensor, nn
@@ -6,12 +6,12 @@ from torch import Tensor, nn
 from runner.core.context import Context
 from runner.core.schema import Positive
 from runner.data.normalize import Normalize
-from runner.evaluation.base import Evaluation, Pipeline, answer
+from runner.evaluation.base import Evaluation, Pipeline, predict
 from runner.model.noise import noisy, sampled
 
 
 class MonteCarlo(Evaluation):
-    """Passes with dropout, DropConnect, stochastic depth, ... drawn anew in each; norms as in any test."""
+    """Passes with dropout, DropConnect, stochastic depth, ... redrawn in each; norm layers stay in eval mode."""
 
     def __init__(self, passes: Positive = 20):
         self.passes = passes
@@ -30,4 +30,4 @@ class MonteCarlo(Evaluation):
     def log_probabilities(self, model: nn.Module, images: Tensor, normalize: Normalize) -> Tensor:
         inputs = normalize(images)
         with sampled(model, self.draws):
-            return torch.stack([answer(model, inputs) for _ in range(self.passes)])
+            return torch.stack([predict(model, inputs) for _ in range(self.passes)])

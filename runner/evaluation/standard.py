@@ -1,11 +1,11 @@
-"""One pass through the network, noise off."""
+"""Standard evaluation: one forward pass in eval mode."""
 
 from torch import Tensor, nn
 
 from runner.data.normalize import Normalize
-from runner.evaluation.base import Evaluation, answer
+from runner.evaluation.base import Evaluation, predict
 
 
 class Standard(Evaluation):
     def log_probabilities(self, model: nn.Module, images: Tensor, normalize: Normalize) -> Tensor:
-        return answer(model, normalize(images))[None]
+        return predict(model, normalize(images))[None]

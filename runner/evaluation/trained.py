@@ -1,4 +1,4 @@
-"""Trained networks, ready to answer."""
+"""Trained networks with their normalization, ready for inference."""
 
 import hashlib
 from collections.abc import Sequence
@@ -16,26 +16,29 @@ from runner.evaluation.metrics import ensembles
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a network was made for."""
+    """Input specification of a trained network."""
 
-    channels: int  # that enter it
-    image_channels: int  # of the images that it was trained on: one, where grey images were repeated
-    size: int  # pixels of the side that enters it
-    side: int  # of the images as they were kept, of which that is the centre
+    channels: int  # of the network's input
+    image_channels: int  # of the training images: 1 if gray images were repeated to `channels`
+    size: int  # side of the network's input in pixels
+    side: int  # of the stored images in pixels; the input is their center
     classes: tuple[str, ...]
-    mean: Tensor  # [C], of pixels in 0..1
-    std: Tensor
-    identity: str | None  # of the contents of its data
+    mean: Tensor  # [C], of pixels in [0, 1]
+    std: Tensor  # [C]
+    identity: str | None  # hash of the training data's contents
 
 
 class TrainedNetwork(nn.Module):
-    """A trained network with its own normalisation: uint8 or [0, 1] images of any size at or above its own, cut to
-    their centre, to logits `[B, K]`. Grey images are repeated to the channels that it takes."""
+    """A trained network with its normalization: maps images to logits `[B, K]`.
+
+    Images are uint8 or floats in [0, 1]. Images larger than `inputs.size` are center-cropped; gray images are repeated
+    to the network's channels.
+    """
 
     def __init__(self, model: nn.Module, inputs: Inputs, about: dict[str, Any], device: torch.device | str):
         super().__init__()
         self.model, self.inputs, self.about = model, inputs, about
-        self.config: dict[str, Any] = about["config"]  # of the run that trained it
+        self.config: dict[str, Any] = about["config"]  # of the training run
         self.normalize = Normalize(inputs, torch.device(device), torch.contiguous_format)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -43,40 +46,40 @@ class TrainedNetwork(nn.Module):
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A finished run."""
+class LoadedRun:
+    """Finished run, loaded from its checkpoint."""
 
-    networks: list[TrainedNetwork]  # one; several of an ensemble
+    networks: list[TrainedNetwork]  # several for an ensemble, else one
     folder: Path
-    training: str  # identity of the training: the same network, whatever it was asked
+    training: str  # fingerprint of the training; equal for all evaluations of the same weights
     digest: str  # sha256 of the weights
 
     @property
     def config(self) -> dict[str, Any]:
-        """The run's; of an ensemble of several runs, the first one's."""
+        """Return the run's config; the first member's for an ensemble of several runs."""
         return self.networks[0].config
 
     @property
     def inputs(self) -> Inputs:
-        """The first network's."""
+        """Return the input specification of the first network."""
         return self.networks[0].inputs
 
     @property
     def average(self) -> Average:
-        """What is averaged where there are several networks."""
+        """Return whether an ensemble averages probabilities or logits."""
         return self.config["ensemble"].get("average", "probabilities")
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
-        """The answer to images, uint8 or [0, 1] `[B, C, H, W]`: `[B, K]`."""
+        """Return class probabilities `[B, K]` of images `[B, C, H, W]`, uint8 or floats in [0, 1]."""
         members = torch.stack([network(images).float().log_softmax(-1) for network in self.networks])
         return ensembles(members, self.average)[-1].exp()
 
 
 def digest(members: Sequence[dict[str, Tensor]]) -> str:
-    """Sha256 of the weights of networks."""
-    found = hashlib.sha256()
+    """Return the sha256 of the weights of several networks."""
+    sha256 = hashlib.sha256()
     for state in members:
         for key, value in sorted(state.items()):
-            found.update(key.encode() + value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+            sha256.update(key.encode() + value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return sha256.hexdigest()

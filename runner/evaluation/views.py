@@ -1,4 +1,4 @@
-"""Test-time augmentation: the mean of a network's answers to several views of an image (Krizhevsky et al. 2012)."""
+"""Test-time augmentation: the mean prediction over several views of an image (Krizhevsky et al. 2012)."""
 
 import itertools
 from collections.abc import Iterator
@@ -13,20 +13,21 @@ from runner.core.context import Context
 from runner.core.errors import ConfigError
 from runner.core.schema import Average, Count
 from runner.data.normalize import Normalize
-from runner.evaluation.base import Evaluation, Pipeline, answer
+from runner.evaluation.base import Evaluation, Pipeline, predict
 
 
 class Views(Evaluation):
-    """Views are squares of the stored image, or draws of the run's augmentation pipeline.
+    """Test-time augmentation by crops of the stored image, or by draws of the run's augmentation pipeline.
 
-    flip: the mirror image of every view as well; `auto`: where nothing else makes a second view.
-    crops: 1, the centre, as in any test; 5, the four corners as well; 10, those five and their mirror images; 3, the
-    centre, which counts as two, and two opposite corners (Jordan 2024, section 3.5).
-    padding: pixels on each side before crops are cut; `auto`: an eighth of the side, none where photos are kept
-    larger than what enters the network, as in `augmentation=[crop]`.
+    flip: add the mirror image of every view; `auto`: only if there would be a single view.
+    crops: 1, the center; 5, the center and the four corners; 10, these five and their mirror images; 3, the center
+    with weight two and two opposite corners (Jordan 2024, section 3.5).
+    padding: pixels on each side before cropping; `auto`, as in `augmentation=[crop]`: an eighth of the side, 0 if the
+    stored images are larger than the network's input.
     padding_mode: `constant` is black; `reflect` mirrors the image at its edges.
-    draws: of the pipeline, in place of crops. The image itself is none of them: the network was trained on draws.
-    average: what is averaged over the views: their probabilities; or their logits, after which they are one pass.
+    draws: number of augmented draws, in place of crops. The unaugmented image is not among them, because the network
+    was trained on draws.
+    average: average the views' probabilities, or their logits (the views then count as one pass).
     """
 
     def __init__(
@@ -77,23 +78,23 @@ class Views(Evaluation):
         self.pipeline, self.generator = pipeline, draws
 
     def log_probabilities(self, model: nn.Module, images: Tensor, normalize: Normalize) -> Tensor:
-        found = []
-        for number, view in enumerate(self.views(images, normalize.size)):  # in turn: memory for one is enough
+        outputs = []
+        for number, view in enumerate(self.views(images, normalize.size)):  # one by one, to save memory
             inputs = normalize(view)
-            seen = [answer(model, inputs)]
+            predictions = [predict(model, inputs)]
             if self.flip:
-                seen.append(answer(model, inputs.flip(-1)))
-            found += seen * 2 if self.crops == 3 and number == 0 else seen
-        passes = torch.stack(found)
+                predictions.append(predict(model, inputs.flip(-1)))
+            outputs += predictions * 2 if self.crops == 3 and number == 0 else predictions
+        passes = torch.stack(outputs)
         return passes if self.average == "probabilities" else passes.mean(0).log_softmax(-1)[None]
 
     def views(self, images: Tensor, size: int) -> Iterator[Tensor]:
-        """What is seen of images `[B, C, H, W]` uint8, to be normalised; mirror images not counted."""
+        """Yield the views of images `[B, C, H, W]` uint8, before normalization and without mirror images."""
         if self.draws:
             for _ in range(self.draws):
                 yield self._draw(images)
             return
-        yield images  # whose centre `normalize` cuts
+        yield images  # `normalize` crops the center
         if self.crops > 1:
             padding = self._padding(images.shape[-1], size)
             images = reflect(images, padding) if self.mode == "reflect" else pad(images, (padding,) * 4)
@@ -102,7 +103,7 @@ class Views(Evaluation):
                 yield images[..., top, left]
 
     def _draw(self, images: Tensor) -> Tensor:
-        with torch.autocast(images.device.type, enabled=False):  # as in training: only the network computes in bf16
+        with torch.autocast(images.device.type, enabled=False):  # as in training, where only the network runs in bf16
             for transform in self.pipeline:
                 images = transform(images, self.generator)
         return images
