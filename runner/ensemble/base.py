@@ -1,4 +1,4 @@
-"""What an ensemble does while runs train, and which networks answer in the end."""
+"""Base class of ensembles: hooks into training, and the choice of the networks that predict."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -11,40 +11,40 @@ from runner.ensemble.training_run import TrainingRun
 
 
 class Ensemble(Option):
-    """The base of `ensemble=...`. Each run has an object of its own; hooks that are not overridden cost nothing.
+    """Base class of `ensemble=...`. Each run has its own instance; hooks that are not overridden cost nothing.
 
-    count: runs that are trained side by side, from seeds of their own.
-    average: what is averaged over the members that answer: their probabilities, or their logits.
+    count: runs that are trained side by side, each with its own seed.
+    average: average the members' probabilities or their logits.
     """
 
     count: int = 1
-    keeps_own: ClassVar[bool] = False  # whether the weights that answer are its own choice, no best epoch's
+    keeps_own: ClassVar[bool] = False  # whether it selects the final weights, in place of the best epoch's
     average: Average = "probabilities"
 
     def begin(self, run: TrainingRun) -> None:
-        """Before the first step, and before a checkpoint is read."""
+        """Prepare for training; called before the first step and before a checkpoint is loaded."""
 
     def after_step(self, run: TrainingRun) -> None:
-        """After each step of the optimizer, before it is counted."""
+        """Act after each optimizer step; `run.progress.step` is not advanced yet."""
 
     def after_epoch(self, run: TrainingRun, row: Mapping[str, float | int | None]) -> None:
-        """After each validation."""
+        """Act after each validation; `row`: its metrics."""
 
     def watched(self, run: TrainingRun) -> nn.Module:
-        """The network that is validated while the run trains, and whose best weights are kept."""
+        """Return the network that is validated during training. Its best weights are kept."""
         return run.model
 
     def members(self, runs: Sequence[TrainingRun]) -> list[nn.Module]:
-        """The networks that answer; each run's `watched` network carries its chosen weights."""
+        """Return the networks that predict; each run's `watched` network holds its selected weights."""
         return [run.parts.ensemble.watched(run) for run in runs]
 
     def compared(self, runs: Sequence[TrainingRun]) -> list[nn.Module]:
-        """Networks that went into the one that answers, where it is one alone: they are tested beside it."""
+        """Return the networks that were merged into a single final one; they are tested for comparison."""
         return []
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must keep."""
+        """Return the state for a checkpoint."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The counterpart of `state_dict`."""
+        """Restore the state of `state_dict`."""

@@ -1,4 +1,4 @@
-"""Batch-norm statistics of weights that no step of training ever saw."""
+"""Estimation of batch-norm statistics for averaged weights."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 def batch_norms(model: nn.Module) -> list[BatchNorm]:
-    """The norms with running statistics that follow the data; those of frozen stages are in evaluation mode."""
+    """Return the batch norms in train mode with running statistics; frozen stages' norms are in eval mode."""
     return [
         module
         for module in model.modules()
@@ -19,16 +19,16 @@ def batch_norms(model: nn.Module) -> list[BatchNorm]:
 
 @torch.no_grad()
 def estimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Sets the running statistics to their means over `batches`, network inputs `[B, C, H, W]`.
+    """Set the running statistics to their means over `batches` of inputs `[B, C, H, W]` (Izmailov et al. 2018, alg. 1).
 
-    As torch's `swa_utils.update_bn` (Izmailov et al. 2018, algorithm 1), which however takes `model.train()` for
-    granted and so moves frozen norms as well: here the model comes in the mode that training has it in.
+    The model's training flags are kept as they are.
     """
+    # not torch's `swa_utils.update_bn`, because it calls `model.train()` and so changes frozen norms as well
     norms = batch_norms(model)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the plain mean over batches
+        norm.momentum = None  # cumulative average over batches
     for images in batches:
         model(images)
     for norm, momentum in zip(norms, momenta):

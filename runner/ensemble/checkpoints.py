@@ -1,4 +1,4 @@
-"""Ensembles of runs that are finished."""
+"""Ensembles of finished runs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ from runner.evaluation.trained import LoadedRun
 from runner.store import checkpoint
 from runner.store.ledger import read
 
-BY_MODEL = frozenset({"resize", "size", "on_corrupt"})  # keys of data that members may have of their own
+BY_MODEL = frozenset({"resize", "size", "on_corrupt"})  # keys of data that may differ between members
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What a combination may be tried on while it is put together; never the test images."""
+    """Validation tools for choosing the members of an ensemble; they never use the test split."""
 
-    accuracy: Callable[[Member], float] | None  # on the validation split; None where there is none
-    estimate_norms: Callable[[nn.Module, Member], None]  # estimates batch-norm statistics, on the training split
+    accuracy: Callable[[Member], float] | None  # on the validation split; None without one
+    estimate_norms: Callable[[nn.Module, Member], None]  # sets batch-norm statistics from the training split
 
 
 class Checkpoints(Ensemble):
-    """The answers of finished runs are averaged: of any architectures, each with its own normalisation.
+    """Average the predictions of finished runs of any architectures, each with its own normalization.
 
-    runs: folders of runs, or checkpoints; `*` stands for any name. The same network counts once.
+    runs: run folders or checkpoints, also as glob patterns (`*`). The same network counts once.
     """
 
     def __init__(self, runs: str | list[str] | None = None, average: Average = "probabilities"):
@@ -39,7 +39,7 @@ class Checkpoints(Ensemble):
             raise ConfigError("ensemble.runs is missing: name finished runs, 'ensemble.runs=outputs/first/*'")
         self.runs, self.average = [runs] if isinstance(runs, str) else list(runs), average
 
-    tries: ClassVar[bool] = False  # whether `combine` needs the bench
+    needs_bench: ClassVar[bool] = False  # whether `combine` evaluates candidates
 
     def check(self, context: Context) -> str | None:
         return (
@@ -48,12 +48,14 @@ class Checkpoints(Ensemble):
         )
 
     def paths(self) -> list[Path]:
-        """The runs that are named. Raises `ConfigError` where a pattern names none."""
-        return list(dict.fromkeys(path for text in self.runs for path in matching("ensemble.runs", text, trains)))
+        """Return the paths of the configured runs. Raises `ConfigError` for a pattern without matches."""
+        return list(
+            dict.fromkeys(path for text in self.runs for path in match_runs("ensemble.runs", text, is_training))
+        )
 
-    def agree(self, runs: Sequence[LoadedRun]) -> list[LoadedRun]:
-        """Each training once. Raises `ConfigError` for runs whose answers cannot be compared."""
-        runs = list({one.training: one for one in runs}.values())
+    def select_runs(self, runs: Sequence[LoadedRun]) -> list[LoadedRun]:
+        """Return each training once. Raises `ConfigError` for runs with different classes or splits."""
+        runs = list({run.training: run for run in runs}.values())
         if len(runs) < 2:
             raise ConfigError(f"ensemble.runs={','.join(self.runs)}: one network alone; name at least 2 runs")
         first = runs[0]
@@ -63,9 +65,9 @@ class Checkpoints(Ensemble):
                     f"{other.folder}: other classes ({few(other.inputs.classes)}) than {first.folder} "
                     f"({few(first.inputs.classes)}); an ensemble answers one question"
                 )
-            ours, theirs = cut(first), cut(other)
-            if differ := [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]:
-                words = ", ".join(f"data.{key} is {theirs.get(key)} there and {ours.get(key)} here" for key in differ)
+            left, right = split_config(first), split_config(other)
+            if differing := [key for key in sorted(left.keys() | right.keys()) if left.get(key) != right.get(key)]:
+                words = ", ".join(f"data.{key} is {right.get(key)} there and {left.get(key)} here" for key in differing)
                 raise ConfigError(
                     f"{other.folder}: other splits than {first.folder} ({words}): one would be judged on images that "
                     "another was trained on; name runs of the same data"
@@ -73,39 +75,42 @@ class Checkpoints(Ensemble):
         return runs
 
     def combine(self, members: list[Member], bench: Bench) -> tuple[list[Member], list[Member]]:
-        """The networks that answer, and those that went into them, to be tested beside."""
+        """Return the networks that predict, and those merged into them, which are tested for comparison."""
         return members, []
 
 
-def matching(key: str, text: str, wanted: Callable[[Path], bool]) -> list[Path]:
-    """The run that a path names, or the runs that a pattern does, in the order of their names: checkpoints, and those
-    folders that are wanted. Raises `ConfigError` where a pattern names none."""
+def match_runs(key: str, text: str, is_run: Callable[[Path], bool]) -> list[Path]:
+    """Return the path itself, or the checkpoints and run folders that match a glob pattern, sorted.
+
+    Raises `ConfigError` for a pattern without matches; `key`: the config key to name in it.
+    """
     path = Path(text).expanduser()
     start = next((i for i, part in enumerate(path.parts) if any(mark in part for mark in "*?[")), None)
     if start is None or path.exists():
         return [path]
-    found = sorted(Path(*path.parts[:start]).glob(str(Path(*path.parts[start:]))))
-    runs = [one for one in found if one.name == checkpoint.FILE or wanted(one)]
+    matches = sorted(Path(*path.parts[:start]).glob(str(Path(*path.parts[start:]))))
+    runs = [match for match in matches if match.name == checkpoint.FILE or is_run(match)]
     if not runs:
-        many = f"{len(found)} files and folders, none of a run with networks" if found else "nothing is there"
-        raise ConfigError(f"{key}={text}: names no run ({many})")
+        reason = f"{len(matches)} files and folders, none of a run with networks" if matches else "nothing is there"
+        raise ConfigError(f"{key}={text}: names no run ({reason})")
     return runs
 
 
-def keeps_networks(folder: Path) -> bool:
-    """Whether there is a checkpoint in a folder: of a training, or of what an evaluation put together."""
+def has_checkpoint(folder: Path) -> bool:
+    """Return whether a folder holds a checkpoint, of a training or of an evaluated ensemble."""
     return (folder / checkpoint.FILE).is_file()
 
 
-def trains(folder: Path) -> bool:
-    """Whether a folder is a training's, finished or not: what is not finished is no member, and is named."""
+def is_training(folder: Path) -> bool:
+    """Return whether a folder belongs to a training run, finished or not."""
+    # unfinished runs match too, because loading then fails with an error that names them
     record = read(folder) if folder.is_dir() else None
     return record is not None and record.result.get("choices", {}).get("task", "train") == "train"
 
 
-def cut(run: LoadedRun) -> dict[str, Any]:
-    """What decides which image lies in which split."""
+def split_config(run: LoadedRun) -> dict[str, Any]:
+    """Return the data config that determines which image is in which split, and a hash of the data."""
     data = run.config["data"]
-    kept = {key: value for key, value in data.items() if f"data.{key}" not in NOT_IDENTITY | {"data._target_"}}
-    kept = {key: value for key, value in kept.items() if key not in BY_MODEL}
-    return kept | {"contents": run.inputs.identity and run.inputs.identity[:10]}
+    keys = {key: value for key, value in data.items() if f"data.{key}" not in NOT_IDENTITY | {"data._target_"}}
+    keys = {key: value for key, value in keys.items() if key not in BY_MODEL}
+    return keys | {"contents": run.inputs.identity and run.inputs.identity[:10]}

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights."""
+"""Exponential moving average of the weights."""
 
 from runner.core.schema import Below1
 from runner.ensemble.training_run import TrainingRun
@@ -6,11 +6,11 @@ from runner.ensemble.weight_average import WeightAverage
 
 
 class Ema(WeightAverage):
-    """`average = d * average + (1 - d) * weights` after each step, from the first weights on.
+    """Exponential moving average: `average = d * average + (1 - d) * weights` after each step, from the first on.
 
-    d is `min(decay, (1 + t) / (10 + t))` in step t = 0, 1, ...: without this warm-up a short run's average would be
-    its random start for long (TensorFlow's `ExponentialMovingAverage`). Batch-norm statistics are averaged along: the
-    weights that they belong to are near each other.
+    d is `min(decay, (1 + t) / (10 + t))` in step t = 0, 1, ..., as in TensorFlow's `ExponentialMovingAverage`. Without
+    this warm-up the random initial weights would dominate a short run's average. Batch-norm statistics are averaged
+    with the weights, because successive weights differ little.
     """
 
     def __init__(self, decay: Below1 = 0.999):

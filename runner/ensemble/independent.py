@@ -1,4 +1,4 @@
-"""Networks from different seeds (Hansen & Salamon 1990; Lakshminarayanan et al. 2017)."""
+"""Deep ensembles: networks from different seeds (Hansen & Salamon 1990; Lakshminarayanan et al. 2017)."""
 
 from runner.core.errors import ConfigError
 from runner.core.schema import Average, Positive
@@ -6,7 +6,7 @@ from runner.ensemble.base import Ensemble
 
 
 class Independent(Ensemble):
-    """Each member has its own first weights, order of images, augmentation and noise; the data's cut is shared."""
+    """Ensemble of members with their own initial weights, image order, augmentation and noise; splits are shared."""
 
     def __init__(self, members: Positive = 5, average: Average = "probabilities"):
         if members < 2:

@@ -1,4 +1,4 @@
-"""Lookahead (Zhang et al. 2019): the weights that train are pulled back to slow ones that follow them."""
+"""Lookahead optimizer (Zhang et al. 2019): slow weights follow the fast weights, which are reset to them."""
 
 from collections.abc import Sequence
 
@@ -13,11 +13,11 @@ from runner.ensemble.weight_average import WeightAverage
 
 
 class Lookahead(WeightAverage):
-    """After every `every` steps `slow = kept * slow + (1 - kept) * weights` (algorithm 1, its alpha is `1 - kept`), and
-    the run goes on from there: `weights = slow`. The slow weights answer.
+    """Every `every` steps: `slow = kept * slow + (1 - kept) * weights`, then `weights = slow` (algorithm 1, its alpha
+    is `1 - kept`). The slow weights predict.
 
-    kept is `decay * (t / T) ** power` after t of T steps. Batch-norm statistics are moved along with the weights, the
-    optimizer's momentum stays what it is, as in Jordan 2024 (arXiv 2404.00498, section 3.4).
+    kept is `decay * (t / T) ** power` after t of T steps. Batch-norm statistics are averaged with the weights. The
+    optimizer's momentum is not changed, as in Jordan 2024 (arXiv 2404.00498, section 3.4).
     """
 
     def __init__(self, every: Positive = 5, decay: Below1 = 0.5, power: NonNegative = 0.0):
@@ -52,11 +52,11 @@ class Lookahead(WeightAverage):
     def after_step(self, run: TrainingRun) -> None:
         super().after_step(run)
         if self.due(run):
-            slow, now = zip(*self._means)
-            torch._foreach_copy_(now, slow)
+            slow, fast = zip(*self._pairs)
+            torch._foreach_copy_(fast, slow)
 
     def watched(self, run: TrainingRun) -> nn.Module:
         return self.network
 
     def compared(self, runs: Sequence[TrainingRun]) -> list[nn.Module]:
-        return []  # the run's own weights are the slow ones, or a few steps ahead of them
+        return []  # the run's weights equal the slow ones, or are a few steps ahead of them

@@ -1,4 +1,4 @@
-"""One network answers."""
+"""No ensemble: a single network predicts."""
 
 from runner.ensemble.base import Ensemble
 

@@ -1,4 +1,4 @@
-"""The running average of Polyak & Juditsky (1992), of the tail of a run (Rakhlin et al. 2012)."""
+"""Polyak-Ruppert averaging (Polyak & Juditsky 1992) over the tail of a run (Rakhlin et al. 2012)."""
 
 from runner.core.schema import Below1
 from runner.ensemble.training_run import TrainingRun
@@ -6,9 +6,9 @@ from runner.ensemble.weight_average import EstimatedAverage
 
 
 class Polyak(EstimatedAverage):
-    """The mean of the weights after each step.
+    """Mean of the weights after each step.
 
-    start: share of the steps before the average begins; 0 is Polyak's and Juditsky's own.
+    start: fraction of the steps before the average begins; 0 as in Polyak & Juditsky.
     """
 
     def __init__(self, start: Below1 = 0.5):

@@ -1,4 +1,4 @@
-"""Snapshot ensembles (Huang et al. 2017): one run, several minima."""
+"""Snapshot ensembles (Huang et al. 2017): one run, one member per learning-rate cycle."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from runner.ensemble.training_run import TrainingRun
 
 
 class Snapshot(Ensemble):
-    """The weights at the ends of the schedule's last `members` cycles answer, the oldest first."""
+    """Ensemble of the weights at the ends of the schedule's last `members` cycles, oldest first."""
 
     keeps_own: ClassVar[bool] = True
 

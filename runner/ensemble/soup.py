@@ -1,4 +1,4 @@
-"""Greedy soup (Wortsman et al. 2022, recipe 1): one network, the mean of the weights of finished runs."""
+"""Greedy soup (Wortsman et al. 2022, recipe 1): one network with the mean of finished runs' weights."""
 
 import copy
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ from runner.evaluation.trained import LoadedRun
 
 
 class Soup(Checkpoints):
-    """Runs enter in the order of their validation accuracy, each only if the mean's accuracy does not fall.
+    """Add runs in the order of their validation accuracy, each only if the mean's accuracy does not fall.
 
-    They must have started from the same weights: the mean of networks that lie in different valleys is none.
-    Batch-norm statistics are estimated anew on the training images.
+    All runs must have the same initial weights, because averaging needs networks in one basin of the loss.
+    Batch-norm statistics are estimated on the training images after averaging.
     """
 
-    tries: ClassVar[bool] = True
+    needs_bench: ClassVar[bool] = True
 
     def __init__(self, runs: str | list[str] | None = None):
         super().__init__(runs)
 
-    def agree(self, runs: Sequence[LoadedRun]) -> list[LoadedRun]:
-        runs = super().agree(runs)
-        if several := [one for one in runs if len(one.networks) > 1]:
+    def select_runs(self, runs: Sequence[LoadedRun]) -> list[LoadedRun]:
+        runs = super().select_runs(runs)
+        if several := [run for run in runs if len(run.networks) > 1]:
             raise ConfigError(
                 f"{several[0].folder}: is an ensemble of {len(several[0].networks)}; a soup is of single runs"
             )
@@ -51,12 +51,12 @@ class Soup(Checkpoints):
             raise ConfigError("ensemble=soup: chooses by validation accuracy, and data.val_fraction is 0")
         ranked = sorted(members, key=bench.accuracy, reverse=True)
         soup, best = ranked[:1], bench.accuracy(ranked[0])
-        answer = soup[0]
+        final = soup[0]
         for member in ranked[1:]:
-            tried = self._mean([*soup, member], bench)
-            if (accuracy := bench.accuracy(tried)) >= best:
-                soup, best, answer = [*soup, member], accuracy, tried
-        return [answer], [replace(one, name=f"{one.name}{' *' if one in soup else ''}") for one in ranked]
+            candidate = self._mean([*soup, member], bench)
+            if (accuracy := bench.accuracy(candidate)) >= best:
+                soup, best, final = [*soup, member], accuracy, candidate
+        return [final], [replace(member, name=f"{member.name}{' *' if member in soup else ''}") for member in ranked]
 
     def _mean(self, members: list[Member], bench: Bench) -> Member:
         model = copy.deepcopy(members[0].model)
@@ -67,16 +67,16 @@ class Soup(Checkpoints):
 
 
 def mean(tensors: list[Tensor]) -> Tensor:
-    """Of weights; of whole numbers (a norm's counter) the first."""
+    """Return the mean of float tensors; of integer tensors (a norm's counter) the first."""
     return torch.stack(tensors).mean(0) if tensors[0].is_floating_point() else tensors[0]
 
 
 def shapes(run: LoadedRun) -> dict[str, torch.Size]:
-    """Names and shapes of a run's weights."""
+    """Return the shapes of a run's weights by name."""
     return {name: value.shape for name, value in run.networks[0].model.state_dict().items()}
 
 
 def origin(run: LoadedRun) -> str:
-    """The weights that training began with, in words."""
+    """Return a description of a run's initial weights."""
     weights = run.config["transfer"].get("weights")
     return f"transfer.weights={weights}" if weights is not None else f"the random weights of seed={run.config['seed']}"

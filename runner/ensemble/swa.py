@@ -9,9 +9,9 @@ from runner.ensemble.weight_average import EstimatedAverage
 
 
 class Swa(EstimatedAverage):
-    """The mean of the weights at the end of each epoch (algorithm 1), of those that begin after `start`.
+    """Mean of the weights at the end of each epoch after `start` (algorithm 1).
 
-    start: share of the epochs before the average begins.
+    start: fraction of the epochs before the average begins.
     """
 
     def __init__(self, start: Below1 = 0.75):

@@ -1,4 +1,4 @@
-"""What an ensemble may ask of the run that it accompanies."""
+"""Protocols of a training run, for ensembles."""
 
 import contextlib
 from collections.abc import Callable
@@ -12,18 +12,18 @@ from runner.schedule.base import Schedule
 
 
 class TrainingProgress(Protocol):
-    """How far a run has come, and what early stopping remembers."""
+    """Progress of a run and the state of early stopping."""
 
-    step: int  # of the optimizer, done
+    step: int  # optimizer steps done
     stopped: bool
     waited: int  # epochs without improvement
-    watched: float | None  # the early-stopping metric at its best
+    watched: float | None  # best value of the early-stopping metric
     best: dict[str, Any] | None
     best_weights: dict[str, Tensor] | None
 
 
 class TrainingRun(Protocol):
-    """A run while it trains; `runner.train.state.TrainState` is one."""
+    """Training run; implemented by `runner.train.state.TrainState`."""
 
     config: dict[str, Any]
     parts: Any
@@ -37,7 +37,7 @@ class TrainingRun(Protocol):
     steps: int
     steps_per_epoch: int
     batch_size: int
-    accumulate: int  # micro-batches of a batch
+    accumulate: int  # number of micro-batches per batch
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """Return the precision of the forward pass."""
+        """Return the autocast context of the forward pass."""

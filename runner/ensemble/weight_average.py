@@ -1,4 +1,4 @@
-"""What `ema`, `swa` and `polyak` share: a second network whose weights are a mean of the run's weights."""
+"""Weight averaging, the base of `ema`, `swa`, `polyak` and `lookahead`: a second network with averaged weights."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,39 +15,38 @@ from runner.model.noise import sampled
 
 
 class WeightAverage(Ensemble):
-    """One network answers: the average, which is also validated while the run trains, from its first weights on.
+    """Average of the run's weights: after its first update, the network that is validated and that predicts."""
 
-    torch's `swa_utils.AveragedModel` would wait for the device in every step, to read its counter there.
-    """
+    # not torch's `swa_utils.AveragedModel`, because it synchronizes with the device every step to read its counter
 
-    count_averaged: int  # weights in the average so far
+    count_averaged: int  # updates of the average so far
 
     def due(self, run: TrainingRun) -> bool:
-        """Whether the weights after this step enter the average."""
+        """Return whether the average is updated after this step."""
         raise NotImplementedError
 
     def share(self) -> float:
-        """The part of the new weights in the average."""
+        """Return the weight of the newest weights in the average."""
         return 1 / (self.count_averaged + 1)
 
     def estimate_norms(self, run: TrainingRun) -> None:
-        """At the end of an epoch, before validation: what weights alone do not give."""
+        """Estimate batch-norm statistics at the end of an epoch, before validation."""
 
     def begin(self, run: TrainingRun) -> None:
         self.network = copy.deepcopy(run.model).requires_grad_(False).eval()
         self.count_averaged = 0
-        # Parameters and buffers themselves, not their storage, which an optimizer may replace.
+        # tensors, not their storage, because an optimizer may replace it
         pairs = list(zip(_tensors(self.network), _tensors(run.model), strict=True))
-        self._means = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self._pairs = [pair for pair in pairs if pair[0].is_floating_point()]  # (average, current)
+        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
     def after_step(self, run: TrainingRun) -> None:
         if self.due(run):
-            means, now = zip(*self._means)
-            torch._foreach_lerp_(means, now, self.share())
-            if self._counts:
-                torch._foreach_copy_(*zip(*self._counts))
+            averages, current = zip(*self._pairs)
+            torch._foreach_lerp_(averages, current, self.share())
+            if self._counters:
+                torch._foreach_copy_(*zip(*self._counters))
             if not self.count_averaged:
                 self.start(run)
             self.count_averaged += 1
@@ -55,13 +54,13 @@ class WeightAverage(Ensemble):
             self.estimate_norms(run)
 
     def start(self, run: TrainingRun) -> None:
-        """The first weights are in: what was best before was another network."""
+        """Reset early stopping and the best weights: so far they were about another network."""
         progress = run.progress
         progress.best = progress.best_weights = progress.watched = None
         progress.waited = 0
 
     def after_epoch(self, run: TrainingRun, row: Mapping[str, float | int | None]) -> None:
-        if not self.count_averaged:  # a run that stops before there is an average would have none
+        if not self.count_averaged:  # keep training until there is an average
             run.progress.stopped, run.progress.watched, run.progress.waited = False, None, 0
 
     def watched(self, run: TrainingRun) -> nn.Module:
@@ -79,7 +78,7 @@ class WeightAverage(Ensemble):
 
 
 class EstimatedAverage(WeightAverage):
-    """An average whose batch-norm statistics are estimated anew, for those of its weights are no mean of theirs."""
+    """Weight average that estimates its batch-norm statistics on training images instead of averaging them."""
 
     def estimate_norms(self, run: TrainingRun) -> None:
         run.transfer.train_mode(self.network, run.progress.step // run.steps_per_epoch)
@@ -91,9 +90,9 @@ class EstimatedAverage(WeightAverage):
 
 
 def training_images(run: TrainingRun) -> Iterator[Tensor]:
-    """All training images but for the last, smaller batch, shuffled, and not augmented: as a test has them."""
-    draw = generator(run.config["seed"], "batch norm statistics")
-    order = torch.randperm(len(run.train_split), generator=draw).to(run.train_split.device)
+    """Yield shuffled batches of the training images, not augmented, without the last incomplete batch."""
+    draws = generator(run.config["seed"], "batch norm statistics")
+    order = torch.randperm(len(run.train_split), generator=draws).to(run.train_split.device)
     size = -(-run.batch_size // run.accumulate)
     rows = order[: len(order) // size * size].view(-1, size)
     return (run.normalize(images) for images, _ in run.train_split.batches(rows))

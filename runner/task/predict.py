@@ -76,7 +76,7 @@ class PredictTask(TrainedNetworksTask):
                 )
             check_evaluation(resources, config, network, network.inputs.side, {})
         combination = self.combination(resources, config)
-        if combination is not None and combination.tries:
+        if combination is not None and combination.needs_bench:
             raise ConfigError(
                 f"ensemble.runs={','.join(combination.runs)}: this ensemble is chosen on validation images; "
                 "task=evaluate does that and saves what comes out: name its folder as task.checkpoint"

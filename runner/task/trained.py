@@ -18,7 +18,7 @@ from runner.core.startup.torch_compiler import flop_counter
 from runner.core.targets import locate
 from runner.core.text import few
 from runner.data.splits import Splits
-from runner.ensemble.checkpoints import Checkpoints, keeps_networks, matching
+from runner.ensemble.checkpoints import Checkpoints, has_checkpoint, match_runs
 from runner.ensemble.none import NoEnsemble
 from runner.evaluation.base import Autocast
 from runner.evaluation.trained import LoadedRun, TrainedNetwork
@@ -82,14 +82,14 @@ class TrainedNetworksTask(Task):
         """Return the runs to evaluate, with their networks."""
         combination = self.combination(resources, config)
         runs = [load(path, device, config["trust"]) for path in self.paths(combination)]
-        return runs if combination is None else combination.agree(runs)
+        return runs if combination is None else combination.select_runs(runs)
 
     def paths(self, combination: Checkpoints | None) -> list[Path]:
         """Return the paths of the runs to evaluate. Raises `ConfigError`."""
         # `task.checkpoint` may be a pattern, because names of runs have characters that Hydra wants quoted
         if combination is not None:
             return combination.paths()
-        paths = matching("task.checkpoint", self.checkpoint, keeps_networks)
+        paths = match_runs("task.checkpoint", self.checkpoint, has_checkpoint)
         if len(paths) > 1:
             raise ConfigError(
                 f"task.checkpoint={self.checkpoint}: names {len(paths)} runs; name one, or all of them by "
