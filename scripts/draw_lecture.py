@@ -53,7 +53,7 @@ def surface(runs: Runs) -> np.ndarray:
     with np.load(runs[0][0] / "surface.npz") as file:
         ground = pictures.Ground(file["x"], file["y"], file["values"], runs[0][1]["surface"])
     return pictures.overlay_picture(
-        ground, [pictures.Path(label(r, runs), r["verdict"], columns(f / "trajectory.csv")) for f, r in runs]
+        ground, [pictures.Trajectory(label(r, runs), r["verdict"], columns(f / "trajectory.csv")) for f, r in runs]
     )
 
 
@@ -82,7 +82,7 @@ def decay(runs: Runs) -> np.ndarray:
             mean, low, high = np.mean(found, 0), np.min(found, 0), np.max(found, 0)
             epochs = np.arange(1, len(mean) + 1)
             axes.plot(epochs, mean, **pictures.style(i), label=f"{name}, mean and range of {len(found)} seeds")
-            axes.fill_between(epochs, low, high, color=pictures.COLOURS[i], alpha=0.15)
+            axes.fill_between(epochs, low, high, color=pictures.COLORS[i], alpha=0.15)
         axes.set(
             yscale="log", xlabel="epoch", ylabel="training loss", title="The rate is cut after 10 and 20 epochs (step)"
         )
@@ -124,7 +124,7 @@ def dots(runs: Runs, name: Callable[[dict[str, Any]], str], title: str) -> np.nd
         axes = page.subplots()
         order = sorted(groups, key=lambda key: statistics.fmean(groups[key]))
         for y, key in enumerate(order):
-            axes.plot(groups[key], [y] * len(groups[key]), "o", color=pictures.COLOURS[0], alpha=0.6, markersize=9)
+            axes.plot(groups[key], [y] * len(groups[key]), "o", color=pictures.COLORS[0], alpha=0.6, markersize=9)
             axes.plot([statistics.fmean(groups[key])] * 2, [y - 0.3, y + 0.3], color="#000000", linewidth=2.5)
         axes.set_yticks(range(len(order)), [f"{key} ({len(groups[key])})" for key in order])
         axes.set(xlabel="test accuracy: a dot a seed, a bar at the mean", title=title)

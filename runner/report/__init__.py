@@ -1,4 +1,4 @@
-"""The report of a folder of runs, made from the folder alone."""
+"""Report of a folder of runs, made from its files alone."""
 
 from pathlib import Path
 
@@ -10,11 +10,12 @@ from runner.store.owned import check_sweep_folder
 
 
 def write_report(folder: Path) -> Path:
-    """Writes results.csv, results.parquet (where pyarrow is) and report.html into `folder`; returns the page's path.
+    """Write results.csv, results.parquet (if pyarrow is installed) and report.html into `folder`.
 
-    Raises `ConfigError` where there are no runs, or where one of these is another program's.
+    Returns the path of report.html. Raises `ConfigError` if there are no runs, or if one of these files was written
+    by another program.
     """
-    # matplotlib and jinja2 take most of a second: a caller that never reports does not pay for them.
+    # Imported here, because matplotlib and jinja2 take most of a second to import.
     from runner.report.page import render
     from runner.report.results.keys import label
     from runner.report.results.parquet import write_parquet
@@ -32,7 +33,7 @@ def write_report(folder: Path) -> Path:
 
 
 def write_results(folder: Path, records: list[RunRecord] | None = None) -> Path:
-    """Writes `folder/results.csv` alone: quick enough for after every run."""
+    """Write only `folder/results.csv` and return its path: fast enough to be called after every run."""
     from runner.report.results.tables import results_csv
 
     path = Path(folder) / TABLE
@@ -41,7 +42,7 @@ def write_results(folder: Path, records: list[RunRecord] | None = None) -> Path:
 
 
 def runs_of(folder: Path) -> list[RunRecord]:
-    """The runs in `folder`; ConfigError where there are none."""
+    """Return the runs in `folder`. Raises `ConfigError` if there are none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; name one that holds runs, such as outputs/NAME")

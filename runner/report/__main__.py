@@ -1,4 +1,4 @@
-"""`python -m runner.report DIR [DIR ...]`: makes the report again from what the runs left."""
+"""`python -m runner.report DIR [DIR ...]`: write the report again from the files of the runs."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from runner.report import runs_of, write_report
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Writes results.csv and report.html into each folder; 2 where one has no runs (then none is written)."""
+    """Write results.csv and report.html into each folder; return 2, and write none, if a folder has no runs."""
     parser = argparse.ArgumentParser(
         prog="python -m runner.report",
         description="Writes results.csv and report.html into each folder of runs, from the folder alone.",

@@ -1,4 +1,4 @@
-"""One self-contained page: the verdict, the tables, the effects of the factors, the details, how to repeat it."""
+"""The report as one self-contained HTML page: verdict, tables, effects of factors, plots, how to repeat the runs."""
 
 import base64
 import functools
@@ -27,7 +27,7 @@ from runner.report.statistics.conclusion import interval, verdict
 from runner.report.statistics.notes import weights_of
 from runner.report.surfaces import Overlay
 
-MOST_DRAWINGS = 24  # pictures of single runs on one page
+MOST_DRAWINGS = 24  # pictures of single runs on a page
 _TROUBLES = ("failed", "out_of_memory", "diverged")
 _TITLES = {
     "val_accuracy": "validation accuracy",
@@ -40,14 +40,14 @@ _TITLES = {
 
 
 def render(records: list[RunRecord], name: str, surfaces: Sequence[Overlay] = ()) -> str:
-    """The page's html; runs on surfaces are shown by their overlays alone, all others as classifiers."""
+    """Return the page as HTML. Runs of `task=surface` appear only in their overlays, `surfaces`."""
     keys = SweptKeys(records)
     trained = [record for record in records if not record.walked and not record.columns]
     others = [record for record in records if record.columns]
     judged = verdict(summarize(trained, keys), keys)
     rows = judged.rows
     statuses = Counter(record.status for record in records)
-    times = [taken for row in rows if (taken := seconds(row)) is not None]
+    times = [mean for row in rows if (mean := seconds(row)) is not None]
     peaks = [memory(row) for row in rows]
     return (
         environment()
@@ -99,15 +99,15 @@ def render(records: list[RunRecord], name: str, surfaces: Sequence[Overlay] = ()
 
 @functools.cache
 def environment() -> jinja2.Environment:
-    """The page's templates; what was compiled once stays so."""
-    made = jinja2.Environment(
+    """Return the Jinja environment of the page, with its filters; compiled templates are cached in it."""
+    templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    made.filters |= {
+    templates.filters |= {
         "number": functools.partial(number, missing="–"),
         "spread": spread,
         "duration": duration,
@@ -121,18 +121,18 @@ def environment() -> jinja2.Environment:
         "embedded": lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}",
         "word": lambda status: status.replace("_", " "),
     }
-    return made
+    return templates
 
 
 def _marked(pictures: Iterable[tuple[str, str]]) -> list[tuple[str, Markup]]:
-    """SVG of our own drawing, in which every text is escaped already."""
+    """Mark SVG as safe for the template: `to_svg` has escaped its text."""
     return [(title, Markup(svg)) for title, svg in pictures]
 
 
-def _safe(found: Design | None) -> Design | None:
-    if found is None:
+def _safe(section: Design | None) -> Design | None:
+    if section is None:
         return None
-    return replace(found, panels=_marked(found.panels), parallel=found.parallel and Markup(found.parallel))
+    return replace(section, panels=_marked(section.panels), parallel=section.parallel and Markup(section.parallel))
 
 
 def _interval(statistic: Statistic | None) -> str:
@@ -141,7 +141,7 @@ def _interval(statistic: Statistic | None) -> str:
 
 
 class Strip:
-    """Where a validation accuracy lies between the lowest and the highest of the page: 5 to 145 pixels."""
+    """Strip plot: maps validation accuracies, lowest to highest of the page, to 5 to 145 pixels."""
 
     def __init__(self, rows: list[Row]) -> None:
         values = [value for row in rows for value in _accuracies(row)]
@@ -158,7 +158,7 @@ class Strip:
 
 
 def _own(record: RunRecord) -> dict[str, Any]:
-    """What a task of another kind shows of a run: title -> value."""
+    """Return title -> value of a run's result, for a task that does not train (`RunRecord.columns`)."""
     return {title: record.facts.get(key, record.metrics.get(key)) for title, key in record.columns.items()}
 
 
@@ -168,7 +168,7 @@ def _accuracies(row: Row) -> list[float]:
 
 
 def _values(records: list[RunRecord], keys: SweptKeys, key: str) -> tuple[str, str, int]:
-    """(key, its values in short, how many)"""
+    """Return a swept key, its values (shortened), and how many there are."""
     values = sorted({keys.value(record, key) for record in records if not record.damaged}, key=_size)
     shown = [value or "(not set)" for value in values]
     if len(shown) > 12:
@@ -177,7 +177,7 @@ def _values(records: list[RunRecord], keys: SweptKeys, key: str) -> tuple[str, s
 
 
 def _size(value: str) -> tuple[int, float, list]:
-    """Numbers by size, then words."""
+    """Return a sort key: numbers by size, then strings."""
     try:
         return 0, float(value), []
     except ValueError:
@@ -185,7 +185,7 @@ def _size(value: str) -> tuple[int, float, list]:
 
 
 def _fixed(records: list[RunRecord], keys: SweptKeys) -> list[str]:
-    """What was typed the same for every run."""
+    """Return the overrides that all runs have in common, without swept keys."""
     sets = [
         {override for override in record.overrides if override.lstrip("+").partition("=")[0] not in keys.names}
         for record in records
@@ -195,7 +195,7 @@ def _fixed(records: list[RunRecord], keys: SweptKeys) -> list[str]:
 
 
 def _facts(records: list[RunRecord]) -> list[tuple[str, list[tuple[str, int]]]]:
-    """What a reader needs to repeat the runs: (what, its distinct values and how many runs have each)."""
+    """Return the facts needed to repeat the runs: (title, its distinct values with the number of runs of each)."""
 
     def data(record: RunRecord) -> str | None:
         about = record.facts.get("data")
@@ -206,8 +206,8 @@ def _facts(records: list[RunRecord]) -> list[tuple[str, list[tuple[str, int]]]]:
         return f"{about.get('identity', '')} ({', '.join(sizes + skipped)})"
 
     def versions(record: RunRecord) -> str | None:
-        known = record.facts.get("versions")
-        return ", ".join(f"{k} {v}" for k, v in known.items()) if isinstance(known, dict) else None
+        packages = record.facts.get("versions")
+        return ", ".join(f"{k} {v}" for k, v in packages.items()) if isinstance(packages, dict) else None
 
     started = sorted(str(record.facts["started"]) for record in records if record.facts.get("started"))
     facts = {
@@ -222,12 +222,12 @@ def _facts(records: list[RunRecord]) -> list[tuple[str, list[tuple[str, int]]]]:
         "first start": started[:1],
         "last start": started[-1:] if len(started) > 1 else [],
     }
-    counted = ((what, _counted(values)) for what, values in facts.items())
-    return [(what, values) for what, values in counted if values]
+    counted = ((title, _counted(values)) for title, values in facts.items())
+    return [(title, values) for title, values in counted if values]
 
 
 def _weights(record: RunRecord) -> str | None:
-    """Return which epoch's weights a run tested, and why; None where its result does not tell."""
+    """Return the epoch, in words, of the tested weights and the reason; None if the result does not contain it."""
     words = weights_of(record)
     return words and f"{words}: {record.facts['select'].get('reason')}"
 

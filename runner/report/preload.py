@@ -1,4 +1,4 @@
-"""Imported while the runs of a sweep are done: everything that its report will need, loaded and compiled."""
+"""Imports and compiled templates of the report; import this module while the runs train, to save the time later."""
 
 import runner.report.results.parquet
 import runner.report.surfaces

@@ -1,4 +1,4 @@
-"""The pictures of `task=saddles`: large letters, for a slide. No torch, no pyplot."""
+"""Pictures of `task=saddles`, in a font size for slides. Imports neither torch nor pyplot."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
 from runner.tracking.figure import pixels
 
-BLUE, RED, GREEN = "#0072b2", "#d55e00", "#009e73"  # Okabe & Ito 2008: told apart by every colour vision
+BLUE, RED, GREEN = "#0072b2", "#d55e00", "#009e73"  # Okabe & Ito 2008: distinct for color-blind readers
 SETTINGS = {"font.size": 15, "axes.titlesize": 16, "axes.labelsize": 16, "legend.fontsize": 14}
 LINE = {"linewidth": 2.4, "markersize": 8}
 
@@ -19,8 +19,11 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def of_functions(rows: Rows) -> np.ndarray:
-    """Share of negative directions and kinds of critical points over the dimension, and the share over the function's
-    value; uint8 [H, W, 3]."""
+    """Plot critical points of random functions, uint8 [H, W, 3].
+
+    Over the dimension: the share of negative eigenvalues, and the shares of minima, saddles and maxima. Over the
+    function's value: the share of negative eigenvalues.
+    """
     dimension, negative, positive, value = (
         np.array([row[key] for row in rows], dtype=float) for key in ("dimension", "negative", "positive", "value")
     )
@@ -30,11 +33,11 @@ def of_functions(rows: Rows) -> np.ndarray:
         figure = Figure(figsize=(16, 6), dpi=100, layout="constrained")
         left, middle, right = figure.subplots(1, 3)
         figure.suptitle(f"{len(rows):,} critical points of random functions")
-        # Points of one dimension stand beside each other, in the order they were found.
-        aside = np.concatenate([np.linspace(-0.08, 0.08, group.sum()) for group in groups])
+        # Points of one dimension are drawn beside each other, in their order in `rows`.
+        offsets = np.concatenate([np.linspace(-0.08, 0.08, group.sum()) for group in groups])
         order = np.argsort(dimension, kind="stable")
         left.plot(
-            dimension[order] * np.exp(aside), negative[order], "o", color="#9aa4af", markersize=4, label="each point"
+            dimension[order] * np.exp(offsets), negative[order], "o", color="#9aa4af", markersize=4, label="each point"
         )
         means = [negative[group].mean() for group in groups]
         left.errorbar(
@@ -53,8 +56,8 @@ def of_functions(rows: Rows) -> np.ndarray:
             "saddles": ((negative > 0) & (positive > 0), "s", RED),
             "maxima": (positive == 0, "^", GREEN),
         }
-        for name, (kind, marker, colour) in kinds.items():
-            middle.plot(dimensions, [kind[g].mean() for g in groups], marker=marker, color=colour, label=name, **LINE)
+        for name, (kind, marker, color) in kinds.items():
+            middle.plot(dimensions, [kind[g].mean() for g in groups], marker=marker, color=color, label=name, **LINE)
         middle.set_ylabel("share of critical points")
         for axes in (left, middle):
             axes.set_xscale("log")
@@ -77,8 +80,8 @@ def of_functions(rows: Rows) -> np.ndarray:
 
 
 def of_network(rows: Rows) -> np.ndarray:
-    """Gradient and loss, shares of directions, and the ends of the spectrum over the steps of a training; uint8
-    [H, W, 3]."""
+    """Plot gradient norm and loss, shares of negative and positive eigenvalues, and the extreme eigenvalues over the
+    training steps, uint8 [H, W, 3]."""
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(16, 6), dpi=100, layout="constrained")
         left, middle, right = figure.subplots(1, 3)
@@ -97,8 +100,8 @@ def of_network(rows: Rows) -> np.ndarray:
 
 def _lines(axes: Axes, rows: Rows, columns: Mapping[str, str]) -> None:
     steps = [row["step"] for row in rows]
-    for (key, label), colour, marker in zip(columns.items(), (BLUE, RED), "os"):
-        axes.plot(steps, [row[key] for row in rows], color=colour, marker=marker, label=label, **LINE)
+    for (key, label), color, marker in zip(columns.items(), (BLUE, RED), "os"):
+        axes.plot(steps, [row[key] for row in rows], color=color, marker=marker, label=label, **LINE)
     axes.set_xscale("symlog", linthresh=1)
     axes.set_xlim(left=-0.1)
     axes.set_xlabel("step")

@@ -1,4 +1,4 @@
-"""All paths of one surface in one picture, with a table: made from the runs' folders alone. No torch."""
+"""Overlays: all paths on a surface in one picture, with a table, made from the runs' files. Does not import torch."""
 
 import csv
 import hashlib
@@ -14,11 +14,11 @@ import numpy as np
 
 from runner.store.files import PICTURE_MARK, png, write_atomic
 
-FILES = ("trajectory.csv", "surface.npz")  # what a walk leaves, beside its result
+FILES = ("trajectory.csv", "surface.npz")  # of a run of task=surface, beside result.json
 
 
 class RunLike(Protocol):
-    """A run as the report has read it."""
+    """RunLike: the attributes of a run that overlays need."""
 
     folder: Path
     status: str
@@ -28,28 +28,27 @@ class RunLike(Protocol):
 
 @dataclass(frozen=True)
 class Overlay:
-    """One surface: its picture as a file beside the report, and one row a run."""
+    """Overlay of the paths on a surface: its picture, a file beside the report, and a table row for each run."""
 
     title: str
     file: str
     png: bytes
     rows: list[dict[str, Any]]  # label, status, verdict, steps_to_tolerance, final_loss, distance, evaluations
     tolerance: float
-    left_out: int  # runs that are in the table and not in the picture, which holds no more paths
+    left_out: int  # runs in the table but not in the picture, because it holds at most `MOST` paths
 
 
 def write_overlays(
     folder: Path, records: Sequence[RunLike], name: Callable[[RunLike, list[RunLike]], str]
 ) -> list[Overlay]:
-    """Writes `folder/surface_<title>.png` for each surface that the runs walked on.
+    """Write `folder/surface_<title>.png` for each surface of the runs, and return the overlays.
 
-    name: a run's label among those of its surface.
+    name: a function of a run and all runs of its surface that returns the run's label.
     """
     if not any(record.walked for record in records):
         return []
-    # matplotlib takes most of a second: a report without surfaces does not pay for it.
-    from runner.report.surface_pictures import MOST, Ground, overlay_picture
-    from runner.report.surface_pictures import Path as Walk
+    # Imported here, because matplotlib takes most of a second to import.
+    from runner.report.surface_pictures import MOST, Ground, Trajectory, overlay_picture
 
     grounds: dict[str, Any] = {}
     groups: dict[str, list[RunLike]] = {}
@@ -62,11 +61,11 @@ def write_overlays(
         key = hashlib.sha256(x.tobytes() + y.tobytes() + values.tobytes()).hexdigest()
         grounds.setdefault(key, Ground(x, y, values, about))
         groups.setdefault(key, []).append(record)
-    found, files = [], set()
+    overlays, files = [], set()
     for key, group in groups.items():
         ground = grounds[key]
-        paths = [Walk(name(r, group), r.facts["verdict"], columns(r.folder / FILES[0])) for r in group]
-        file = unused(folder, re.sub(r"\W+", "_", str(ground.about["title"]).lower()), files)
+        paths = [Trajectory(name(r, group), r.facts["verdict"], columns(r.folder / FILES[0])) for r in group]
+        file = free_name(folder, re.sub(r"\W+", "_", str(ground.about["title"]).lower()), files)
         picture = png(overlay_picture(ground, paths))
         write_atomic(folder / file, picture, durable=False)
         rows = [
@@ -78,12 +77,12 @@ def write_overlays(
             for path, record in zip(paths, group)
         ]
         title = ground.about["title"]
-        found.append(Overlay(title, file, picture, rows, ground.about["tolerance"], max(0, len(paths) - MOST)))
-    return found
+        overlays.append(Overlay(title, file, picture, rows, ground.about["tolerance"], max(0, len(paths) - MOST)))
+    return overlays
 
 
-def unused(folder: Path, stem: str, files: set[str]) -> str:
-    """`surface_ravine.png`; `surface_ravine_2.png` where that is another ravine, or not ours."""
+def free_name(folder: Path, stem: str, files: set[str]) -> str:
+    """Return a free file name and add it to `files`: `surface_ravine.png`, else `surface_ravine_2.png` and so on."""
     numbers = (f"surface_{stem}{'' if n == 1 else f'_{n}'}.png" for n in itertools.count(1))
     name = next(name for name in numbers if name not in files and _is_free(folder / name))
     files.add(name)
@@ -91,14 +90,14 @@ def unused(folder: Path, stem: str, files: set[str]) -> str:
 
 
 def _is_free(path: Path) -> bool:
-    """Tell a name that nothing has, or a picture of ours."""
+    """Return whether `path` does not exist, or is a picture that this program wrote."""
     if not os.path.lexists(path):
         return True
     return path.is_file() and not path.is_symlink() and PICTURE_MARK in path.read_bytes()[:100]
 
 
 def columns(file: Path) -> dict[str, list[float]]:
-    """A trajectory's columns; an empty cell is NaN."""
+    """Read the columns of a trajectory; an empty cell is NaN."""
     with file.open(newline="") as lines:
         rows = list(csv.DictReader(lines))
     return {name: [float(row[name] or "nan") for row in rows] for name in rows[0]}

@@ -1,8 +1,8 @@
-"""The seeds of a combination as one more line in TensorBoard: their mean, with a band of one standard deviation.
+"""Means over seeds in TensorBoard: a line for each combination, with a band of one standard deviation.
 
-Each combination of at least two finished seeds gets a TensorBoard run `SWEEP/mean/COMBINATION` of scalars alone: it
-makes no row in the HParams tab. The Custom Scalars tab draws mean and band from the layout that stands in each of
-them; TensorBoard shows equal layouts once, so several sweeps under one log folder share their charts.
+Each combination of at least two finished seeds gets a TensorBoard run `SWEEP/mean/COMBINATION` with scalars only, so
+it has no row in the HParams tab. Each of these runs has a layout for the Custom Scalars tab, with mean and band.
+TensorBoard merges equal layouts, so several sweeps under one log folder share their charts.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ from runner.store.fingerprint import slug
 from runner.tracking.events import is_own, next_path, purge_event, scalars_event, version_event
 from runner.tracking.record_file import RecordWriter
 
-FOLDER = "mean"  # in the sweep's folder; it holds no result.json, so that nothing takes it for a run
-LOW, HIGH = "variation/low/", "variation/high/"  # before the tag: a group of their own, the last one of the page
+FOLDER = "mean"  # in the sweep's folder; without a result.json, so that it does not count as a run
+LOW, HIGH = "variation/low/", "variation/high/"  # prefixes of a tag; they sort after the other groups of the page
 TITLE = "Mean over seeds, with one standard deviation"
 TAGS = {  # column of metrics.csv -> tag
     "val_accuracy": "val/accuracy",
@@ -41,27 +41,26 @@ Curve = dict[float, tuple[float, float]]  # step -> mean and sample standard dev
 
 
 def write_aggregates(folder: Path, records: Sequence[RunRecord]) -> list[Path]:
-    """Writes the aggregate of each combination that has several seeds, and removes those of an earlier call.
+    """Write the means of each combination with several seeds, remove outdated ones, and return the folders written.
 
-    Only runs that are done and left event files count; the folder's name says where others of the combination did not
-    finish. Returns the folders written.
+    Only finished runs with event files count. The folder's name tells if other runs of the combination did not finish.
     """
-    found = [(row, curves) for row in summarize(list(records)) if (curves := _curves(_tracked(row)))]
+    aggregates = [(row, curves) for row in summarize(list(records)) if (curves := _curves(_tracked(row)))]
     top = Path(folder) / FOLDER
-    if not found and not top.is_dir():
+    if not aggregates and not top.is_dir():
         return []
     top.mkdir(exist_ok=True)
-    charts = _layout([tag for tag in TAGS.values() if any(tag in curves for _, curves in found)])
+    charts = _layout([tag for tag in TAGS.values() if any(tag in curves for _, curves in aggregates)])
     written = []
-    with FileLock(top / ".lock"):  # another terminal may end the same sweep
-        for name, (row, curves) in zip(_names([row for row, _ in found]), found):
+    with FileLock(top / ".lock"):  # because another process may finish the same sweep
+        for name, (row, curves) in zip(_names([row for row, _ in aggregates]), aggregates):
             path = top / name
             path.mkdir(exist_ok=True)
-            ended = max((record.folder / "metrics.csv").stat().st_mtime for record in _tracked(row) if record.curves)
-            _write(path, [version_event(), purge_event(0), charts, *_scalars(curves)], ended)
+            end_time = max((record.folder / "metrics.csv").stat().st_mtime for record in _tracked(row) if record.curves)
+            _write(path, [version_event(), purge_event(0), charts, *_scalars(curves)], end_time)
             written.append(path)
-        for path in top.iterdir():
-            if path.is_dir() and path not in written and not (path / RESULT).exists():  # a run of the sweep SWEEP/mean
+        for path in top.iterdir():  # a folder with a result.json is a run of a sweep named SWEEP/mean
+            if path.is_dir() and path not in written and not (path / RESULT).exists():
                 _remove(path)
     return written
 
@@ -71,11 +70,11 @@ def _tracked(row: Row) -> list[RunRecord]:
 
 
 def _curves(records: Sequence[RunRecord]) -> dict[str, Curve]:
-    """tag -> its curve over the seeds, as far as all of them got; empty for fewer than two seeds."""
-    drawn = [record.curves for record in records if record.curves.get("step")]
+    """Return tag -> mean curve over the steps that all seeds have; empty for fewer than two seeds."""
+    runs = [record.curves for record in records if record.curves.get("step")]
     curves = {}
     for column, tag in TAGS.items():
-        seeds = [{s: v for s, v in zip(c["step"], c.get(column, [])) if None not in (s, v)} for c in drawn]
+        seeds = [{s: v for s, v in zip(c["step"], c.get(column, [])) if None not in (s, v)} for c in runs]
         shared = sorted(set.intersection(*map(set, seeds))) if len(seeds) > 1 else []
         if shared:
             values = {step: [seed[step] for seed in seeds] for step in shared}
@@ -84,9 +83,9 @@ def _curves(records: Sequence[RunRecord]) -> dict[str, Curve]:
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
-    """A folder's name for each combination; two that were cut to the same words are told apart by a hash.
+    """Return a folder name for each combination; a hash is added if shortening makes two names equal.
 
-    Of a combination with runs that did not finish it says so: what is left may be its luckiest seeds.
+    The name of a combination with unfinished runs says so, because the remaining seeds may be its luckiest.
     """
     slugs = [slug([f"{key}={value}" for key, value in row.values.items() if value != ""]) for row in rows]
     slugs = [
@@ -101,7 +100,7 @@ def _names(rows: Sequence[Row]) -> list[str]:
 
 
 def _scalars(curves: dict[str, Curve]) -> Iterator[Event]:
-    """One event a step: means and both ends of the bands."""
+    """Yield an event for each step: the means and both bounds of the bands."""
     for step in sorted({step for curve in curves.values() for step in curve}):
         values = {}
         for tag, curve in curves.items():
@@ -113,7 +112,7 @@ def _scalars(curves: dict[str, Curve]) -> Iterator[Event]:
 
 
 def _layout(used: Sequence[str]) -> Event:
-    """The Custom Scalars tab: a chart with a band for each tag.
+    """Return the layout of the Custom Scalars tab: a chart with mean and band for each tag.
 
     The plugin's own helper writes the same event, but imports tensorflow.
     """
@@ -132,27 +131,27 @@ def _layout(used: Sequence[str]) -> Event:
     return Event(summary=Summary(value=[value]))
 
 
-def _write(folder: Path, events: Sequence[Event], ended: float) -> None:
-    """A new event file, where the newest one is not the same already; `ended` is the time that its events bear.
+def _write(folder: Path, events: Sequence[Event], end_time: float) -> None:
+    """Write a new event file with the wall time `end_time`, unless the newest file is the same already.
 
-    The one before stays: an open TensorBoard has to read it to its end before it goes on to the next, and then drops
-    its steps. Older ones go.
+    The previous file stays, because an open TensorBoard reads it to its end before the next one, and then drops its
+    steps. Older files are removed.
     """
     content = io.BytesIO()
     writer = RecordWriter(content)
     for event in events:
-        event.wall_time = ended
+        event.wall_time = end_time
         writer.write(event.SerializeToString())
-    old = sorted(filter(is_own, folder.iterdir()))
-    if not old or old[-1].read_bytes() != content.getvalue():
+    files = sorted(filter(is_own, folder.iterdir()))
+    if not files or files[-1].read_bytes() != content.getvalue():
         write_atomic(next_path(folder), content.getvalue(), durable=False)
-        for path in old[:-1]:
+        for path in files[:-1]:
             path.unlink()
 
 
 def _remove(folder: Path) -> None:
-    """An aggregate that no longer is; what somebody else put there stays."""
-    for old in filter(is_own, list(folder.iterdir())):
-        old.unlink()
+    """Remove an outdated aggregate; files of other programs stay."""
+    for path in filter(is_own, list(folder.iterdir())):
+        path.unlink()
     if not any(folder.iterdir()):
         folder.rmdir()

@@ -187,7 +187,7 @@ class SurfaceTask(Task):
         write_atomic(job.folder / "surface.npz", file.getvalue(), durable=False)
         ground = pictures.Ground(x, y, values, about)
         columns = {name: path.column(name) for name in COLUMNS}
-        curve = pictures.Path(job.choices.get("optimizer", "optimizer"), outcome, columns)
+        curve = pictures.Trajectory(job.choices.get("optimizer", "optimizer"), outcome, columns)
         images = {"path": pictures.path_picture(ground, curve), "steps": pictures.steps_picture(ground, curve)}
         for name, image in images.items():
             write_atomic(job.folder / f"{name}.png", png(image), durable=False)
