@@ -1,4 +1,4 @@
-"""A sweep's folder: made before the first step, and taken back by a refusal before any run has begun."""
+"""Folder of a sweep: created before the first step, removed by an error before any run has started."""
 
 import contextlib
 import shutil
@@ -10,38 +10,44 @@ from runner.store import lock
 from runner.sweep.plan import plan_file
 from runner.sweep.plan.plan import Plan
 
-HIDDEN = (".submitit", ".fuse", ".compile")  # folders of ours in a sweep's; removed where the sweep's was made in vain
+HIDDEN = (".submitit", ".fuse", ".compile")  # folders of the runner in a sweep's folder
 
 
 @contextlib.contextmanager
 def sweep_folder(folder: Path, own: str = "") -> Iterator[None]:
-    """Inside, the folder is there. `own`: a file that goes with it. Raises `ConfigError` where it cannot be made."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    with writable(folder):
+    """Create the folder for the context; remove it again after a `ConfigError` if no run has started.
+
+    own: a file that is removed with it. Raises `ConfigError` where the folder cannot be created.
+    """
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    with explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except ConfigError:
-        # A plan that still stands there is another command's; where a run has begun, all stays.
-        if made and not {path.name for path in folder.glob("[!.]*")} - {own}:
+        # Keep a folder with other files: a run has started, or the plan is another command's.
+        if created and not {path.name for path in folder.glob("[!.]*")} - {own}:
             for name in filter(None, (own, lock.GUARD)):
                 (folder / name).unlink(missing_ok=True)
             for name in HIDDEN:
                 shutil.rmtree(folder / name, ignore_errors=True)
-            with contextlib.suppress(OSError):  # another sweep has begun beside this one, or in it
-                for path in made:
+            with contextlib.suppress(OSError):  # another sweep has started in one of these folders
+                for path in created:
                     path.rmdir()
         raise
 
 
 @contextlib.contextmanager
 def write_plan(plan: Plan) -> Iterator[None]:
-    """Inside, the plan stands in its folder. Raises `ConfigError` where it cannot."""
+    """Write the plan file for the context; remove the plan again after a `ConfigError` if no run has started.
+
+    Raises `ConfigError` where it cannot be written.
+    """
     with sweep_folder(plan.folder):
         if not plan.todo or plan.lone:
             yield
             return
-        with writable(plan.folder):
+        with explain_write_errors(plan.folder):
             plan_file.write(plan)
         try:
             yield
@@ -52,8 +58,8 @@ def write_plan(plan: Plan) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """Inside, what cannot be written is the user's to mend."""
+def explain_write_errors(folder: Path) -> Iterator[None]:
+    """Turn an `OSError` inside the context into a `ConfigError`."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Which runs of a plan may be trained as one program, and the refusal of those that were told to and cannot."""
+"""Groups of a plan's runs that are trained as one program; errors for runs that cannot be where `fuse=true`."""
 
 import hashlib
 import itertools
@@ -15,25 +15,25 @@ from runner.train.slot import APART, BATCHES, NOISE, Slot
 if TYPE_CHECKING:
     from runner.task.preflight import Facts
 
-# What a program is made of beside the network: the rest (optimizer, rates, schedule, penalties, seeds, augmentation,
-# probabilities) may differ from run to run.
+# Keys that are equal in all runs of a program, as its network is. All else (optimizer, rates, schedule, penalties,
+# seeds, augmentation, probabilities) may differ from run to run.
 SHARED = ("batch_size", "accumulate", "precision", "channels_last", "deterministic", "device")
-AUTO_MOST = 32  # runs of a group: more gain little
-# Operations of a run's step on a CPU, above which `auto` leaves it alone: it keeps a core busy by itself (the largest
-# networks that gained, in docs/benchmarks.md, have a tenth), and many such at once may not fit into memory. On a GPU
-# too little memory halves a program.
+AUTO_MOST = 32  # runs of a group, because more gain little
+# Operations of a run's step on a CPU above which `auto` trains it alone: it keeps a core busy by itself, and many such
+# runs may not fit into memory. The largest networks that gained, in docs/benchmarks.md, have a tenth of it. On a GPU, a
+# program that does not fit into memory is halved.
 LARGE = 2e9
 
 
 class FuseOptions(Protocol):
-    """What a launcher says of runs that may share a program."""
+    """Options of a launcher for runs that may share a program."""
 
     fuse: bool | str
     fuse_max: int | str
 
 
 def program_key(config: dict[str, Any], facts: "Facts") -> str:
-    """The key of a run's program; empty where it can share none."""
+    """Return the key of the program that a run may share; empty where it can share none."""
     if facts.apart:
         return ""
     parts = [facts.network, facts.identity, facts.members, *(config[key] for key in SHARED)]
@@ -42,8 +42,7 @@ def program_key(config: dict[str, Any], facts: "Facts") -> str:
 
 
 def set_fusing(plan: Plan, launcher: FuseOptions) -> None:
-    """Whether runs are to be trained as one. Raises `ConfigError` where they are told to and cannot, each reason
-    once."""
+    """Set a plan's `fusing` and `fuse_max`. Raises `ConfigError` where `fuse=true` and runs cannot share a program."""
     plan.fusing = str(launcher.fuse).lower()
     plan.fuse_max = AUTO_MOST if launcher.fuse_max == "auto" else launcher.fuse_max
     if plan.fusing == "true" and (lines := _refusals(plan)):
@@ -51,8 +50,10 @@ def set_fusing(plan: Plan, launcher: FuseOptions) -> None:
 
 
 def assign_slots(plan: Plan, launcher: FuseOptions, earlier: dict[str, GroupSlot]) -> None:
-    """Fixes which runs are trained as one; `earlier`: by fingerprint, what the folder's plans have fixed. Raises
-    `ConfigError` as `set_fusing` does."""
+    """Set a plan's `slots`: the groups of runs that are trained as one program.
+
+    earlier: fingerprint -> slot in the folder's earlier plans, which it keeps. Raises `ConfigError` as `set_fusing`.
+    """
     set_fusing(plan, launcher)
     plan.slots = {}
     if plan.fusing == "false":
@@ -65,46 +66,47 @@ def assign_slots(plan: Plan, launcher: FuseOptions, earlier: dict[str, GroupSlot
             groups.setdefault(f"{entry.program}-{entry.job.threads}", []).append(entry)
     taken = {group for group, _ in earlier.values()}
     for key, entries in groups.items():
-        for number, some in enumerate(_shared_out(entries, plan)):
-            if len(some) < 2 and plan.fusing == "auto" and entries[0].facts.members == 1:
+        for number, members in enumerate(_split(entries, plan)):
+            if len(members) < 2 and plan.fusing == "auto" and entries[0].facts.members == 1:
                 continue
             name = next(name for i in itertools.count(number) if (name := f"{key}-{i}") not in taken)
             taken.add(name)
-            plan.slots |= {entry.job.fingerprint: (name, seat) for entry, seat in zip(some, make_slots(some))}
+            slots = zip(members, make_slots(members))
+            plan.slots |= {entry.job.fingerprint: (name, slot) for entry, slot in slots}
 
 
 def make_slots(entries: list[Entry]) -> list[Slot]:
-    """Seats for runs that share a program."""
-    common = _common(entries)
+    """Return the slots of runs that share a program."""
+    common = _common_parts(entries)
     return [Slot(row, len(entries), common) for row in range(len(entries))]
 
 
-def _common(entries: list[Entry]) -> int:
-    """What all of these have in common, as `runner.execution.fused.slot` has it."""
-    if len(entries) == 1 or entries[0].facts.members > 1 or not _same(entries, batches, "mixing"):
+def _common_parts(entries: list[Entry]) -> int:
+    """Return what all runs of a program have in common: `APART`, `BATCHES` or `NOISE` of `runner.train.slot`."""
+    if len(entries) == 1 or entries[0].facts.members > 1 or not _is_equal(entries, batches, "mixing"):
         return APART
-    return NOISE if _same(entries, noise, "modifying") else BATCHES
+    return NOISE if _is_equal(entries, noise, "modifying") else BATCHES
 
 
-def _same(entries: list[Entry], key: Callable[[dict[str, Any], Any], str], items: str) -> bool:
+def _is_equal(entries: list[Entry], key: Callable[[dict[str, Any], Any], str], items: str) -> bool:
     return len({key(entry.job.config, getattr(entry.facts, items)) for entry in entries}) == 1
 
 
 def _refusals(plan: Plan) -> list[str]:
-    """Why runs cannot be trained as one, each reason once."""
-    from runner.core.devices import check_device  # with all that trains: only who asks for it pays
+    """Return the reasons why runs cannot share a program, each once."""
+    from runner.core.devices import check_device  # imported here because it is slow and only fuse=true needs it
     from runner.execution.choose.fused import impossible
 
     lines = {entry.facts.apart or "task: only task=train trains" for entry in plan.entries if not entry.program}
-    distinct = {entry.program: entry for entry in plan.entries if entry.program}
-    for entry in distinct.values():
+    programs = {entry.program: entry for entry in plan.entries if entry.program}
+    for entry in programs.values():
         config = entry.job.config
         lines.add(impossible(plan.resources, plan.resources.features, config, check_device(config)))
     return sorted(lines - {""})
 
 
 def reason_alone(plan: Plan, entry: Entry) -> str:
-    """Why a run shares no program, whoever else there is; empty where it may."""
+    """Return the reason why a run shares no program with any other; empty where it may."""
     if not entry.program:
         return entry.facts.apart or "task: only task=train trains"
     if plan.fusing != "auto":
@@ -118,23 +120,25 @@ def reason_alone(plan: Plan, entry: Entry) -> str:
     return ""
 
 
-def _shared_out(entries: list[Entry], plan: Plan) -> list[list[Entry]]:
-    """Groups of nearly equal size, as many as there are workers; in each those of one optimizer side by side, and not
-    in many groups where their steps are taken together. Where it comes out even each group's runs see the same
-    images."""
-    order = sorted(entries, key=lambda entry: json.dumps(_kind(entry.job.config["optimizer"]), sort_keys=True))
+def _split(entries: list[Entry], plan: Plan) -> list[list[Entry]]:
+    """Return groups of nearly equal size, usually one for each worker, with runs of one optimizer side by side.
+
+    Networks up to `MANY_WEIGHTS` keep an optimizer in few groups, because its runs take their steps together there.
+    Groups with equal batches are preferred, where they can be formed.
+    """
+    order = sorted(entries, key=lambda entry: json.dumps(_without_rates(entry.job.config["optimizer"]), sort_keys=True))
     count = max(-(-len(order) // plan.fuse_max), min(max(1, plan.workers), len(order) // 2), 1)
-    dealt = [order[number::count] for number in range(count)]  # some of each optimizer, for some take longer
-    alike = _stretches(sorted(order, key=lambda entry: batches(entry.job.config, entry.facts.mixing)), count)
-    together = dealt if order[0].facts.trainable > MANY_WEIGHTS else _stretches(order, count)
-    return alike if all(map(_common, alike)) and not all(map(_common, together)) else together
+    dealt = [order[number::count] for number in range(count)]  # each optimizer in each, because some take longer
+    by_batches = _contiguous(sorted(order, key=lambda entry: batches(entry.job.config, entry.facts.mixing)), count)
+    groups = dealt if order[0].facts.trainable > MANY_WEIGHTS else _contiguous(order, count)
+    return by_batches if all(map(_common_parts, by_batches)) and not all(map(_common_parts, groups)) else groups
 
 
-def _stretches(order: list[Entry], count: int) -> list[list[Entry]]:
-    size, more = divmod(len(order), count)
-    ends = list(itertools.accumulate(size + (number < more) for number in range(count)))
+def _contiguous(order: list[Entry], count: int) -> list[list[Entry]]:
+    size, rest = divmod(len(order), count)
+    ends = list(itertools.accumulate(size + (number < rest) for number in range(count)))
     return [order[first:end] for first, end in zip([0, *ends], ends)]
 
 
-def _kind(optimizer: dict[str, Any]) -> dict[str, Any]:
+def _without_rates(optimizer: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in optimizer.items() if key not in ("lr", "weight_decay")}

@@ -1,4 +1,4 @@
-"""Runs of a plan matched with the folders that are there, those of earlier versions of the runner among them."""
+"""Match runs of a plan with existing run folders, including those of earlier versions of the runner."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -11,45 +11,47 @@ from runner.sweep.plan.plan import Entry
 
 
 def match(entry: Entry, records: Mapping[str, Record]) -> "tuple[Entry, Record] | None":
-    """Return an entry under the fingerprint that its run is recorded with, and the record; None without one.
+    """Return an entry with the fingerprint of its record, and the record; None where there is no record.
 
     records: by fingerprint.
     """
-    for pair, unresolved in _pairs(entry):
+    for pair, is_ambiguous in _pairs(entry):
         record = records.get(pair[0])
-        if record is not None and not (unresolved and _differs(record, entry)):
-            return _under(entry, pair), record
+        if record is not None and not (is_ambiguous and _precision_differs(record, entry)):
+            return _with_pair(entry, pair), record
     return None
 
 
 def match_training(entry: Entry, done: Mapping[str, Record]) -> "tuple[Entry, Path] | None":
-    """Return an entry under the training that a finished run is recorded with, and that run's folder, likewise.
+    """Return an entry with the training fingerprint of a finished run, and that run's folder; None without such a run.
 
-    done: by training.
+    done: by training fingerprint.
     """
-    for (_, training), unresolved in _pairs(entry):
+    for (_, training), is_ambiguous in _pairs(entry):
         record = done.get(training)
-        if record is not None and not (unresolved and _differs(record, entry)):
-            return _under(entry, (entry.job.fingerprint, training)), record.folder
+        if record is not None and not (is_ambiguous and _precision_differs(record, entry)):
+            return _with_pair(entry, (entry.job.fingerprint, training)), record.folder
     return None
 
 
 def _pairs(entry: Entry) -> Iterator[tuple[Pair, bool]]:
-    """Yield the pairs of an entry, and whether they had been hashed with an `auto` that could be two precisions."""
+    """Yield the fingerprints of an entry, and whether an earlier version hashed `auto` there for two precisions."""
     precision = None if "precision" in entry.job.ignores else entry.job.config["precision"]
     yield (entry.job.fingerprint, entry.job.training), precision == "fp32"
     if entry.earlier is not None:
         yield entry.earlier, precision == "bf16"
 
 
-def _under(entry: Entry, pair: Pair) -> Entry:
+def _with_pair(entry: Entry, pair: Pair) -> Entry:
     return replace(entry, job=replace(entry.job, fingerprint=pair[0], training=pair[1]))
 
 
-def _differs(record: Record, entry: Entry) -> bool:
-    """Return whether a run that was hashed with `auto` had another precision; where none is recorded, `auto` was bf16
-    on a GPU, but for full batches."""
+def _precision_differs(record: Record, entry: Entry) -> bool:
+    """Return whether a run that was hashed with `auto` had another precision.
+
+    Where none is recorded, `auto` was bf16 on a GPU, except for full batches.
+    """
     config = entry.job.config
     on_gpu = str(record.result.get("device")).startswith("cuda") and not config["optimizer"]["full_batch"]
-    known = record.result.get("precision") or PRECISIONS["bf16" if on_gpu else "fp32"]
-    return known != PRECISIONS[config["precision"]]
+    recorded = record.result.get("precision") or PRECISIONS["bf16" if on_gpu else "fp32"]
+    return recorded != PRECISIONS[config["precision"]]

@@ -1,6 +1,6 @@
-"""Folders of a command's runs: `hydra.sweep.dir`, the same for all, and `hydra.sweep.subdir`, each run's own below it.
+"""Folders of a command's runs: `hydra.sweep.dir` for all, `hydra.sweep.subdir` below it for each run.
 
-A lone run lies in `hydra.run.dir`.
+A single run is in `hydra.run.dir`.
 """
 
 import os
@@ -15,36 +15,37 @@ from runner.core.errors import ConfigError
 from runner.sweep.compose.compose import Composed, active_config
 
 REFERENCE = re.compile(r"(?<!\\)\$\{(?:oc\.select:)?((?:hydra:)?[A-Za-z_][\w.\[\]-]*)\}")  # to a key
-NESTED = 8  # levels of keys that stand for other keys
+NESTED = 8  # levels of references to other references
 LONGEST = 255  # bytes of a folder's name, on all usual file systems
 OWN = {"mean", "plan.json", "study.db", "results.csv", "results.parquet", "report.html"}  # names in a sweep's folder
 
 
 class FolderLayout:
-    """Where the runs of one command lie; what a resolver says of `hydra.sweep.dir` is asked once."""
+    """Folders of the runs of one command. Resolvers in `hydra.sweep.dir` are called once."""
 
     def __init__(self, lone: bool):
         self.lone = lone
         self._sweeps: dict[str, str] = {}  # text without references -> the folder
 
     def locate(self, composed: Composed, name: str, number: int, fingerprint: str) -> tuple[Path, Path]:
-        """Return the folders of the sweep and of its run that is called so. Raises `ConfigError`."""
-        text = _filled(composed, name, number, "sweep.dir")
+        """Return the folders of the sweep and of the run of that name. Raises `ConfigError`."""
+        text = _fill_references(composed, name, number, "sweep.dir")
         if text not in self._sweeps:
-            self._sweeps[text] = _resolved(composed, name, number, "sweep.dir", text)
+            self._sweeps[text] = _call_resolvers(composed, name, number, "sweep.dir", text)
         sweep = _folder("hydra.sweep.dir", self._sweeps[text])
         if not self.lone:
             return sweep, run_folder(composed, name, number, sweep)
-        text = _filled(composed, name, number, "run.dir")
-        run = _folder("hydra.run.dir", _resolved(composed, name, number, "run.dir", text))
-        if not run.name.endswith(fingerprint):  # one run alone has this folder
+        text = _fill_references(composed, name, number, "run.dir")
+        run = _folder("hydra.run.dir", _call_resolvers(composed, name, number, "run.dir", text))
+        if not run.name.endswith(fingerprint):  # a folder for this run only
             return run, run
         return sweep if sweep in run.parents else run.parent, run
 
 
 def run_folder(composed: Composed, name: str, number: int, sweep: Path) -> Path:
     """Return the folder of a sweep's run. Raises `ConfigError`."""
-    text = _resolved(composed, name, number, "sweep.subdir", _filled(composed, name, number, "sweep.subdir"))
+    text = _fill_references(composed, name, number, "sweep.subdir")
+    text = _call_resolvers(composed, name, number, "sweep.subdir", text)
     typed, path = f"hydra.sweep.subdir={composed.base.raw['sweep']['subdir']}", Path(os.path.normpath(text or "."))
     if path.is_absolute() or not path.parts or ".." in path.parts:
         raise ConfigError(f"{typed}: must name a folder below hydra.sweep.dir, one for each run")
@@ -57,7 +58,7 @@ def run_folder(composed: Composed, name: str, number: int, sweep: Path) -> Path:
 
 
 def check_one_folder(sweeps: Iterable[Path]) -> None:
-    """Raise `ConfigError` where the runs of one command would lie in several sweeps' folders."""
+    """Raise `ConfigError` if the runs of one command would be in several sweep folders."""
     different = list(dict.fromkeys(map(str, sweeps)))
     if len(different) > 1:
         raise ConfigError(
@@ -66,22 +67,22 @@ def check_one_folder(sweeps: Iterable[Path]) -> None:
         )
 
 
-def check_disjoint(sweep: Path, planned: Iterable[Path], there: Iterable[Path]) -> None:
-    """Raise `ConfigError` where a planned run would lie in another one's folder, or hold it, or where a file is."""
+def check_disjoint(sweep: Path, planned: Iterable[Path], existing: Iterable[Path]) -> None:
+    """Raise `ConfigError` if a planned run's folder would be inside another run's, contain one, or be a file."""
     planned = set(planned)
     for path in {path for folder in planned for path in (folder, *folder.parents) if sweep in path.parents}:
         if path.exists() and not path.is_dir():
             raise ConfigError(f"{path} is no folder, and a run would lie there; change hydra.sweep.subdir")
-    for folder in (every := planned | set(there)):
-        outer = next((parent for parent in folder.parents if parent in every), None)
+    for folder in (folders := planned | set(existing)):
+        outer = next((parent for parent in folder.parents if parent in folders), None)
         if outer is not None and planned & {folder, outer}:
             raise ConfigError(f"{folder} would lie in another run's folder, {outer}; change hydra.sweep.subdir")
 
 
-def _filled(composed: Composed, name: str, number: int, key: str) -> str:
-    """Return the text of a key of Hydra's, with the values of a run in place of references to keys.
+def _fill_references(composed: Composed, name: str, number: int, key: str) -> str:
+    """Return the text of one of Hydra's keys, with a run's values in place of references to keys.
 
-    What is left to resolve are calls of resolvers. Values are as OmegaConf writes them into a text.
+    Calls of resolvers remain. Values are formatted as OmegaConf does in a text.
     """
     raw, own = composed.base.raw, composed.hydra(name, number).own
 
@@ -89,20 +90,20 @@ def _filled(composed: Composed, name: str, number: int, key: str) -> str:
         path = match[1].replace("hydra:", "hydra.").replace("[", ".").replace("]", "").split(".")
         is_hydra = path[0] == "hydra"
         content = own.get(".".join(path[1:])) if is_hydra else None
-        content = _at(raw if is_hydra else composed.config, path[is_hydra:]) if content is None else content
+        content = _get_path(raw if is_hydra else composed.config, path[is_hydra:]) if content is None else content
         return match[0] if isinstance(content, dict) or content == "???" else str(content)
 
-    content = _at(raw, key.split("."))
+    content = _get_path(raw, key.split("."))
     text = "" if content in (None, "???") else str(content)
     for _ in range(NESTED):
-        text, before = REFERENCE.sub(value, text), text
-        if text == before:
+        text, previous = REFERENCE.sub(value, text), text
+        if text == previous:
             break
     return text
 
 
-def _at(node: Any, path: list[str]) -> Any:
-    """Return what a config has at a path; `???` where there is nothing."""
+def _get_path(node: Any, path: list[str]) -> Any:
+    """Return a config's value at a path; `???` where there is none."""
     for part in path:
         if isinstance(node, list) and part.isdecimal() and int(part) < len(node):
             node = node[int(part)]
@@ -113,8 +114,8 @@ def _at(node: Any, path: list[str]) -> Any:
     return node
 
 
-def _resolved(composed: Composed, name: str, number: int, key: str, text: str) -> str:
-    """Return a text in which resolvers have been called, as the value of that key of Hydra's."""
+def _call_resolvers(composed: Composed, name: str, number: int, key: str, text: str) -> str:
+    """Return the text of one of Hydra's keys with the results of its resolvers."""
     if "${" not in text:
         return text
     section, _, last = key.partition(".")
@@ -132,7 +133,7 @@ def _folder(key: str, text: str) -> Path:
         raise ConfigError(f"{key}: must name a folder")
     try:
         path = Path(os.path.normpath(Path(text).expanduser()))
-    except RuntimeError as error:  # of a user who is not there
+    except RuntimeError as error:  # `~USER` of an unknown user
         raise ConfigError(f"{key}={text}: {error}") from error
     _check_length(key, path)
     return path

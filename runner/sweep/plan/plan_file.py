@@ -1,8 +1,7 @@
-"""`plan.json`: what a sweep's commands planned, frozen before their first step.
+"""`plan.json`: the plans of a sweep's commands, written before their first step.
 
-It says of each run what it is called and its whole config (the first run's, and what each of the others changes), and
-how many threads it has, and its place among the runs that are trained with it: a run that is resumed keeps them,
-whatever the second command's workers.
+It has each run's name, config (the first run's, and the changes of the others), threads and slot. A resumed run keeps
+its threads and slot, whatever the workers of the second command, because its last digits depend on them.
 """
 
 import logging
@@ -22,81 +21,81 @@ log = logging.getLogger(__name__)
 
 
 def threads(folder: Path) -> dict[str, int]:
-    """Fingerprint -> threads, of all runs that were ever planned in a folder; the first plan counts."""
+    """Return fingerprint -> threads of all runs that a folder's plans have; the first plan counts."""
     return {run["fingerprint"]: run["threads"] for run in runs(folder)}
 
 
 def numbers(folder: Path) -> dict[str, int]:
-    """Fingerprint -> number, likewise."""
+    """Return fingerprint -> run number, of the same runs."""
     return {run["fingerprint"]: run["number"] for run in runs(folder) if run.get("number") is not None}
 
 
 def slots(folder: Path) -> dict[str, GroupSlot]:
-    """Fingerprint -> its place among the runs that it is trained with, likewise."""
-    told = {run["fingerprint"]: run["seat"] for run in runs(folder) if run.get("seat")}
-    return {fingerprint: (group, Slot(*seat)) for fingerprint, (group, *seat) in told.items()}
+    """Return fingerprint -> (group, slot) of the same runs."""
+    rows = {run["fingerprint"]: run["seat"] for run in runs(folder) if run.get("seat")}
+    return {fingerprint: (group, Slot(*fields)) for fingerprint, (group, *fields) in rows.items()}
 
 
 def write(plan: Plan) -> None:
-    """Adds a plan to the folder's; one of the same command and runs takes the place of the earlier one.
+    """Add a plan to the folder's file; it replaces an earlier plan of the same command and runs.
 
-    Numbers that another command has given to its runs meanwhile are not given again.
+    Run numbers that another command has taken meanwhile are not used again.
     """
     with FileLock(plan.folder / lock.GUARD):
-        begun = plan.done.keys() | plan.left.keys()
-        own = {entry.job.fingerprint: entry.job.number for entry in plan.entries if entry.job.fingerprint in begun}
+        started = plan.done.keys() | plan.left.keys()
+        own = {entry.job.fingerprint: entry.job.number for entry in plan.entries if entry.job.fingerprint in started}
         assign_numbers(plan.entries, numbers(plan.folder) | own)
-        write_json(plan.folder / PLAN, {"plans": [*_others(plan), _described(plan)]}, durable=False)
+        write_json(plan.folder / PLAN, {"plans": [*_other_plans(plan), _to_json(plan)]}, durable=False)
 
 
-def _described(plan: Plan) -> dict[str, Any]:
-    """Return what the file says of a plan."""
-    runs = [entry.job for entry in plan.entries]
-    base = flat(runs[0].config)
+def _to_json(plan: Plan) -> dict[str, Any]:
+    """Return a plan as the file has it."""
+    jobs = [entry.job for entry in plan.entries]
+    base = flat(jobs[0].config)
     return {
-        "command": runs[0].command,
+        "command": jobs[0].command,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config": runs[0].config,
+        "config": jobs[0].config,
         "runs": [
             {
                 "run": job.run,
                 "fingerprint": job.fingerprint,
                 "number": job.number,
                 "threads": job.threads,
-                "seat": _flat(plan.slots.get(job.fingerprint)),
+                "seat": _flatten(plan.slots.get(job.fingerprint)),
                 "swept": job.swept,
                 "changes": changes(base, flat(job.config)),
             }
-            for job in runs
+            for job in jobs
         ],
     }
 
 
-def _flat(place: GroupSlot | None) -> list[Any] | None:
-    """The group, and the numbers of the seat."""
-    return None if place is None else [place[0], *place[1]]
+def _flatten(group_slot: GroupSlot | None) -> list[Any] | None:
+    """Return [group, row, count, common]."""
+    return None if group_slot is None else [group_slot[0], *group_slot[1]]
 
 
 def withdraw(plan: Plan) -> None:
-    """Takes a plan out of the folder's, of which nothing has begun."""
+    """Remove a plan, of which no run has started, from the folder's file."""
     with FileLock(plan.folder / lock.GUARD):
-        if others := _others(plan):
-            write_json(plan.folder / PLAN, {"plans": others}, durable=False)
+        if plans := _other_plans(plan):
+            write_json(plan.folder / PLAN, {"plans": plans}, durable=False)
         else:
             (plan.folder / PLAN).unlink()
 
 
-def _others(plan: Plan) -> list[dict[str, Any]]:
-    """The plans of a folder that are of another command, or of other runs."""
-    command, names = plan.entries[0].job.command, {entry.job.fingerprint for entry in plan.entries}
+def _other_plans(plan: Plan) -> list[dict[str, Any]]:
+    """Return the folder's plans of another command or of other runs."""
+    command, fingerprints = plan.entries[0].job.command, {entry.job.fingerprint for entry in plan.entries}
     return [
         other
         for other in read(plan.folder)
-        if other["command"] != command or {run["fingerprint"] for run in other["runs"]} != names
+        if other["command"] != command or {run["fingerprint"] for run in other["runs"]} != fingerprints
     ]
 
 
 def changes(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Dotted keys that another config has otherwise; None where it has not."""
+    """Return the dotted keys of `own` that differ from `base`, with their values; None for a missing key."""
     changed = {key: value for key, value in own.items() if key not in base or base[key] != value}
     return changed | dict.fromkeys(sorted(base.keys() - own.keys()))

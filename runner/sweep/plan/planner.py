@@ -1,4 +1,4 @@
-"""From what was typed to a list of checked runs. Everything is composed and checked before anything starts."""
+"""Planner: composes and checks all runs of a command before the first one starts."""
 
 import json
 from collections import Counter
@@ -36,7 +36,7 @@ from runner.train.precision import resolved
 
 
 class Planner:
-    """Composes and checks combinations; a search may ask it for one at a time."""
+    """Composer and checker of combinations, one at a time; a search uses it as well."""
 
     def __init__(self, composer: Composer, resources: Resources, lone: bool):
         self.composer, self.resources, self.lone = composer, resources, lone
@@ -45,19 +45,19 @@ class Planner:
         self._tasks: dict[str, Task] = {}
 
     def _task(self, config: dict[str, Any]) -> Task:
-        """Made once for all combinations that have the same."""
+        """Return the task of a config; equal tasks are built once."""
         key = json.dumps([config["task"], config["trust"]], sort_keys=True)
         if key not in self._tasks:
             self._tasks[key] = self.resources.task(config)
         return self._tasks[key]
 
     def entry(self, overrides: list[str], swept: dict[str, Any], line: str, number: int) -> Entry:
-        """A checked combination, and the run of that number; `line`: the command. Raises `ConfigError`."""
+        """Return a checked combination as the run of that number; `line`: the command. Raises `ConfigError`."""
         composed = self.composer.compose(overrides, number)
         config = check(composed.config)
         overrides, swept = resolve_interpolations(overrides, swept, config, composed.choices)
         task = self._task(config)
-        if unused := [word for word in overrides if _part(word, task.refuses)]:
+        if unused := [word for word in overrides if _sets_any(word, task.refuses)]:
             raise ConfigError(f"{', '.join(unused)}: this task has no use for it; leave it out")
         if config["cuda_graph"] is True and not task.replays:
             raise ConfigError("cuda_graph=true: only the steps of task=train are replayed; leave it out")
@@ -65,13 +65,13 @@ class Planner:
         config = resolved(config, task.device(config))
         facts = task.preflight(self.resources, config)
         origins = [asdict(origin) for origin in facts.origins]
-        revised = applying(config, facts.channels, task.ignores, origins)
-        own = own_code(config, task.ignores, origins)
-        identity = config, facts.identity, task.ignores, revised, own
+        revisions = applying(config, facts.channels, task.ignores, origins)
+        code = own_code(config, task.ignores, origins)
+        identity = config, facts.identity, task.ignores, revisions, code
         fingerprint, training = fingerprints(*identity)
-        first = sorted(overrides, key=lambda word: word.partition("=")[0].lstrip("+") not in swept)
-        called = f"{slug(first)}-{fingerprint}"
-        sweep, folder = self._layout.locate(composed, called, number, fingerprint)
+        swept_first = sorted(overrides, key=lambda word: word.partition("=")[0].lstrip("+") not in swept)
+        name = f"{slug(swept_first)}-{fingerprint}"
+        sweep, folder = self._layout.locate(composed, name, number, fingerprint)
         job = Job(
             folder=folder,
             config=config,
@@ -83,22 +83,22 @@ class Planner:
             command=line,
             threads=threads(config, facts.flops, 1),
             columns=task.columns,
-            revisions=revised,
-            code=own,
+            revisions=revisions,
+            code=code,
             ignores=tuple(sorted(task.ignores)),
             origins=facts.origins,
             sweep=sweep,
             number=None if self.lone else number,
-            files=run_files(*composed.outputs(called, number)),
+            files=run_files(*composed.outputs(name, number)),
         )
         program = grouping.program_key(config, facts) if task.fuses else ""
-        return Entry(job, facts, composed, called, program, earlier(*identity))
+        return Entry(job, facts, composed, name, program, earlier(*identity))
 
 
-def _part(word: str, parts: frozenset[str]) -> bool:
-    """Whether a typed word sets one of these parts of the config, or something in it."""
+def _sets_any(word: str, sections: frozenset[str]) -> bool:
+    """Return whether an override sets one of these sections of the config, or a key in it."""
     key = word.partition("=")[0].lstrip("+~")
-    return any(key == part or key.startswith(f"{part}.") for part in parts)
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
 
 
 def make_plan(
@@ -106,18 +106,20 @@ def make_plan(
     arguments: list[str],
     multirun: bool,
     resources: Resources,
-    watch: Callable[[int, int], None] = lambda done, all: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Plan:
-    """Plans a command. Raises `ConfigError` with all complaints about all combinations; a dry run's plan keeps them,
-    where some can run."""
+    """Compose and check all combinations of a command; return their plan.
+
+    Raises `ConfigError` with all errors of all combinations. A dry run in which some can run keeps them in its plan.
+    """
     master, loader = composer.master, composer.loader
     typed = parse(loader, arguments)
     check_overrides(typed, loader)
-    brought = load_products(master, loader, typed)
+    products = load_products(master, loader, typed)
     if not multirun:
-        check_single_run(typed, brought)
+        check_single_run(typed, products)
     planner = Planner(composer, resources, lone=not multirun)
-    requested = combinations(loader, typed, brought)
+    requested = combinations(loader, typed, products)
     if multirun and len(requested) == 1:
         raise ConfigError(
             "-m without a key of several values (a list is one value): type KEY=A,B or sweep.repeat=N, or leave -m out"
@@ -132,7 +134,7 @@ def make_plan(
         interruption.check()
         words = [f"{key}={text}" for key, text in pairs]
         swept = {key.lstrip("+"): parse_value(key, text) for key, text in pairs if key in varying or not multirun}
-        swept = {key: found for key, found in swept.items() if key not in ("name", "dry_run", "rerun", "trust")}
+        swept = {key: content for key, content in swept.items() if key not in ("name", "dry_run", "rerun", "trust")}
         label = " ".join(f"{key}={text}" for key, text in pairs if key in varying)
         try:
             entry = planner.entry(words, swept, line, len(entries))
@@ -144,28 +146,28 @@ def make_plan(
         else:
             duplicates += entry.job.fingerprint in entries
             entries.setdefault(entry.job.fingerprint, entry)
-        watch(i + 1, len(kept))
+        on_progress(i + 1, len(kept))
     if refused and not (entries and master.dry_run):
         raise ConfigError(format_refusal(refused, len(kept)))
-    plan = _with_ledger(list(entries.values()), duplicates, not multirun, resources)
-    plan.refused, plan.requested, plan.probe = refused, len(kept), sweep_keys(brought[0].config, typed).probe
+    plan = _match_folders(list(entries.values()), duplicates, not multirun, resources)
+    plan.refused, plan.requested, plan.probe = refused, len(kept), sweep_keys(products[0].config, typed).probe
     return plan
 
 
 def format_refusal(complaints: dict[str, list[str]], count: int) -> str:
-    """Every complaint once, with the combinations that it is about."""
+    """Return every error once, with its combinations."""
     if all(len(labels) == count for labels in complaints.values()):
         return "; ".join(complaints)
-    bad = len({label for labels in complaints.values() for label in labels})
-    lines = [f"{bad} of {count} combinations cannot run; nothing was started:"]
+    invalid = len({label for labels in complaints.values() for label in labels})
+    lines = [f"{invalid} of {count} combinations cannot run; nothing was started:"]
     for line, labels in complaints.items():
         where = "all" if len(labels) == count else few(labels, 3, "; ", "; ")
         lines.append(f"  {line}  [{where}]")
     return "\n".join(lines)
 
 
-def _with_ledger(entries: list[Entry], duplicates: int, lone: bool, resources: Resources) -> Plan:
-    """The plan, its runs matched with the folders that are there."""
+def _match_folders(entries: list[Entry], duplicates: int, lone: bool, resources: Resources) -> Plan:
+    """Return the plan of checked runs, matched with existing run folders. Raises `ConfigError` for occupied folders."""
     first = entries[0]
     check_one_folder(entry.job.sweep for entry in entries)
     sweep = first.job.sweep
@@ -173,16 +175,16 @@ def _with_ledger(entries: list[Entry], duplicates: int, lone: bool, resources: R
     check_writable(sweep)
     rerun = first.job.config["rerun"]
     plan = Plan(entries, sweep, lone, rerun, resources, duplicates=duplicates)
-    known = _known(first, sweep, own_folder, rerun)
+    known = _read_records(first, sweep, own_folder, rerun)
     trained = {} if own_folder else {r.result["training"]: r for r in known.values() if r.status == "done"}
-    there: dict[str, Record] = {}  # by fingerprint
+    matched: dict[str, Record] = {}  # by fingerprint
     for i, entry in enumerate(entries):
         if finished := match_training(entry, trained):
             entry, folder = finished
             plan.trained[entry.job.training] = folder
-        if matched := match(entry, known):
-            entry, record = matched
-            there[entry.job.fingerprint] = record
+        if result := match(entry, known):
+            entry, record = result
+            matched[entry.job.fingerprint] = record
         entries[i] = entry
     if not lone:
         assign_numbers(
@@ -195,17 +197,17 @@ def _with_ledger(entries: list[Entry], duplicates: int, lone: bool, resources: R
         if not holds_result(entry.job.folder):
             check_run_folder(entry.job.folder, entry.job.fingerprint, entry.job.files)
     for i, entry in enumerate(entries):
-        record = there.get(entry.job.fingerprint)
+        record = matched.get(entry.job.fingerprint)
         if record is None:
-            other = None if rerun or own_folder else read(entry.job.folder)
-            if other is not None:
+            occupant = None if rerun or own_folder else read(entry.job.folder)
+            if occupant is not None:
                 raise ConfigError(
-                    f"{other.folder} holds another run: choose another folder, or rerun=true to replace it"
+                    f"{occupant.folder} holds another run: choose another folder, or rerun=true to replace it"
                 )
             continue
         entries[i] = in_folder(entry, record.folder)
-        kept = plan.done if record.status in FINISHED and not rerun else plan.left
-        kept[entry.job.fingerprint] = record
+        records = plan.done if record.status in FINISHED and not rerun else plan.left
+        records[entry.job.fingerprint] = record
     new = [entry.job.folder for entry in plan.entries if entry.job.fingerprint not in known]
     check_disjoint(sweep, new, (record.folder for record in known.values()))
     for entry in plan.todo:
@@ -213,8 +215,8 @@ def _with_ledger(entries: list[Entry], duplicates: int, lone: bool, resources: R
     return plan
 
 
-def _known(first: Entry, sweep: Path, own_folder: bool, rerun: bool) -> dict[str, Record]:
-    """Return the runs that are there, by fingerprint. Raises `ConfigError` where a folder for one run holds another."""
+def _read_records(first: Entry, sweep: Path, own_folder: bool, rerun: bool) -> dict[str, Record]:
+    """Return the records in the folder, by fingerprint. Raises `ConfigError` if a folder for one run holds another."""
     if not own_folder:
         return by_fingerprint(sweep)
     record = read(sweep)

@@ -1,4 +1,4 @@
-"""What a run costs, measured: a few steps of its training and a part of its validation, nothing of it kept."""
+"""Probe: times a few training steps and a part of a validation, to estimate a run's cost. It writes no files."""
 
 import functools
 import itertools
@@ -30,33 +30,33 @@ from runner.task.resources import Resources
 from runner.train.loop import step
 from runner.train.state import TrainState
 
-WARM = 2  # steps before the clock runs: allocations, kernels chosen at first use
-STEPS = 20  # at most, and seconds after which no further one begins
-SECONDS = 0.4
-IMAGES = 1024  # of a validation
+WARM = 2  # steps before timing, for allocations and the choice of kernels
+STEPS = 20  # most timed steps
+SECONDS = 0.4  # of timed steps; after them no further step starts
+IMAGES = 1024  # most images of a validation
 LARGEST = {"cpu": 5e10, "mps": 1e12, "cuda": 1e13}  # operations of a step; a larger one is measured on fewer images
-LOOKS = 25  # at the loss, in one step of a full-batch optimizer
-BACKWARD = 2  # forward passes that a backward pass costs
+EVALUATIONS = 25  # of the loss in one step of a full-batch optimizer
+BACKWARD = 2  # cost of a backward pass, in forward passes
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds and sizes of a program."""
+    """Measured times and sizes of a program."""
 
     step: float  # seconds of a training step
-    flops: float  # floating-point operations of a training step; 0: they could not be counted
+    flops: float  # floating-point operations of a training step; 0: not countable
     validated: float  # seconds for one image of a validation
-    tested: float  # seconds for one image of the evaluation at the end
+    tested: float  # seconds for one image of the final evaluation
     built: float  # seconds until the first step
-    frozen: float  # seconds for one image of the frozen stages' answers, computed once for many runs; 0: no cache
-    views: int  # of each training image, which the cache keeps
-    memory: float  # mebibytes at the peak: the process's, or the GPU's
+    frozen: float  # seconds for one image's features of frozen stages, computed once for many runs; 0: no cache
+    views: int  # cached augmentations of each training image
+    memory: float  # peak of the process or the GPU, in mebibytes
     state: int  # bytes of a checkpoint
-    part: float  # of a batch that a measured step had
+    part: float  # measured fraction of the batch
 
 
-class Brief(TrainState):
-    """A run without epochs: its batches are of images drawn anew for each step."""
+class ProbeState(TrainState):
+    """Train state without epochs: each step draws its batch anew."""
 
     def _order(self) -> Tensor:
         images, device = len(self.train_split), self.train_split.device
@@ -66,17 +66,17 @@ class Brief(TrainState):
         return torch.randint(images, (WARM + STEPS, self.batch_size), generator=draws).to(device)
 
 
-class InMemory(FeatureCache):
-    """The frozen stages' answers, for the probe alone: in no file."""
+class InMemoryFeatures(FeatureCache):
+    """Features of frozen stages in memory only, so that a probe writes no file."""
 
     def _cache(self) -> Cache:
         return Cache(None)
 
 
 def probe(resources: Resources, config: dict[str, Any], facts: Facts, threads: int) -> Timings:
-    """Trains a checked combination for a moment, on this process's device and with so many threads; writes nothing.
+    """Train a checked combination for a few steps on its device; return the timings.
 
-    Raises whatever the run itself would raise in its first steps.
+    threads: of the CPU. Raises any error of the run's first steps.
     """
     device = check_device(config)
     memory.reset(device)
@@ -85,69 +85,80 @@ def probe(resources: Resources, config: dict[str, Any], facts: Facts, threads: i
 
 
 def _probe(resources: Resources, config: dict[str, Any], facts: Facts, device: torch.device) -> Timings:
-    before, began = memory.peak(device), time.perf_counter()
-    config, part = _smaller(config, facts, device)
+    before, start = memory.peak(device), time.perf_counter()
+    config, part = _reduce_batch(config, facts, device)
     whole = resources.splits(config, device)
     count = max(2, min(IMAGES, int(LARGEST[device.type] / max(1, facts.flops))))
     images = round(facts.train_size * part) if config["optimizer"]["full_batch"] else max(count, config["batch_size"])
-    judged = _first(whole.val or whole.train, count)
-    splits = replace(whole, train=_first(whole.train, images), val=judged, test=judged)
+    eval_split = _first(whole.val or whole.train, count)
+    splits = replace(whole, train=_first(whole.train, images), val=eval_split, test=eval_split)
     noise = generator(config["seed"], "noise", device)
     parts = resources.parts(config, whole, device, noise)
     parts = replace(parts, splits=splits, timeline=Timeline(parts.timeline.steps, 1 << 60))
-    run = Brief(config, parts, device, noise)
-    frozen = _serve(run)
+    run = ProbeState(config, parts, device, noise)
+    frozen = _use_features(run)
     run.train_mode()
     _step(run)
     wait(device)
-    built = time.perf_counter() - began
-    flops = _flops(run)
+    built = time.perf_counter() - start
+    flops = _count_flops(run)
     step = _mean_seconds(functools.partial(_step, run), device, WARM + STEPS - run.progress.step)
     _, first = timed(run.measure, device)
     validated = first if first > SECONDS else timed(run.measure, device)[1]
     evaluation = parts.evaluation
     evaluation.begin(run.pipeline, generator(config["seed"], "evaluation", device))
     members = [run.ensemble.watched(run).eval()]
-    asked = (judged, run.normalize, run.autocast, run.batch_size, run.num_classes, evaluation, run.ensemble.average)
-    _, tested = timed(lambda: examine(members, *asked), device)
+    arguments = (
+        eval_split,
+        run.normalize,
+        run.autocast,
+        run.batch_size,
+        run.num_classes,
+        evaluation,
+        run.ensemble.average,
+    )
+    _, tested = timed(lambda: examine(members, *args), device)
     peak = memory.peak(device)
     return Timings(
         step=step / part,
         flops=flops / part,
-        validated=validated / len(judged),
-        tested=tested / len(judged),
+        validated=validated / len(eval_split),
+        tested=tested / len(eval_split),
         built=built,
         frozen=frozen,
         views=count_variants(run.pipeline) if frozen else 1,
         memory=peak if frozen else before + (peak - before) / part,
-        state=_state(run),
+        state=_checkpoint_bytes(run),
         part=part,
     )
 
 
-def _smaller(config: dict[str, Any], facts: Facts, device: torch.device) -> tuple[dict[str, Any], float]:
-    """The config with a batch that can be measured, and which part of the batch that is."""
+def _reduce_batch(config: dict[str, Any], facts: Facts, device: torch.device) -> tuple[dict[str, Any], float]:
+    """Return the config with a batch small enough to measure, and the fraction of the whole batch."""
     if config["optimizer"]["full_batch"]:
-        size, looks = facts.train_size, LOOKS
+        size, evaluations = facts.train_size, EVALUATIONS
     else:
-        size, looks = config["batch_size"], 1
-    most = int(LARGEST[device.type] / max(1, facts.flops * (1 + BACKWARD) * looks))
+        size, evaluations = config["batch_size"], 1
+    most = int(LARGEST[device.type] / max(1, facts.flops * (1 + BACKWARD) * evaluations))
     images = max(min(size, most), min(size, 2 * config["accumulate"]))
-    quiet = config | {"compile": False, "log": config["log"] | {"every": 1 << 60}}  # compiling takes longer than all
-    return quiet | {"batch_size": min(images, config["batch_size"])}, images / size
+    config = config | {
+        "compile": False,
+        "log": config["log"] | {"every": 1 << 60},
+    }  # compiling takes too long
+    return config | {"batch_size": min(images, config["batch_size"])}, images / size
 
 
 def _first(split: Split, count: int) -> Split:
     return split.select(torch.arange(min(count, len(split)), device=split.labels.device))
 
 
-def _serve(run: TrainState) -> float:
-    """Has the run train on the frozen stages' answers where it would; seconds that they take for one image."""
+def _use_features(run: TrainState) -> float:
+    """Let the run train on cached features of frozen stages, if it would; return their seconds for one image."""
     if run.transfer.cache is False:
         return 0.0
     splits = run.parts.splits
     try:
-        features = InMemory(run, splits, Store())
+        features = InMemoryFeatures(run, splits, Store())
     except Declined:
         return 0.0
     run.use(features)
@@ -159,28 +170,28 @@ def _step(run: TrainState) -> None:
     step([run], EagerProgram())
 
 
-def _flops(run: TrainState) -> float:
+def _count_flops(run: TrainState) -> float:
     with flop_counter() as counter:
         _step(run)
     return float(counter.get_total_flops())
 
 
 def _mean_seconds(work: Callable[[], None], device: torch.device, most: int) -> float:
-    """Of a call, over as many as fit."""
-    taken: list[float] = []
-    while len(taken) < most and sum(taken) < SECONDS:
-        taken.append(timed(work, device)[1])
-    return sum(taken) / len(taken)
+    """Return the mean duration of a call, over at most `most` calls in `SECONDS`."""
+    durations: list[float] = []
+    while len(durations) < most and sum(durations) < SECONDS:
+        durations.append(timed(work, device)[1])
+    return sum(durations) / len(durations)
 
 
-def _state(run: TrainState) -> int:
-    """Bytes of what a checkpoint keeps; the best weights beside the last."""
+def _checkpoint_bytes(run: TrainState) -> int:
+    """Return the bytes of a checkpoint: the train state, and the best weights where they are kept."""
     state = run.state_dict()
-    for key in ("meter", "probe"):  # between two lines of metrics alone, and small
+    for key in ("meter", "probe"):  # only there between two lines of metrics, and small
         state.pop(key, None)
-    kept = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _tensors(state)}
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _tensors(state)}
     weights = _tensors(run.ensemble.watched(run).state_dict()) if run.selection.keeps_best else ()
-    return sum(kept.values()) + sum(tensor.nbytes for tensor in weights)
+    return sum(storages.values()) + sum(tensor.nbytes for tensor in weights)
 
 
 def _tensors(node: Any) -> Iterator[Tensor]:
