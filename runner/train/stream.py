@@ -58,7 +58,7 @@ class Stream(Attributes):
         images, labels = next(self.train_split.batches(rows))
         return self.augment(images, labels, generator(self.config["seed"], "preview", self.device))
 
-    def entering(self, count: int) -> Tensor:
+    def first_inputs(self, count: int) -> Tensor:
         """Return the network's input for the first `count` training images: features where they are cached."""
         images = self.preview(count).images
         return images if self.features is None else self.features.enter(images)

@@ -90,7 +90,7 @@ class Passes:
         name = type(self.runs[0].model).__name__
         way = "torch.func.vmap" if mapped else "networks side by side in the channels"
         seen = self.runs[:1] if self._shared else self.runs
-        images = [run.entering(min(run.batch_size, 8)) for run in seen] * (len(self.runs) // len(seen))
+        images = [run.first_inputs(min(run.batch_size, 8)) for run in seen] * (len(self.runs) // len(seen))
         self.takes_once = self._try_once(images[0])
         for run in self.runs:
             run.train_mode()
