@@ -20,7 +20,7 @@ from runner.core.listener import Listener
 from runner.store import lock
 from runner.sweep import __main__ as command
 from runner.sweep.plan import plan_file
-from runner.sweep.run.executor import Ended, Executor
+from runner.sweep.run.executor import Executor, Outcome
 from runner.sweep.workers import forkserver as server
 from runner.sweep.workers import processes
 from runner.sweep.workers.processes import Processes, packed
@@ -256,7 +256,7 @@ def test_a_run_that_another_process_does_is_waited_for(cli, ends):
     assert again["status"] == "done" and (again["started"] == result["started"]) == ends
 
 
-# -- what a crew cannot do ------------------------------------------------------------------------------------------
+# -- what an executor cannot do ------------------------------------------------------------------------------------
 
 
 class Poor(Executor):
@@ -274,7 +274,7 @@ class Poor(Executor):
         given, self._given = self._given, []
         self.tries.append([work.job.swept["seed"] for work in given])
         if len(given) > 1:
-            return [Ended(work, lost="killed", memory=True) for work in given]
+            return [Outcome(work, lost="killed", memory=True) for work in given]
         for work in given:
             self.inner.submit(work)
         return self.inner.wait(seconds)
@@ -284,8 +284,8 @@ def test_what_lacks_memory_beside_others_is_tried_alone(cli, monkeypatch):
     """Both fail side by side; then each is done alone."""
     from runner.sweep.workers.local import Local
 
-    tries, real = [], Local.crew
-    monkeypatch.setattr(Local, "crew", lambda self, plan, display: Poor(real(self, plan, display), tries))
+    tries, real = [], Local.make_executor
+    monkeypatch.setattr(Local, "make_executor", lambda self, plan, display: Poor(real(self, plan, display), tries))
     words = ("-m", "model=mlp", "seed=0,1", "epochs=1", "log.images=0", "hydra.launcher.workers=0")
     assert cli(*words)[0] == 0
     assert tries == [[0, 1], [0], [1]]

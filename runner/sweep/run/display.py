@@ -1,4 +1,4 @@
-"""What a person sees: the plan, the live display (plain lines where there is no terminal), the table at the end."""
+"""Terminal output of a plan: progress bars (plain lines without a terminal) and the final table."""
 
 import contextlib
 import time
@@ -27,7 +27,7 @@ NOT_STARTED = {"status": "not started", "reason": None, "resumes": "", "val_accu
 
 @contextlib.contextmanager
 def planning() -> Iterator[Callable[[int, int], None]]:
-    """A bar while a large plan is made, on a terminal."""
+    """Show a progress bar while a plan is made. Yields a callback `(done, count)`."""
     out = console()
     if not out.is_terminal:
         yield lambda done, count: None
@@ -43,39 +43,41 @@ def planning() -> Iterator[Callable[[int, int], None]]:
         yield lambda done, count: bar.update(task, completed=done, total=count)
 
 
-def twice(plan: Plan) -> str:
-    """What a plan's duplicates are worth saying."""
+def describe_duplicates(plan: Plan) -> str:
+    """Return a clause on combinations that were typed twice; empty if there are none."""
     return f", {plan.duplicates} typed twice and run once" if plan.duplicates else ""
 
 
 class Display(Listener):
-    """One live display of a plan; plain lines where standard output is no terminal."""
+    """Live display of a plan; plain lines if standard output is not a terminal."""
 
     def __init__(self, plan: Plan, count: int | None = None):
-        """`count`: runs to come, where the plan does not hold them yet."""
+        """`count`: number of runs to come, if the plan does not hold them yet."""
         self.plan, self.out = plan, console()
         self.count, self.ended = len(plan.todo) if count is None else count, 0
         self.columns = plan.resources.task(plan.entries[0].job.config).columns
         self.report: Path | None = None
         self._bests: dict[str, tuple[float, str]] = {}  # combination -> its best run
-        self._lost: set[str] = set()  # combinations with a run that did not finish: what is left may be luck
+        self._unfinished: set[str] = set()  # combinations with an unfinished run: their best may be luck
         self.started = time.monotonic()
-        self._shown = Progress(
+        self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             TextColumn("{task.fields[words]}", markup=False),
             TimeRemainingColumn(),
             console=self.out,
         )
-        self._all = self._shown.add_task("sweep" if self.count > 1 else "run", total=max(self.count, 1), words="")
-        self._each: dict[str, TaskID] = {}  # fingerprint -> the line of a run that is under way
-        self._live = Live(Group(self._shown), console=self.out, transient=True, refresh_per_second=4)
+        self._total_bar = self._bars.add_task("sweep" if self.count > 1 else "run", total=max(self.count, 1), words="")
+        self._run_bars: dict[str, TaskID] = {}  # fingerprint -> progress bar of a run under way
+        self._live = Live(Group(self._bars), console=self.out, transient=True, refresh_per_second=4)
         self._last_line = self._watched = 0.0
 
     def __enter__(self) -> "Display":
         plan = self.plan
         if plan.done:
-            self.out.print(f"{len(plan.done)} of {counted(len(plan.entries), 'run')} done already" + twice(plan))
+            self.out.print(
+                f"{len(plan.done)} of {counted(len(plan.entries), 'run')} done already" + describe_duplicates(plan)
+            )
         elif plan.duplicates:
             self.out.print(f"{counted(plan.duplicates, 'combination')} typed twice and run once")
         self._begin()
@@ -95,50 +97,50 @@ class Display(Listener):
             self.summary()
 
     def begin(self, entry: Entry) -> None:
-        """A run starts."""
+        """Show that a run starts."""
         self._last_line = time.monotonic()
         if self.plan.lone:
             if not self.out.is_terminal:
                 facts = entry.facts
                 words = f"{entry.label}: {facts.parameters:,} parameters, {facts.train_size:,} training images"
                 self.out.print(words, soft_wrap=True)
-        elif entry.job.fingerprint not in self._each:
-            self._each[entry.job.fingerprint] = self._shown.add_task(entry.label[:60], total=1, words="")
+        elif entry.job.fingerprint not in self._run_bars:
+            self._run_bars[entry.job.fingerprint] = self._bars.add_task(entry.label[:60], total=1, words="")
             self._current = entry
 
     def progress(self, step: int, steps: int, numbers: dict[str, float]) -> None:
-        """The run of this process got on."""
-        words = _words(numbers)
+        """Show the progress of the run in this process."""
+        words = _epoch_text(numbers)
         if not self.plan.lone:
             self._advance(self._current, step, steps, words)
-            self._sum_up(step / steps)
+            self._update_total(step / steps)
             return
-        if words and not self.out.is_terminal and self._due(step, steps):
+        if words and not self.out.is_terminal and self._is_due(step, steps):
             self.out.print(words, soft_wrap=True)
-        self._shown.update(self._all, completed=step / steps, **({"words": words} if words else {}))
+        self._bars.update(self._total_bar, completed=step / steps, **({"words": words} if words else {}))
 
     def watch(self, entries: list[Entry]) -> None:
-        """Runs of other processes are under way: how far they are stands in their locks."""
+        """Show the progress of runs in other processes, read from their lock files."""
         if not self._live.is_started or time.monotonic() - self._watched < 0.5:
             return
         self._watched, share = time.monotonic(), 0.0
         for entry in entries:
-            said = lock.read(entry.job.folder)
-            if said is not None and said.get("steps"):
-                self._advance(entry, said["step"], said["steps"], _words(said.get("numbers", {})))
-                share += said["step"] / said["steps"]
-        self._sum_up(share)
+            state = lock.read(entry.job.folder)
+            if state is not None and state.get("steps"):
+                self._advance(entry, state["step"], state["steps"], _epoch_text(state.get("numbers", {})))
+                share += state["step"] / state["steps"]
+        self._update_total(share)
 
     def _advance(self, entry: Entry, step: int, steps: int, words: str) -> None:
-        self._shown.update(
-            self._each[entry.job.fingerprint], total=steps, completed=step, **({"words": words} if words else {})
+        self._bars.update(
+            self._run_bars[entry.job.fingerprint], total=steps, completed=step, **({"words": words} if words else {})
         )
 
-    def _sum_up(self, share: float) -> None:
-        self._shown.update(self._all, completed=self.ended + share, words=self._best())
+    def _update_total(self, share: float) -> None:
+        self._bars.update(self._total_bar, completed=self.ended + share, words=self._total_text())
 
-    def _due(self, step: int, steps: int) -> bool:
-        """Whether a plain line is due: every second at most, and at the end."""
+    def _is_due(self, step: int, steps: int) -> bool:
+        """Return True if a plain line is due: once a second at most, and at the last step."""
         now = time.monotonic()
         if now - self._last_line < 1 and step < steps:
             return False
@@ -146,13 +148,13 @@ class Display(Listener):
         return True
 
     def end(self, entry: Entry) -> None:
-        """A run ended."""
+        """Show that a run ended."""
         self.ended += 1
         result = self.plan.displayed_result(entry) or NOT_STARTED
-        self._rank(entry, result)
-        if (line := self._each.pop(entry.job.fingerprint, None)) is not None:
-            self._shown.remove_task(line)
-        self._sum_up(0.0)
+        self._update_best(entry, result)
+        if (bar := self._run_bars.pop(entry.job.fingerprint, None)) is not None:
+            self._bars.remove_task(bar)
+        self._update_total(0.0)
         words = outcome(result, self.columns)
         if self.plan.lone:
             return
@@ -162,32 +164,32 @@ class Display(Listener):
             soft_wrap=True,
         )
 
-    def _rank(self, entry: Entry, result: dict[str, Any]) -> None:
-        """Keep the run as its combination's best, or mark the combination as one that cannot lead."""
+    def _update_best(self, entry: Entry, result: dict[str, Any]) -> None:
+        """Record the run if it is its combination's best; mark the combination as unfinished if the run failed."""
         combination = str({key: value for key, value in entry.job.swept.items() if key != "seed"})
-        worth = self.worth(result)
+        score = self.score(result)
         if result["status"] != "done":
-            self._lost.add(combination)
-        elif worth is not None and (combination not in self._bests or worth[0] > self._bests[combination][0]):
-            self._bests[combination] = worth[0], f"{worth[1]} ({entry.label})"
+            self._unfinished.add(combination)
+        elif score is not None and (combination not in self._bests or score[0] > self._bests[combination][0]):
+            self._bests[combination] = score[0], f"{score[1]} ({entry.label})"
 
     @property
     def best(self) -> tuple[float, str] | None:
-        """The best run so far, of the combinations all of whose runs have ended well, and in words."""
-        whole = [best for combination, best in self._bests.items() if combination not in self._lost]
-        return max(whole, key=lambda best: best[0], default=None)
+        """Best score so far and its text, among combinations without unfinished runs."""
+        bests = [best for combination, best in self._bests.items() if combination not in self._unfinished]
+        return max(bests, key=lambda best: best[0], default=None)
 
-    def _best(self) -> str:
+    def _total_text(self) -> str:
         runs = f"{self.ended}/{counted(self.count, 'run')}"
         return runs if self.best is None else f"{runs}, best {self.best[1]}"
 
-    def worth(self, result: dict[str, Any]) -> tuple[float, str] | None:
-        """How good a run is (the larger, the better), and in words; None where it gave no answer."""
+    def score(self, result: dict[str, Any]) -> tuple[float, str] | None:
+        """Return a run's score (higher is better) and its text; None if it has no score."""
         value = result["val_accuracy"]
         return None if result["status"] != "done" or value is None else (value, f"val {value:.4f}")
 
     def summary(self) -> None:
-        """The table at the end, and where to look next."""
+        """Print the final table and the paths of results and report."""
         plan, out = self.plan, self.out
         results = [result for entry in plan.entries if (result := plan.displayed_result(entry)) is not None]
         if not results:
@@ -204,20 +206,20 @@ class Display(Listener):
             counts = Counter(result["status"] for result in results)
             counts["not started"] = len(plan.entries) - len(results)
             out.print(f"{counted(len(plan.entries), 'run')}: {tally(counts)}; {time.monotonic() - self.started:.1f} s")
-            self.say_together(results)
+            self.print_fusing(results)
             if len(plan.done) == len(plan.entries):
                 out.print("nothing was left to do; rerun=true repeats")
         if self.report:
             out.print(f"report:  {self.report}", soft_wrap=True)
             out.print(f"curves:  tensorboard --logdir {plan.folder}", soft_wrap=True)
 
-    def say_together(self, results: Iterable[dict[str, Any]]) -> None:
-        """Which runs were trained together, in a line, unless there is nothing to say."""
+    def print_fusing(self, results: Iterable[dict[str, Any]]) -> None:
+        """Print which runs were trained together, if any choice was made."""
         if words := fused_summary(results, Decisions(self.plan.folder, "fuse").load_all()):
             self.out.print(words, soft_wrap=True)
 
 
-def _words(numbers: dict[str, float]) -> str:
-    """What a run says of an epoch that it ended."""
+def _epoch_text(numbers: dict[str, float]) -> str:
+    """Return the metrics of an epoch that has ended, as text."""
     keys = ("epoch", "train_loss", "val_loss", "val_accuracy")
     return "  ".join(f"{key} {numbers[key]:.4g}" for key in keys if key in numbers) if "epoch" in numbers else ""

@@ -1,4 +1,4 @@
-"""Those who do runs: this process, worker processes, a cluster. What they have in common."""
+"""Executor: executes runs in this process, in worker processes or on a cluster."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,53 +13,53 @@ from runner.task.resources import Resources
 
 
 @dataclass(frozen=True)
-class Ended:
-    """What became of a run that was handed over."""
+class Outcome:
+    """Outcome of a submitted run."""
 
     work: Work
-    done: bool = True  # its end, whichever, stands in its folder; False: another process is doing it
-    lost: str = ""  # why the process that did it is gone, in words
-    memory: bool = False  # it is gone because the machine ran out of memory
-    interrupted: bool = False  # a signal asked the process to end: what it trained is saved
+    done: bool = True  # its result is in its folder, whatever the status; False: another process is executing it
+    lost: str = ""  # why its process died, in words
+    memory: bool = False  # its process died because the machine ran out of memory
+    interrupted: bool = False  # a signal ended the process, after it saved a checkpoint
 
 
 class Executor:
-    """The base of all crews; a crew is a context manager, which ends what it began."""
+    """Base class of executors. An executor is a context manager that ends the processes it started."""
 
-    capacity: int = 1  # runs at once
-    shares: bool = False  # whether runs share a device, so that one alone has more memory
-    ready: bool = False  # to write a report of one seed: what that needs is loaded where it is done
+    capacity: int = 1  # number of runs at once
+    shares: bool = False  # runs share a device, so that a run alone has more memory
+    ready: bool = False  # its workers have loaded what a report of one seed needs
 
     def __enter__(self) -> "Executor":
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Ends what still runs."""
+        """End the runs that are still under way."""
 
     def submit(self, work: Work) -> None:
-        """Begins a run; at most `capacity` are under way."""
+        """Start a run. At most `capacity` runs are under way."""
         raise NotImplementedError
 
-    def wait(self, seconds: float) -> list[Ended]:
-        """Those that ended, after at most so many seconds. Raises what is a bug of ours."""
+    def wait(self, seconds: float) -> list[Outcome]:
+        """Return the runs that ended, after at most `seconds`. Raises errors that are bugs of the runner."""
         raise NotImplementedError
 
     def report(self, folder: Path) -> Path:
-        """`write_report`, when all runs have ended."""
+        """Write the report of a sweep's folder, after all runs have ended."""
         return write_report(folder)
 
 
 class ThisProcess(Executor):
-    """Runs one after the other, here: a lone run, a debugger's, or a sweep with `hydra.launcher.workers=0`."""
+    """Executes runs one by one in this process: a lone run, or a sweep with `hydra.launcher.workers=0`."""
 
     def __init__(self, resources: Resources, context: HydraContext, listener: Listener):
         self.resources, self.context, self.listener = resources, context, listener
-        self._next: list[Work] = []
+        self._submitted: list[Work] = []
 
     def submit(self, work: Work) -> None:
-        self._next.append(work)
+        self._submitted.append(work)
 
-    def wait(self, seconds: float) -> list[Ended]:
+    def wait(self, seconds: float) -> list[Outcome]:
         interruption.check()
-        done, self._next = self._next, []
-        return [Ended(work, perform(work, self.resources, self.context, self.listener)) for work in done]
+        works, self._submitted = self._submitted, []
+        return [Outcome(work, perform(work, self.resources, self.context, self.listener)) for work in works]

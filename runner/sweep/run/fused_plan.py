@@ -1,4 +1,4 @@
-"""Runs of a plan that will be trained as one program, in words."""
+"""Describes, for a dry run, which runs of a plan are trained as one program."""
 
 from runner.execution.decision import Decisions
 from runner.report.results.format import count
@@ -6,8 +6,8 @@ from runner.sweep.plan.grouping import reason_alone
 from runner.sweep.plan.plan import Entry, Plan
 
 
-def foretold(plan: Plan) -> list[str]:
-    """Which of the runs that are left share a program, or may, and why the others do not."""
+def describe_fusing(plan: Plan) -> list[str]:
+    """Return lines on the runs to do: which share a program or may share one, and why the others train alone."""
     if plan.fusing == "false" or plan.lone and plan.entries[0].facts.members == 1:
         return []
     shared: dict[str, list[Entry]] = {}
@@ -23,11 +23,11 @@ def foretold(plan: Plan) -> list[str]:
 
 
 def _shared(plan: Plan, entry: Entry) -> str:
-    """What is known of a program that runs may share."""
+    """Describe whether the runs of a program are trained together."""
     decision = Decisions(plan.folder, "fuse").load(entry.program)
     if plan.fusing == "true":
         if plan.slots[entry.job.fingerprint][1].count == entry.facts.members == 1:
-            return "each has one to itself: nobody shares it"
+            return "each has one to itself: no other run shares it"
         return "trained together (hydra.launcher.fuse=true)"
     if decision is None:
         return "a trial at their start decides whether they are trained together"
@@ -39,7 +39,7 @@ def _alone(plan: Plan, entry: Entry) -> str:
 
 
 def _programs(plan: Plan, entries: list[Entry]) -> str:
-    """How many runs have one program, or several."""
+    """Return how many runs have one program, or several."""
     if plan.lone:
         return f"{entries[0].facts.members} networks in one program"
     groups = {plan.slots[entry.job.fingerprint][0] for entry in entries}

@@ -1,4 +1,4 @@
-"""Runs that were trained as one program, in words. Loads no torch."""
+"""Summarizes which runs were trained as one program. Loads no torch."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,11 +7,11 @@ from runner.core.text import few
 from runner.execution.decision import Decision
 from runner.report.results.format import count
 
-MOST = 3  # reasons that are named
+MOST = 3  # reasons listed
 
 
 def fused_summary(results: Iterable[dict[str, Any]], decisions: list[Decision]) -> str:
-    """How many runs were trained together, and what trials measured; empty where nothing was asked."""
+    """Return how many runs were trained together and what trials measured; empty if no choice was made."""
     fused = sum(result.get("fused", 1) > 1 for result in results)
     parts = []
     if fused:

@@ -1,7 +1,7 @@
-"""Hands a plan's runs to a crew, and takes them back when they have ended for good.
+"""Scheduler: submits a plan's runs to an executor and yields them as they end for good.
 
-What a crew cannot know is settled here: runs that wait for another's training, runs that another process is doing,
-lost workers, a second try alone for a run that had too little memory.
+It handles what an executor cannot know: runs that need the training of another run, runs that another process is
+executing, lost workers, and a second attempt, alone, for a run that ran out of memory.
 """
 
 import logging
@@ -18,217 +18,222 @@ from runner.store.ledger import read
 from runner.sweep.plan.grouping import make_slots
 from runner.sweep.plan.plan import Entry, Plan, in_folder
 from runner.sweep.run.display import Display
-from runner.sweep.run.executor import Ended, Executor
-from runner.sweep.run.work import Sharing, Work, done_meanwhile, standing
+from runner.sweep.run.executor import Executor, Outcome
+from runner.sweep.run.work import SharedProgram, Work, attempt_key, has_ended_meanwhile
 from runner.task.job import started
 
 log = logging.getLogger(__name__)
 
-TICK = 0.25  # seconds between two looks at what is going on
-PATIENCE = 1.0  # seconds between two looks at a run that another process is doing
+TICK = 0.25  # seconds between two polls
+PATIENCE = 1.0  # seconds between two checks of runs that other processes are executing
 
 
 class Scheduler:
-    """Runs of a plan on a crew: `submit` as many as you like, `next` gives one that has ended for good."""
+    """Queue of a plan's runs: `submit` any number, `next` returns a run that has ended for good."""
 
-    def __init__(self, plan: Plan, crew: Executor, display: Display):
-        self.plan, self.crew, self.display = plan, crew, display
+    def __init__(self, plan: Plan, executor: Executor, display: Display):
+        self.plan, self.executor, self.display = plan, executor, display
         first = plan.entries[0].job.config
         self._git = git.record(plan.folder, first["trust"], first["log"]["patch"])
         self._waiting: deque[Entry] = deque()
-        self._active: dict[str, Entry] = {}  # fingerprint -> a run that the crew has
-        self._held: dict[str, Entry] = {}  # that another process is doing
-        self._poor: list[Entry] = []  # that had too little memory beside others
-        self._alone: set[str] = set()  # those that have been tried alone
-        self._mates: dict[str, list[Entry]] = {}  # fingerprint -> the runs that its process does at the same time
-        self._apart: set[str] = set()  # those that lost a process together with others
+        self._active: dict[str, Entry] = {}  # fingerprint -> run that the executor has
+        self._locked: dict[str, Entry] = {}  # fingerprint -> run that another process is executing
+        self._out_of_memory: list[Entry] = []  # runs to repeat alone
+        self._tried_alone: set[str] = set()  # fingerprints of runs that were repeated alone
+        self._mates: dict[str, list[Entry]] = {}  # fingerprint -> other runs of the same process
+        self._ungrouped: set[str] = set()  # fingerprints of runs that lost their process in a group
         self._ended: deque[Entry] = deque()
-        self._looked = 0.0
-        self.interrupted: set[str] = set()  # those whose process was asked to end, and not this command
+        self._checked = 0.0
+        self.interrupted: set[str] = set()  # fingerprints of runs whose process alone was told to end
 
     @property
     def pending(self) -> int:
-        """Runs that were submitted and have not been given back."""
-        return sum(map(len, (self._waiting, self._active, self._held, self._poor, self._ended)))
+        """Number of runs submitted and not yet returned."""
+        return sum(map(len, (self._waiting, self._active, self._locked, self._out_of_memory, self._ended)))
 
     @property
     def idle(self) -> int:
-        """Runs that the crew could begin beside those that it has been given."""
+        """Number of further runs that the executor could start."""
         most = self.plan.fuse_max if self.plan.fusing == "true" else 1
-        return self.crew.capacity * most - len(self._active) - len(self._waiting)
+        return self.executor.capacity * most - len(self._active) - len(self._waiting)
 
     def submit(self, entry: Entry) -> None:
-        """Does not wait."""
+        """Queue a run; does not wait."""
         self._waiting.append(entry)
 
     def next(self) -> Entry:
-        """Waits for a run to end; its end stands in its folder."""
-        self._hand_over()
+        """Wait for a run to end and return it; its result is in its folder."""
+        self._submit_ready()
         while not self._ended:
             interruption.check()
-            for ended in self.crew.wait(TICK if self._active else 0):
-                self._settle(ended)
-            self._look_at_held()
-            self._hand_over()
-            self.display.watch([*self._active.values(), *self._held.values()])
+            for outcome in self.executor.wait(TICK if self._active else 0):
+                self._handle(outcome)
+            self._check_locked()
+            self._submit_ready()
+            self.display.watch([*self._active.values(), *self._locked.values()])
         return self._ended.popleft()
 
     def all(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        """Every one of these, as they end."""
+        """Submit the runs and yield each as it ends."""
         for entry in entries:
             self.submit(entry)
         while self.pending:
             yield self.next()
 
-    # -- what happens in between --------------------------------------------------------------------------------
+    # -- between submission and end -----------------------------------------------------------------------------
 
-    def _hand_over(self) -> None:
-        while self._waiting and len(self._mates) < self.crew.capacity:
-            entry = self._ready()
+    def _submit_ready(self) -> None:
+        while self._waiting and len(self._mates) < self.executor.capacity:
+            entry = self._pop_ready()
             if entry is None:
                 break
-            self._begin(entry, self._company(entry))
-        if not self._active and not self._waiting and self._poor:
-            entry = self._poor.pop(0)
-            self._alone.add(entry.job.fingerprint)
-            self._begin(entry, [])
+            self._start(entry, self._pop_mates(entry))
+        if not self._active and not self._waiting and self._out_of_memory:
+            entry = self._out_of_memory.pop(0)
+            self._tried_alone.add(entry.job.fingerprint)
+            self._start(entry, [])
 
-    def _ready(self) -> Entry | None:
-        """The first that does not wait for another's training: runs that differ in how they are tested train once."""
-        under_way = {entry.job.training for entry in (*self._active.values(), *self._held.values())}
+    def _pop_ready(self) -> Entry | None:
+        """Return the first run whose training no other run is doing. Runs that differ only in evaluation train once."""
+        under_way = {entry.job.training for entry in (*self._active.values(), *self._locked.values())}
         for entry in self._waiting:
             if entry.job.training not in under_way:
                 self._waiting.remove(entry)
                 return entry
         return None
 
-    def _company(self, entry: Entry) -> list[Entry]:
-        """Those that wait and are to be trained with this one; of a search, whose plan is open, those that may be."""
+    def _pop_mates(self, entry: Entry) -> list[Entry]:
+        """Return the waiting runs to train together with this one. In a search groups form from whatever runs wait."""
         plan, job = self.plan, entry.job
-        if job.fingerprint in self._apart or plan.fusing == "false" or not entry.program:
+        if job.fingerprint in self._ungrouped or plan.fusing == "false" or not entry.program:
             return []
         group, *_ = plan.slots.get(job.fingerprint, (None,))
         if group is None and plan.fusing != "true":
             return []
-        trainings = {other.job.training for other in (entry, *self._active.values(), *self._held.values())}
-        found = []
-        for other in self._waiting:
-            same = plan.slots.get(other.job.fingerprint, (None,))[0] == group
-            alike = other.program == entry.program and other.job.threads == job.threads
-            if same and alike and other.job.training not in trainings and other.job.fingerprint not in self._apart:
-                trainings.add(other.job.training)
-                found.append(other)
-        free = self.crew.capacity - len(self._mates)
-        found = found if group is not None else found[: min(plan.fuse_max, -(-(1 + len(found)) // free)) - 1]
-        for other, seat in zip((entry, *found), make_slots([entry, *found])):
-            plan.slots.setdefault(other.job.fingerprint, ("", seat))
-        for other in found:
-            self._waiting.remove(other)
-        return found
+        trainings = {other.job.training for other in (entry, *self._active.values(), *self._locked.values())}
+        mates = []
+        for candidate in self._waiting:
+            same_group = plan.slots.get(candidate.job.fingerprint, (None,))[0] == group
+            same_program = candidate.program == entry.program and candidate.job.threads == job.threads
+            if (
+                same_group
+                and same_program
+                and candidate.job.training not in trainings
+                and candidate.job.fingerprint not in self._ungrouped
+            ):
+                trainings.add(candidate.job.training)
+                mates.append(candidate)
+        free_slots = self.executor.capacity - len(self._mates)
+        mates = mates if group is not None else mates[: min(plan.fuse_max, -(-(1 + len(mates)) // free_slots)) - 1]
+        for member, slot in zip((entry, *mates), make_slots([entry, *mates])):
+            plan.slots.setdefault(member.job.fingerprint, ("", slot))
+        for mate in mates:
+            self._waiting.remove(mate)
+        return mates
 
-    def _begin(self, entry: Entry, company: list[Entry]) -> None:
-        """`company`: runs that the same process does at the same time."""
-        mates = tuple(map(self._work, company))
-        self._mates[entry.job.fingerprint] = company
-        self.crew.submit(replace(self._work(entry), mates=mates))
+    def _start(self, entry: Entry, mates: list[Entry]) -> None:
+        """Submit a run; the same process executes its `mates` at the same time."""
+        works = tuple(map(self._make_work, mates))
+        self._mates[entry.job.fingerprint] = mates
+        self.executor.submit(replace(self._make_work(entry), mates=works))
 
-    def _work(self, entry: Entry) -> Work:
+    def _make_work(self, entry: Entry) -> Work:
         plan, job = self.plan, entry.job
         trained = None if plan.rerun else plan.trained.get(job.training)
-        seen = plan.left.get(job.fingerprint) or plan.done.get(job.fingerprint)
+        record = plan.left.get(job.fingerprint) or plan.done.get(job.fingerprint)
         job = replace(in_folder(entry, job.folder, trained).job, git=self._git)
-        if job.fingerprint in self._alone:
-            seen = read(job.folder)  # the attempt that is to be repeated
-        began = None if seen is None else standing(seen)
+        if job.fingerprint in self._tried_alone:
+            record = read(job.folder)  # the attempt to repeat
+        attempt = None if record is None else attempt_key(record)
         self._active[job.fingerprint] = entry
         self.display.begin(entry)
-        sharing = None
-        if place := plan.slots.get(job.fingerprint):
-            sharing = Sharing(entry.program, plan.folder, plan.fusing == "true", place[1])
-        return Work(job, entry.hydra, plan.rerun, began, sharing)
+        program = None
+        if slot := plan.slots.get(job.fingerprint):
+            program = SharedProgram(entry.program, plan.folder, plan.fusing == "true", slot[1])
+        return Work(job, entry.hydra, plan.rerun, attempt, program)
 
-    def _settle(self, ended: Ended) -> None:
-        """What a crew gave back: a run, with its mates."""
-        company = self._mates.pop(ended.work.job.fingerprint)
-        if ended.interrupted:
-            for work in (ended.work, *ended.work.mates):
-                self._settle_interrupted(work)
+    def _handle(self, outcome: Outcome) -> None:
+        """Handle the outcome of a run and its mates."""
+        mates = self._mates.pop(outcome.work.job.fingerprint)
+        if outcome.interrupted:
+            for work in (outcome.work, *outcome.work.mates):
+                self._leave_interrupted(work)
             return
-        if ended.lost and company:
-            log.warning("%d runs lost their process (%s): each goes on by itself", 1 + len(company), ended.lost)
-            ended = replace(ended, lost="")
-            self._again(self._active[ended.work.job.fingerprint], ended.work)
+        if outcome.lost and mates:
+            log.warning("%d runs lost their process (%s): each goes on by itself", 1 + len(mates), outcome.lost)
+            outcome = replace(outcome, lost="")
+            self._requeue_alone(self._active[outcome.work.job.fingerprint], outcome.work)
         else:
-            self._settle_one(ended)
-        for entry, work in zip(company, ended.work.mates):
-            if done_meanwhile(work):
-                self._settle_one(Ended(work))
+            self._finish(outcome)
+        for entry, work in zip(mates, outcome.work.mates):
+            if has_ended_meanwhile(work):
+                self._finish(Outcome(work))
             elif lock.holder(work.job.folder) is not None:
-                self._settle_one(Ended(work, done=False))
+                self._finish(Outcome(work, done=False))
             else:
-                self._again(entry, work)
+                self._requeue_alone(entry, work)
 
-    def _settle_interrupted(self, work: Work) -> None:
-        """Leave a run whose process was asked to end for the next command, unless it had ended before."""
-        if done_meanwhile(work):
-            self._settle_one(Ended(work))
+    def _leave_interrupted(self, work: Work) -> None:
+        """Leave an interrupted run to the next command, unless it had ended before."""
+        if has_ended_meanwhile(work):
+            self._finish(Outcome(work))
         else:
             self.interrupted.add(work.job.fingerprint)
             self._ended.append(self._active.pop(work.job.fingerprint))
 
-    def _again(self, entry: Entry, work: Work) -> None:
-        """Does a run without company, unless it has ended in spite of all."""
-        if done_meanwhile(work):
-            self._settle_one(Ended(work))
+    def _requeue_alone(self, entry: Entry, work: Work) -> None:
+        """Requeue a run to train alone, unless it has finished meanwhile."""
+        if has_ended_meanwhile(work):
+            self._finish(Outcome(work))
             return
         del self._active[work.job.fingerprint]
-        self._apart.add(work.job.fingerprint)
+        self._ungrouped.add(work.job.fingerprint)
         self._waiting.appendleft(entry)
 
-    def _settle_one(self, ended: Ended) -> None:
-        entry = self._active.pop(ended.work.job.fingerprint)
+    def _finish(self, outcome: Outcome) -> None:
+        entry = self._active.pop(outcome.work.job.fingerprint)
         job = entry.job
-        if not ended.done and not ended.lost:
-            self._held[job.fingerprint] = entry
+        if not outcome.done and not outcome.lost:
+            self._locked[job.fingerprint] = entry
             return
-        if ended.lost and not self._marked(entry, ended):
-            self._held[job.fingerprint] = entry
+        if outcome.lost and not self._record_loss(entry, outcome):
+            self._locked[job.fingerprint] = entry
             return
         result = self.plan.result(entry)
         if result is None:
             raise ConfigError(f"{job.folder / RESULT}: vanished while the run was done; the same command does it again")
-        memory = result["status"] == "out_of_memory"
-        if memory and self.crew.shares and self.crew.capacity > 1 and job.fingerprint not in self._alone:
+        ran_out = result["status"] == "out_of_memory"
+        if ran_out and self.executor.shares and self.executor.capacity > 1 and job.fingerprint not in self._tried_alone:
             log.warning("%s ran out of memory; it is tried again when the others are done, alone", entry.label)
-            self._poor.append(entry)
+            self._out_of_memory.append(entry)
             return
         if result["status"] == "done":
             self.plan.trained.setdefault(job.training, job.folder)
         self._ended.append(entry)
 
-    def _marked(self, entry: Entry, ended: Ended) -> bool:
-        """Writes the end of a run whose process could not; False where another process went on with it already."""
+    def _record_loss(self, entry: Entry, outcome: Outcome) -> bool:
+        """Write the result of a run whose process died. Return False if another process has already resumed it."""
         job = entry.job
         with lock.Lock(job.folder) as held:
             if held is None:
                 return False
             record = read(job.folder)
             device = self.plan.resources.task(job.config).device(job.config)
-            known = started(replace(job, git=self._git), device) if record is None else {}
-            known |= {} if record is None else record.result
-            known |= {"status": "out_of_memory" if ended.memory else "failed", "reason": ended.lost}
-            write_json(job.folder / RESULT, known)
+            result = started(replace(job, git=self._git), device) if record is None else {}
+            result |= {} if record is None else record.result
+            result |= {"status": "out_of_memory" if outcome.memory else "failed", "reason": outcome.lost}
+            write_json(job.folder / RESULT, result)
         return True
 
-    def _look_at_held(self) -> None:
-        """Runs of other processes: those that have ended are ours to show, those that were left are ours to do."""
-        if self._held and not self._active:
+    def _check_locked(self) -> None:
+        """Requeue runs that other processes have finished or left."""
+        if self._locked and not self._active:
             time.sleep(TICK)
         now = time.monotonic()
-        if not self._held or now - self._looked < PATIENCE:
+        if not self._locked or now - self._checked < PATIENCE:
             return
-        self._looked = now
-        for fingerprint, entry in list(self._held.items()):
+        self._checked = now
+        for fingerprint, entry in list(self._locked.items()):
             if lock.holder(entry.job.folder) is None:
-                del self._held[fingerprint]
-                self._waiting.appendleft(entry)  # who gets its lock sees whether it is done
+                del self._locked[fingerprint]
+                self._waiting.appendleft(entry)  # whether it is done is checked under its lock

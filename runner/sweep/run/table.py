@@ -1,4 +1,4 @@
-"""The results of runs for a person: a table of all of them at the end, and the outcome of one in a line."""
+"""Results on the terminal: a table of all runs, and one line per finished run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,18 +9,18 @@ from rich.text import Text
 from runner.core.text import number
 from runner.sweep.plan.plan import Plan
 
-MOST_ROWS = 40  # of the table at the end; results.csv has them all
+MOST_ROWS = 40  # of the final table; results.csv has all rows
 COLOURS = {"done": "green", "pruned": "blue", "diverged": "yellow", "running": "cyan"}
 COLOURS |= dict.fromkeys(("failed", "out_of_memory"), "red")
 
 
 def results_table(plan: Plan, results: list[dict[str, Any]], columns: Mapping[str, str]) -> Table:
-    """Return a row a run, the best first. `columns`: titles and keys of what the runs' task shows."""
+    """Return a table with a row per run, the best first. `columns`: title -> key of the result, from the runs' task."""
     table = Table(title=str(plan.folder))
     for column in ("combination", "status", *columns, "seconds"):
         table.add_column(column, justify="left" if column in ("combination", "status") else "right")
     labels = {entry.job.fingerprint: entry.label for entry in plan.entries}
-    # A task without accuracies keeps the plan's order.
+    # Without accuracies the sort is stable: the plan's order stays.
     ranked = sorted(results, key=lambda r: (r["status"] != "done", -(r["val_accuracy"] or 0)))
     for result in ranked[:MOST_ROWS]:
         table.add_row(
@@ -35,13 +35,13 @@ def results_table(plan: Plan, results: list[dict[str, Any]], columns: Mapping[st
 
 
 def _status(result: dict[str, Any]) -> str:
-    """Return a run's status in words; of an interrupted one also where it stands."""
+    """Return a run's status; for an interrupted run also the step where it resumes."""
     return f"{result['status']} {result.get('resumes', '').removeprefix('resumes ')}".rstrip()
 
 
 def outcome(result: dict[str, Any], columns: Mapping[str, str]) -> str:
-    """A run's end in a line: what its task shows, or why it ended."""
+    """Return a line on a finished run: the columns of its task, or why it ended."""
     if result["status"] != "done":
         return result["reason"] or result.get("resumes") or "the same command goes on with it"
-    told = [f"{title} {number(result[key], key)}" for title, key in columns.items() if result.get(key) is not None]
-    return ", ".join([*told, f"{result['seconds']:.1f} s"])
+    values = [f"{title} {number(result[key], key)}" for title, key in columns.items() if result.get(key) is not None]
+    return ", ".join([*values, f"{result['seconds']:.1f} s"])

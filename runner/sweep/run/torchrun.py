@@ -1,4 +1,4 @@
-"""What a command that `torchrun` started cannot do."""
+"""Checks of a command that torchrun started."""
 
 import os
 
@@ -12,16 +12,16 @@ from runner.sweep.plan.plan import Plan
 
 
 def refuse_sweep(multirun: bool) -> None:
-    """Raises `ConfigError` for a sweep that torchrun started."""
+    """Raise `ConfigError` for a sweep under torchrun."""
     if multirun:
         raise ConfigError("torchrun trains one run on several devices: leave -m out, or start the sweep without it")
 
 
 def check(plan: Plan) -> None:
-    """Raises `ConfigError` for what several processes, where there are such, cannot do together."""
-    if (together := distributed.team()) is None:
+    """Raise `ConfigError` for options that several processes cannot share. Does nothing without torchrun."""
+    if (team := distributed.team()) is None:
         return
-    config, resources, size = plan.entries[0].job.config, plan.resources, together.size
+    config, resources, size = plan.entries[0].job.config, plan.resources, team.size
     lines = []
     if plan.workers:
         lines.append("hydra/launcher: torchrun's own processes do the run: leave hydra/launcher and its keys out")
@@ -40,10 +40,10 @@ def check(plan: Plan) -> None:
         shares = f"{size} processes" + (f" times accumulate={config['accumulate']}" * (config["accumulate"] > 1))
         lines.append(f"batch_size={config['batch_size']}: fewer images than {shares}")
     if plan.device.startswith("cuda"):
-        here, have = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+        local_size, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
         if ":" in plan.device:
             lines.append(f"device={plan.device}: each process has a GPU of its own; use device=cuda")
-        elif here > have:
-            lines.append(f"--nproc-per-node {here}: there are GPUs for {have}; start as many, or use device=cpu")
+        elif local_size > gpus:
+            lines.append(f"--nproc-per-node {local_size}: there are GPUs for {gpus}; start as many, or use device=cpu")
     if lines:
         raise ConfigError("torchrun: " + "; ".join(lines))

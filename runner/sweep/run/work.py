@@ -1,4 +1,4 @@
-"""One run of a plan, wherever it is done: under its lock, in a Hydra job of its own."""
+"""Work: a run of a plan, executed in any process under the lock of its folder, as a Hydra job."""
 
 import contextlib
 import os
@@ -9,9 +9,9 @@ from pathlib import Path
 from hydra.types import HydraContext
 
 from runner.core import interruption
-from runner.core.errors import ConfigError, DiskFull, disk_full
+from runner.core.errors import ConfigError, DiskFull, is_disk_full
 from runner.core.listener import Listener
-from runner.core.startup.frames import roomy
+from runner.core.startup.frames import reserve_frames
 from runner.execution.choose.group import train_group
 from runner.store import lock
 from runner.store.files import RESULT
@@ -27,61 +27,60 @@ from runner.train.slot import Slot
 
 @dataclass(frozen=True)
 class Work:
-    """A run and all that another process needs to do it."""
+    """A run with all that another process needs to execute it."""
 
     job: Job
     hydra: Part  # Hydra's own part of its config
     rerun: bool
-    seen: tuple[str, str] | None  # status of the attempt that stood in the folder as it was planned, and when it began
-    sharing: "Sharing | None" = None  # where it may share a program with others
-    mates: tuple["Work", ...] = ()  # that are done at the same time by the same process
+    attempt: tuple[str, str] | None  # `attempt_key` of the record in its folder when it was planned
+    sharing: "SharedProgram | None" = None  # set if it may share a program with other runs
+    mates: tuple["Work", ...] = ()  # runs that the same process executes at the same time
 
 
 @dataclass(frozen=True)
-class Sharing:
-    """What runs that may share a program know of it."""
+class SharedProgram:
+    """A program that several runs may share, and one run's slot in it."""
 
-    key: str  # of the program
-    folder: Path  # of the sweep, where it stands whether that pays
-    must: bool  # whether it pays or not
-    seat: Slot  # the run's place in that program
+    key: str  # of the program, the same for all its runs
+    folder: Path  # of the sweep, where decisions on sharing are kept
+    forced: bool  # share it even if that is slower
+    slot: Slot
 
 
-@roomy
+@reserve_frames
 def perform(work: Work, resources: Resources, context: HydraContext, listener: Listener) -> bool:
-    """Do a run, and its mates; each one's end stands in its folder. Return False where another process is doing it
-    right now.
+    """Execute a run and its mates. Return False if another process is executing the run now.
 
-    What another process has ended since the plan was made is not done again. Raises `DiskFull`, and what is a bug of
-    ours.
+    The results are in the runs' folders. Runs that another process has ended since planning are skipped. Raises
+    `DiskFull`, and errors that are bugs of the runner.
     """
     if work.sharing is None:
         return carry_out(_phases(work, resources, context, listener))
-    members = Members(work.sharing)
+    group = RunGroup(work.sharing)
     try:
-        for one in (work, *work.mates):
-            if members.errors or interruption.pending():
+        for member in (work, *work.mates):
+            if group.errors or interruption.pending():
                 break
-            members.open(one.job.fingerprint, _phases(one, resources, context, listener))
-        members.train()
-    except BaseException as end:  # it is all of theirs
-        members.finish(end)
-    members.finish()
-    interruption.check()  # some were not begun
-    return members.done[work.job.fingerprint]
+            group.open(member.job.fingerprint, _phases(member, resources, context, listener))
+        group.train()
+    except BaseException as end:  # it ends all members
+        group.finish(end)
+    group.finish()
+    interruption.check()  # because some members may not have begun
+    return group.done[work.job.fingerprint]
 
 
-class Members:
-    """Runs that may share a program: all are opened, then trained together, then each is finished."""
+class RunGroup:
+    """Group of runs that may share a program: all are opened, then trained together, then each is finished."""
 
-    def __init__(self, sharing: Sharing):
+    def __init__(self, sharing: SharedProgram):
         self._sharing = sharing
         self._waiting: list[tuple[str, Generator[ReadyJob, None, bool], ReadyJob]] = []
         self.done: dict[str, bool] = {}  # fingerprint -> what `perform` returns
-        self.errors: list[Exception] = []  # of one run, and not the business of the others
+        self.errors: list[Exception] = []  # each of one run; the other runs go on
 
     def open(self, fingerprint: str, phases: Generator[ReadyJob, None, bool]) -> None:
-        """Go on with a run until it is ready to train, or has ended."""
+        """Advance a run until it is ready to train, or has ended."""
         try:
             self._waiting.append((fingerprint, phases, next(phases)))
         except StopIteration as end:
@@ -90,7 +89,7 @@ class Members:
             self.errors.append(error)
 
     def train(self) -> None:
-        """Train all that are ready."""
+        """Train all runs that are ready."""
         if self._waiting:
             self._train([ready for _, _, ready in self._waiting])
 
@@ -100,14 +99,16 @@ class Members:
             stack.enter_context(members[0].active())
             for member in members:
                 stack.enter_context(member.logging())
-            ends = train_group([one.training.runs for one in members], sharing.key, sharing.folder, sharing.must)
-        for number, error in ends.items():
+            errors = train_group(
+                [member.training.runs for member in members], sharing.key, sharing.folder, sharing.forced
+            )
+        for number, error in errors.items():
             members[number].training.ended_by = error
 
     def finish(self, end: BaseException | None = None) -> None:
-        """Go on with each run to its end. Raises what ended one, when all have ended.
+        """Advance each run to its end. Raises the first run's error after all have ended.
 
-        end: ends them all, as a signal does that comes while one is finished.
+        end: an exception that ends all runs. A signal during this method does the same.
         """
         while self._waiting:
             if end is not None:
@@ -124,21 +125,21 @@ class Members:
             raise self.errors[0]
 
     def _finish_next(self) -> None:
-        """Go on with the first run that waits, to its end."""
+        """Advance the first waiting run to its end."""
         fingerprint, phases, ready = self._waiting.pop(0)
         while True:
             _start_clocks(ready)
-            del ready  # what it has is freed with its last user
+            del ready  # so that its tensors are freed with their last user
             try:
                 ready = next(phases)
             except StopIteration as end:
                 self.done[fingerprint] = end.value
                 return
-            self._train([ready])  # once more, with the batch in smaller pieces
+            self._train([ready])  # train again, with smaller micro-batches
 
 
 def _start_clocks(ready: ReadyJob) -> None:
-    """The time in which others were finished is not these runs'."""
+    """Restart the runs' clocks, because the time to finish other runs is not theirs."""
     for run in ready.training.runs:
         run.restart_clock()
 
@@ -146,40 +147,40 @@ def _start_clocks(ready: ReadyJob) -> None:
 def _phases(
     work: Work, resources: Resources, context: HydraContext, listener: Listener
 ) -> Generator[ReadyJob, None, bool]:
-    """Do a run under its lock, but for the training: yield when it is ready for it. Return as `perform` does."""
-    job = work.job if work.sharing is None else replace(work.job, slot=work.sharing.seat)
+    """Execute a run under its lock, except training: yield when it is ready to train. Return as `perform` does."""
+    job = work.job if work.sharing is None else replace(work.job, slot=work.sharing.slot)
     try:
         with lock.Lock(job.folder, listener) as held:
             if not held:
                 return False
-            if done_meanwhile(work):
+            if has_ended_meanwhile(work):
                 return True
             if work.rerun:
                 clear_run(job.folder, job.fingerprint, job.files)
-            elif (there := read(job.folder)) and there.result["fingerprint"] != job.fingerprint:
+            elif (record := read(job.folder)) and record.result["fingerprint"] != job.fingerprint:
                 raise ConfigError(f"{job.folder} holds another command's run; hydra.sweep.subdir must tell them apart")
             try:
                 task = resources.task(job.config)
                 hydra = HydraJob(work.hydra, job, context)
                 yield from hydra.phases(lambda: task.phases(job, resources, held))
             finally:
-                if not os.path.lexists(job.folder / RESULT):  # without it nobody knows whose the other files are
+                if not os.path.lexists(job.folder / RESULT):  # without it the other files belong to no known run
                     clear_run(job.folder, job.fingerprint, job.files)
             return True
     except OSError as error:
-        if disk_full(error):
+        if is_disk_full(error):
             raise DiskFull(f"{job.folder}: {error.strerror}") from error
         raise
 
 
-def done_meanwhile(work: Work) -> bool:
-    """Whether a run has ended, by whomever, since the plan saw it: another attempt, or the one that went on then."""
+def has_ended_meanwhile(work: Work) -> bool:
+    """Return True if a run has ended since it was planned, in a new attempt or in one that was running then."""
     record = read(work.job.folder)
-    if record is None or record.result["fingerprint"] != work.job.fingerprint or standing(record) == work.seen:
-        return False  # the record of another run is to be replaced
+    if record is None or record.result["fingerprint"] != work.job.fingerprint or attempt_key(record) == work.attempt:
+        return False  # the record of another run is replaced
     return record.status in FINISHED | {"failed", "out_of_memory"}
 
 
-def standing(record: Record) -> tuple[str, str]:
-    """What tells an attempt, and how far it is, from others."""
+def attempt_key(record: Record) -> tuple[str, str]:
+    """Return what identifies an attempt and its progress: status and start time."""
     return record.status, record.result.get("started", "")

@@ -20,13 +20,13 @@ from runner.sweep.run.table import COLOURS, MOST_ROWS
 from runner.sweep.run.tally import tally
 from runner.sweep.search.problem import Scope
 from runner.sweep.search.space import Params
-from runner.sweep.search.study import ENDED, RUN, Memory, complete, front
+from runner.sweep.search.study import ENDED, RUN, TrialStore, complete, front
 
 
-class Trials(Display):
+class SearchDisplay(Display):
     """The live display of a search, and its table at the end."""
 
-    def __init__(self, scope: Scope, memory: Memory, known: int, left: int):
+    def __init__(self, scope: Scope, memory: TrialStore, known: int, left: int):
         super().__init__(scope.plan, left)
         self.scope, self.search, self.space, self.memory = scope, scope.settings, scope.space, memory
         self._known = known
@@ -36,7 +36,7 @@ class Trials(Display):
         self._begin()
         return self
 
-    def worth(self, result: dict[str, Any]) -> tuple[float, str] | None:
+    def score(self, result: dict[str, Any]) -> tuple[float, str] | None:
         metric, value = self.search.metric[0], result.get(self.search.metric[0])
         if result["status"] != "done" or value is None or len(self.search.metric) > 1:
             return None
@@ -69,7 +69,7 @@ class Trials(Display):
         words = self._counts(trials)
         total = max(self.scope.total, len(trials))
         self.out.print(f"{len(trials)} of {counted(total, 'trial')}: {words}; {time.monotonic() - self.started:.1f} s")
-        self.say_together(record.result for record in records(self.plan.folder))
+        self.print_fusing(record.result for record in records(self.plan.folder))
         if self.report:
             self.out.print(f"report:  {self.report}", soft_wrap=True)
             self.out.print(f"curves:  tensorboard --logdir {self.plan.folder}", soft_wrap=True)

@@ -25,21 +25,21 @@ from runner.sweep.plan.folder import sweep_folder
 from runner.sweep.plan.known import match
 from runner.sweep.plan.layout import check_disjoint, check_one_folder
 from runner.sweep.plan.plan import Entry, in_folder
-from runner.sweep.run.launch import interrupted, opened
+from runner.sweep.run.launch import make_interrupted, open_launcher
 from runner.sweep.run.scheduler import Scheduler
-from runner.sweep.search.display import Trials, show_space, status
+from runner.sweep.search.display import SearchDisplay, show_space, status
 from runner.sweep.search.problem import Scope, make_scope
 from runner.sweep.search.pruner import TrialPruner
 from runner.sweep.search.settings import EACH_EPOCH
 from runner.sweep.search.space import Params
-from runner.sweep.search.study import FILE, RUN, Memory
+from runner.sweep.search.study import FILE, RUN, TrialStore
 from runner.task.recorder import METRICS
 
 
 def search(composer: Composer, launcher: Launcher, arguments: list[str]) -> None:
     """Searches a space until there are `n_trials` trials in its folder. Ends the process with 1 where some run did
     not end well; raises `ConfigError` before anything starts where something cannot work."""
-    ours, scope = opened(launcher), make_scope(composer, arguments)
+    ours, scope = open_launcher(launcher), make_scope(composer, arguments)
     grouping.set_fusing(scope.plan, ours)
     first = scope.plan.entries[0].job
     if first.config["dry_run"]:
@@ -53,16 +53,16 @@ def search(composer: Composer, launcher: Launcher, arguments: list[str]) -> None
         sys.exit(1)
 
 
-def _memory(scope: Scope) -> Memory:
+def _memory(scope: Scope) -> TrialStore:
     first = scope.plan.entries[0]
     earlier = None if first.earlier is None else first.earlier[0]
-    return Memory(scope.plan.folder, scope.settings, scope.space, scope.pruner, first.job.fingerprint, earlier)
+    return TrialStore(scope.plan.folder, scope.settings, scope.space, scope.pruner, first.job.fingerprint, earlier)
 
 
 class Search:
     """A search under way: which trial is which run."""
 
-    def __init__(self, scope: Scope, memory: Memory | None):
+    def __init__(self, scope: Scope, memory: TrialStore | None):
         self.scope, self.plan, self.memory = scope, scope.plan, memory
         self.records = by_fingerprint(self.plan.folder)
         for fingerprint, record in self.records.items():
@@ -87,15 +87,15 @@ class Search:
         ended = sum(trial.state.is_finished() for trial in trials)
         left = max(self.scope.total, len(trials)) - ended
         self.plan.set_workers(launcher.count(max(1, left), False, self.plan.device), {})
-        with Trials(self.scope, self.memory, ended, left) as self.display:
+        with SearchDisplay(self.scope, self.memory, ended, left) as self.display:
             try:
                 if left:
-                    with launcher.crew(self.plan, self.display) as crew:
-                        self._drive(Scheduler(self.plan, crew, self.display))
+                    with launcher.make_executor(self.plan, self.display) as executor:
+                        self._drive(Scheduler(self.plan, executor, self.display))
             except DiskFull as full:
                 raise DiskFull(f"{full}; make room, then the same command goes on") from full
             except KeyboardInterrupt as end:
-                raise interrupted(end, self.display.left()) from end
+                raise make_interrupted(end, self.display.left()) from end
             finally:
                 if by_fingerprint(self.plan.folder):
                     self.display.report = write_report(self.plan.folder)

@@ -36,7 +36,7 @@ AGAIN = "again"  # the trial that it repeats, whose run failed or is gone
 STARTUP = 10  # random trials before tpe learns
 
 
-class Memory:
+class TrialStore:
     """The study of one folder, and who proposes."""
 
     def __init__(

@@ -55,7 +55,7 @@ class Local:
             return max(1, min(runs, torch.cuda.device_count() * each))
         return max(1, min(runs, cores(), processes.room()))
 
-    def crew(self, plan: Plan, display: Display) -> Executor:
+    def make_executor(self, plan: Plan, display: Display) -> Executor:
         """Those who do the plan's runs."""
         if plan.workers == 0:
             return ThisProcess(plan.resources, self.context, display)

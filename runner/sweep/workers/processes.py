@@ -21,7 +21,7 @@ from runner.core import interruption
 from runner.core.devices import cores
 from runner.store.ledger import read
 from runner.store.lock import began
-from runner.sweep.run.executor import Ended, Executor
+from runner.sweep.run.executor import Outcome, Executor
 from runner.sweep.run.work import Work
 from runner.sweep.workers.forkserver import prepare, stop
 
@@ -81,7 +81,7 @@ class Processes(Executor):
 
     def save(self) -> None:
         """Have the workers save their runs and end; wait for them."""
-        interruption.tell()
+        interruption.write_notice()
         interruption.ask_children()
         wait(list(self._running), interruption.PATIENCE)
 
@@ -90,7 +90,7 @@ class Processes(Executor):
         slot = next(slot for slot in range(self.capacity) if slot not in busy)
         self._running[self._schedule(work, slot)] = work, slot
 
-    def wait(self, seconds: float) -> list[Ended]:
+    def wait(self, seconds: float) -> list[Outcome]:
         ready, _ = wait(self._running, seconds, FIRST_COMPLETED)
         ended = []
         for future in ready:
@@ -133,27 +133,27 @@ class Processes(Executor):
         post = self._context, dict(os.environ) | own, list(sys.path), (me, began(me))
         return ProcessPool(1, initializer=_begin, initargs=post, context=multiprocessing.get_context("forkserver"))
 
-    def _outcome(self, future: Future, work: Work, slot: int) -> Ended:
+    def _outcome(self, future: Future, work: Work, slot: int) -> Outcome:
         try:
-            return Ended(work, done=future.result())
+            return Outcome(work, done=future.result())
         except TimeoutError:
-            return Ended(work, lost=f"took longer than hydra.launcher.timeout={self.limit:g} seconds")
+            return Outcome(work, lost=f"took longer than hydra.launcher.timeout={self.limit:g} seconds")
         except BrokenProcessPool:
             self._pools[slot] = None
-            return Ended(work, lost="its process was killed before it began")
+            return Outcome(work, lost="its process was killed before it began")
         except ProcessExpired as error:
             if error.exitcode in interruption.EXIT_CODES:
-                return Ended(work, interrupted=True)
+                return Outcome(work, interrupted=True)
             kills, self._killed = _kills(), self._killed
             memory = error.exitcode == -signal.SIGKILL and kills > self._killed
             self._killed = kills
-            return Ended(work, lost=_words(error.exitcode, memory), memory=memory)
+            return Outcome(work, lost=_words(error.exitcode, memory), memory=memory)
 
 
 def _begin(*post: Any) -> None:
     from runner.sweep.workers import worker as warm  # loads torch: in the worker, not here
 
-    warm.begin(warm.Post(*post))
+    warm.begin(warm.WorkerSetup(*post))
 
 
 def _work(what: Work) -> bool:

@@ -14,7 +14,7 @@ from runner.core.devices import cores
 from runner.core.errors import ConfigError
 from runner.sweep.plan.plan import Plan
 from runner.sweep.run.display import Display
-from runner.sweep.run.executor import Ended, Executor
+from runner.sweep.run.executor import Outcome, Executor
 from runner.sweep.run.work import Work
 from runner.sweep.workers.forkserver import environment
 from runner.sweep.workers.ray_actor import RayActor
@@ -60,7 +60,7 @@ class Ray:
             return max(1, min(runs, _places([own], 1, self._share(device))))
         return max(1, min(runs, _places(self._machines(), 1, self._share(device))))
 
-    def crew(self, plan: Plan, display: Display) -> Executor:
+    def make_executor(self, plan: Plan, display: Display) -> Executor:
         """Those who do the plan's runs. Raises `ConfigError` where no machine has what a run needs."""
         threads, share = max(entry.job.threads for entry in plan.todo), self._share(plan.device)
         check_precision(plan, share)
@@ -71,7 +71,7 @@ class Ray:
                 f"(threads=N) and {share:g} GPUs (hydra.launcher.gpus=N)"
             )
         origin = CommandOrigin.here(self.context, plan.folder)
-        return Actors(origin, min(plan.workers, places), threads, share, self.timeout)
+        return RayActors(origin, min(plan.workers, places), threads, share, self.timeout)
 
     def _share(self, device: str) -> float:
         """GPUs of a run."""
@@ -102,7 +102,7 @@ class Ray:
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-class Actors(Executor):
+class RayActors(Executor):
     """`capacity` actors, each with so many CPUs and GPUs; `limit`: seconds that a run may take."""
 
     def __init__(self, origin: CommandOrigin, capacity: int, cpus: int, gpus: float, limit: float | None):
@@ -120,7 +120,7 @@ class Actors(Executor):
         import ray
 
         if isinstance(error, KeyboardInterrupt) and self._running:
-            interruption.tell()
+            interruption.write_notice()
             saved = [actor.save.remote() for _, actor in self._running.values()]
             ray.wait(saved, num_returns=len(saved), timeout=interruption.PATIENCE)
         ray.shutdown()  # its actors end with it, and their processes with them
@@ -129,7 +129,7 @@ class Actors(Executor):
         actor = self._idle.pop() if self._idle else self._make(self._limit)
         self._running[actor.work.remote(self._origin, work)] = work, actor
 
-    def wait(self, seconds: float) -> list[Ended]:
+    def wait(self, seconds: float) -> list[Outcome]:
         import ray
 
         if not self._running:
@@ -140,7 +140,7 @@ class Actors(Executor):
         ready, _ = ray.wait(pending, num_returns=len(pending), timeout=0)
         return [self._outcome(answer, *self._running.pop(answer)) for answer in ready]
 
-    def _outcome(self, answer: Any, work: Work, actor: Any) -> Ended:
+    def _outcome(self, answer: Any, work: Work, actor: Any) -> Outcome:
         import ray
         from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
@@ -149,13 +149,13 @@ class Actors(Executor):
         except RayTaskError as error:
             raise error.cause from error
         except OutOfMemoryError:
-            return Ended(work, lost="its machine ran out of memory, and Ray ended its process", memory=True)
+            return Outcome(work, lost="its machine ran out of memory, and Ray ended its process", memory=True)
         except RayError as error:
-            return Ended(work, lost=f"Ray lost its process: {_words(error)}")
+            return Outcome(work, lost=f"Ray lost its process: {_words(error)}")
         self._idle.append(actor)
         if ended.done and not ended.lost and not ended.interrupted:
             seen(work, said)
-        return Ended(work, ended.done, ended.lost, ended.memory, ended.interrupted)
+        return Outcome(work, ended.done, ended.lost, ended.memory, ended.interrupted)
 
 
 def _knock(address: str | None) -> None:

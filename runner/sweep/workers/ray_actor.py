@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from runner.sweep.workers.forkserver import prepare
 
 if TYPE_CHECKING:
-    from runner.sweep.run.executor import Ended
+    from runner.sweep.run.executor import Outcome
     from runner.sweep.run.work import Work
     from runner.sweep.workers.processes import Processes
-    from runner.sweep.workers.remote import CommandOrigin, Said
+    from runner.sweep.workers.remote import CommandOrigin, ResultStamp
 
 
 class RayActor:
@@ -17,23 +17,23 @@ class RayActor:
 
     def __init__(self, limit: float | None):
         self.limit = limit  # seconds that a run may take
-        self.crew: Processes | None = None
+        self.executor: Processes | None = None
         prepare()
 
     def work(self, origin: "CommandOrigin", what: "Work") -> "tuple[Ended, Said]":
         """Does a run; also what stands in its folder then."""
         from runner.sweep.workers.processes import Processes
-        from runner.sweep.workers.remote import Said
+        from runner.sweep.workers.remote import ResultStamp
 
-        if self.crew is None:
+        if self.executor is None:
             origin.enter()
-            self.crew = Processes(origin.context, [None], self.limit)
-        self.crew.submit(what)
-        while not (ended := self.crew.wait(1.0)):
+            self.executor = Processes(origin.context, [None], self.limit)
+        self.executor.submit(what)
+        while not (ended := self.executor.wait(1.0)):
             pass
-        return ended[0], Said.of(what.job.folder)
+        return ended[0], ResultStamp.of(what.job.folder)
 
     def save(self) -> None:
         """Have the run that is under way saved, and its process ended; wait for that. Called beside `work`."""
-        if self.crew is not None:
-            self.crew.save()
+        if self.executor is not None:
+            self.executor.save()

@@ -53,7 +53,7 @@ class CommandOrigin:
 
 
 @dataclass(frozen=True)
-class Said:
+class ResultStamp:
     """What another machine says of a run that it has done."""
 
     status: str
@@ -67,7 +67,7 @@ class Said:
 
 
 @dataclass
-class Errand:
+class RemoteRun:
     """A run for a process of its own, on another machine. `limit`: seconds that it may take; `advanced`: whether it
     made a step before it was interrupted."""
 
@@ -76,7 +76,7 @@ class Errand:
     limit: float
     advanced: bool = False
 
-    def __call__(self) -> tuple[bool, Said] | ConfigError | DiskFull:
+    def __call__(self) -> tuple[bool, ResultStamp] | ConfigError | DiskFull:
         """`perform`; also what stands in the run's folder then. Its refusals are returned: they travel as they are."""
         try:
             self.origin.enter()
@@ -90,7 +90,7 @@ class Errand:
         except interruption.Interrupted as end:
             self.advanced = _steps(self.work) > before
             self._end(end.number)
-        return done, Said.of(self.work.job.folder)
+        return done, ResultStamp.of(self.work.job.folder)
 
     def checkpoint(self) -> Any:
         """Return what submitit queues where the job's time was up, or another one took its place: the same, which goes
@@ -116,10 +116,10 @@ def _steps(work: Work) -> int:
     return stopped["step"] if stopped else 0
 
 
-def seen(work: Work, said: Said) -> None:
+def seen(work: Work, said: ResultStamp) -> None:
     """Waits until this machine sees the end that another has written. Raises `ConfigError` where it never does."""
     folder, deadline = work.job.folder, time.monotonic() + SIGHT
-    while Said.of(folder) != said:
+    while ResultStamp.of(folder) != said:
         if time.monotonic() > deadline:
             raise ConfigError(
                 f"{folder}: another machine has written a result there that this one does not see; all machines must "

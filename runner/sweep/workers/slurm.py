@@ -21,10 +21,10 @@ from runner.store import lock
 from runner.store.ledger import read
 from runner.sweep.plan.plan import Plan
 from runner.sweep.run.display import Display
-from runner.sweep.run.executor import Ended, Executor
+from runner.sweep.run.executor import Outcome, Executor
 from runner.sweep.run.work import Work
 from runner.sweep.workers.forkserver import SINGLE, environment
-from runner.sweep.workers.remote import CommandOrigin, Errand, check_precision, needs, seen
+from runner.sweep.workers.remote import CommandOrigin, RemoteRun, check_precision, needs, seen
 
 LOGS = ".submitit"  # in the sweep's folder
 WAY_OUT = "with hydra.launcher.executor=local, or do without: hydra/launcher=local"
@@ -81,7 +81,7 @@ class Slurm:
         auto = MOST if self.executor == "slurm" else cores()
         return max(1, min(runs, auto if self.jobs == "auto" else self.jobs))
 
-    def crew(self, plan: Plan, display: Display) -> Executor:
+    def make_executor(self, plan: Plan, display: Display) -> Executor:
         """Those who do the plan's runs."""
         threads = max(entry.job.threads for entry in plan.todo)
         gpus = min(1, torch.cuda.device_count()) if self.gpus == "auto" else self.gpus
@@ -97,17 +97,17 @@ class Slurm:
             "slurm_setup": self.setup or None,
             "slurm_additional_parameters": self.parameters or None,
         }
-        return Jobs(CommandOrigin.here(self.context, plan.folder), self.executor, plan.workers, asked)
+        return SlurmJobs(CommandOrigin.here(self.context, plan.folder), self.executor, plan.workers, asked)
 
 
-class Jobs(Executor):
+class SlurmJobs(Executor):
     """`capacity` jobs at once, in the queue or running, for each of which is `asked` so much."""
 
     def __init__(self, origin: CommandOrigin, cluster: str, capacity: int, asked: dict[str, Any]):
         import submitit
 
         self.capacity, self._origin, self._limit = capacity, origin, 60.0 * asked["timeout_min"]
-        # As often as its time is up: each time it has made steps (`Errand.checkpoint`).
+        # As often as its time is up: each time it has made steps (`RemoteRun.checkpoint`).
         often = {} if cluster == "local" else {"slurm_max_num_timeout": REQUEUES}
         self._executor = submitit.AutoExecutor(origin.sweep / LOGS, cluster=cluster, **often)
         self._executor.update_parameters(**asked)
@@ -122,7 +122,7 @@ class Jobs(Executor):
         for job in self._running:
             self._cancel(job)
         if isinstance(error, KeyboardInterrupt):  # they save their runs
-            interruption.tell()
+            interruption.write_notice()
             deadline = time.monotonic() + interruption.PATIENCE
             while time.monotonic() < deadline and not all(job.done(force_check=True) for job in self._running):
                 time.sleep(LOOK)
@@ -138,14 +138,14 @@ class Jobs(Executor):
     def submit(self, work: Work) -> None:
         self._new.append(work)
 
-    def wait(self, seconds: float) -> list[Ended]:
+    def wait(self, seconds: float) -> list[Outcome]:
         # Runs of an earlier command's jobs are theirs: they need no second job that would only find the lock.
         elsewhere = [work for work in self._new if lock.holder(work.job.folder) is not None]
         self._queue([work for work in self._new if work not in elsewhere])
         self._new = []
         early = self._looked + LOOK - time.monotonic()
         if elsewhere or not self._running:
-            return [Ended(work, done=False) for work in elsewhere]
+            return [Outcome(work, done=False) for work in elsewhere]
         if early > 0:
             time.sleep(min(early, seconds))
             return []
@@ -167,7 +167,7 @@ class Jobs(Executor):
                 # A terminal's Ctrl-C goes to jobs of this machine, too: they hear of it from here.
                 stack.enter_context(interruption.ignoring(signal.SIGINT))
                 stack.enter_context(self._executor.batch())
-                jobs = [self._executor.submit(Errand(self._origin, work, self._limit)) for work in works]
+                jobs = [self._executor.submit(RemoteRun(self._origin, work, self._limit)) for work in works]
         except (FailedJobError, FailedSubmissionError) as error:
             raise ConfigError(
                 f"hydra/launcher=slurm: the cluster refused the jobs ({_last(str(error))}); correct hydra.launcher. "
@@ -175,7 +175,7 @@ class Jobs(Executor):
             ) from error
         self._running |= dict(zip(jobs, works, strict=True))
 
-    def _outcome(self, job: Any, work: Work) -> Ended:
+    def _outcome(self, job: Any, work: Work) -> Outcome:
         from submitit.core.utils import UncompletedJobError
 
         try:
@@ -185,16 +185,16 @@ class Jobs(Executor):
         except UncompletedJobError:
             record = read(work.job.folder)
             if record is not None and record.status == "running" and "stopped" in record.result:
-                return Ended(work, interrupted=True)
+                return Outcome(work, interrupted=True)
             state = job.state
             words = f"its job ended without a result (state {state}, log {job.paths.stderr})"
-            return Ended(work, lost=words, memory=state.startswith("OUT_OF_ME"))
+            return Outcome(work, lost=words, memory=state.startswith("OUT_OF_ME"))
         if isinstance(found, ConfigError | DiskFull):
             raise found
         done, said = found
         if done:
             seen(work, said)
-        return Ended(work, done)
+        return Outcome(work, done)
 
 
 def _absent() -> str | None:

@@ -29,7 +29,7 @@ LOOK = 1.0  # seconds between two looks at whether the sweep is still there
 
 
 @dataclass(frozen=True)
-class Post:
+class WorkerSetup:
     """A worker's place in a sweep."""
 
     context: HydraContext
@@ -38,11 +38,11 @@ class Post:
     parent: tuple[int, float]  # the sweep's process and when it began
 
 
-_post: Post
+_post: WorkerSetup
 _resources: Resources  # what this worker's runs share
 
 
-def begin(post: Post) -> None:
+def begin(post: WorkerSetup) -> None:
     """Makes this process a worker."""
     global _post, _resources
     os.environ.clear()
