@@ -157,7 +157,7 @@ def test_one_holds_a_lock(tmp_path):
 
 def said(folder: Path, **changes: object) -> None:
     """A lock as another process wrote it."""
-    own = {"host": lock.host(), "pid": os.getpid(), "started": lock.began(os.getpid()), "token": "x"}
+    own = {"host": lock.host(), "pid": os.getpid(), "started": lock.start_time(os.getpid()), "token": "x"}
     folder.mkdir(exist_ok=True)
     (folder / lock.FILE).write_text(json.dumps(own | changes))
 
@@ -238,7 +238,7 @@ def test_a_run_that_another_process_does_is_waited_for(cli, ends):
     result = json.loads(whole)
     path.write_text(json.dumps(result | {"status": "running"}))
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(4)"])
-    said(path.parent, pid=other.pid, started=lock.began(other.pid))
+    said(path.parent, pid=other.pid, started=lock.start_time(other.pid))
 
     def hold():
         time.sleep(3)

@@ -1,1 +1,1 @@
-"""Files on disk: what they are called, how they are written, and when they go."""
+"""Files on disk: their names, atomic writing, locks, fingerprints, the cache, and removal."""

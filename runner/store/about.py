@@ -1,6 +1,6 @@
-"""The description of a trained network that a checkpoint carries: parsed and typed.
+"""About: the description of a trained network in a checkpoint, parsed and type-checked.
 
-A checkpoint may come from anywhere. Nothing in it is interpolated.
+A checkpoint may come from anybody, so nothing in it is interpolated.
 """
 
 import json
@@ -14,7 +14,7 @@ from torch import Tensor
 from runner.core.errors import ConfigError
 from runner.core.schema import Average, Count, Positive, Rate, Real
 
-MOST_NUMBERS = 1 << 28  # of an image: 16,384 pixels a side, grey
+MAX_VALUES = 1 << 28  # of an image: 16,384 pixels a side in gray
 
 
 class EnsembleKeys(BaseModel):
@@ -23,7 +23,7 @@ class EnsembleKeys(BaseModel):
 
 
 class SavedConfig(BaseModel):
-    """The parts of a run's config that its network is built from, or that another command asks of it."""
+    """Parts of a run's config that its network is built from or that other commands read."""
 
     model_config = ConfigDict(extra="allow")
     seed: Annotated[Count, Field(lt=2**63)] = 0
@@ -36,18 +36,18 @@ class SavedConfig(BaseModel):
 
 
 class About(BaseModel):
-    """What a program must know to use the weights."""
+    """Description of a trained network: all that is needed to use its weights."""
 
     config: dict[str, Any]
     channels: Positive  # that enter the network
-    image_channels: Positive | None = None  # of its images: 1, where grey ones were repeated
-    transform_input: bool = False  # as torchvision's GoogLeNet and Inception have it; older checkpoints never had
+    image_channels: Positive | None = None  # of its images: 1 where gray images are repeated
+    transform_input: bool = False  # of torchvision's GoogLeNet and Inception; older checkpoints lack it
     size: Positive  # pixels of the side that enters the network
-    side: Positive | None = None  # of the images as they were kept, of which that is the centre
+    side: Positive | None = None  # of the stored images, from which the center is cut
     classes: Annotated[list[StrictStr], Field(min_length=1)]
-    mean: list[Real]  # a channel, of pixels in 0..1
+    mean: list[Real]  # [channels], of pixels in 0..1
     std: list[Rate]
-    identity: StrictStr | None = None  # of the contents of its data
+    identity: StrictStr | None = None  # hash of the contents of its data
 
     @model_validator(mode="after")
     def _agree(self) -> "About":
@@ -57,30 +57,30 @@ class About(BaseModel):
         if self.image_channels not in (1, self.channels):
             raise ValueError(f"images of {self.image_channels} channels, for a network that takes {self.channels}")
         self.side = self.side or self.size
-        if self.side < self.size or self.channels * self.side**2 > MOST_NUMBERS:
+        if self.side < self.size or self.channels * self.side**2 > MAX_VALUES:
             raise ValueError(f"images of {self.side} pixels a side, for a network that takes {self.size}")
         return self
 
 
-def contents(kept: Any, source: str | Path) -> dict[str, Any]:
-    """Return what a checkpoint holds: among others `members` (None of an unfinished run), and `abouts`, one a member.
+def contents(state: Any, source: str | Path) -> dict[str, Any]:
+    """Return a checkpoint's contents, with one entry of `abouts` for each of `members` (None in an unfinished run).
 
     source: the file, for messages. Raises `ConfigError` where it is no checkpoint of a run.
     """
-    if not isinstance(kept, dict) or not {"members", "about"} <= set(kept):
+    if not isinstance(state, dict) or not {"members", "about"} <= set(state):
         raise refusal(source, "no checkpoint of a run")
-    members, texts = kept["members"], kept.get("abouts") or [kept["about"]]
+    members, texts = state["members"], state.get("abouts") or [state["about"]]
     if members is None:
-        return kept
+        return state
     if not (isinstance(members, list) and members and all(map(_is_state, members))):
         raise refusal(source, "no checkpoint of a run (its networks are no tensors by name)")
     if not isinstance(texts, list) or len(texts) not in (1, len(members)):
         raise refusal(source, f"no checkpoint of a run (it does not describe its {len(members)} networks)")
-    return kept | {"abouts": texts * len(members) if len(texts) == 1 else texts}
+    return state | {"abouts": texts * len(members) if len(texts) == 1 else texts}
 
 
 def _is_state(value: Any) -> bool:
-    """Tell a mapping from names to dense tensors."""
+    """Return whether a value is a mapping from names to dense tensors."""
     return isinstance(value, dict) and all(
         isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout is torch.strided
         for name, tensor in value.items()
@@ -88,7 +88,7 @@ def _is_state(value: Any) -> bool:
 
 
 def describe(text: Any, source: str | Path) -> dict[str, Any]:
-    """Return the description in a checkpoint's `about`. Raises `ConfigError` where it is none."""
+    """Return the description in a checkpoint's `about`. Raises `ConfigError` where it is invalid."""
     try:
         return About.model_validate(json.loads(text)).model_dump()
     except ValidationError as error:
@@ -98,7 +98,7 @@ def describe(text: Any, source: str | Path) -> dict[str, Any]:
 
 
 def settings(about: dict[str, Any], source: str | Path) -> dict[str, Any]:
-    """Return the config of a description, its groups being mappings. Raises `ConfigError` where they are none."""
+    """Return the config of a description. Raises `ConfigError` where its groups are no mappings."""
     try:
         return SavedConfig.model_validate(about["config"]).model_dump()
     except ValidationError as error:
@@ -110,7 +110,7 @@ def _invalid(source: str | Path, place: str, error: ValidationError) -> ConfigEr
     return refusal(source, f"no checkpoint of a run ({'.'.join(map(str, (place, *first['loc'])))}: {first['msg']})")
 
 
-def refusal(source: str | Path, words: str) -> ConfigError:
-    """Return the error that names a file and says in one printable line what is wrong with its contents."""
-    line = " ".join(words.split())
-    return ConfigError(f"{source}: {''.join(sign if sign.isprintable() else '?' for sign in line)[:400]}")
+def refusal(source: str | Path, reason: str) -> ConfigError:
+    """Return a `ConfigError` that names a file and, in one printable line, what is wrong with its contents."""
+    line = " ".join(reason.split())
+    return ConfigError(f"{source}: {''.join(char if char.isprintable() else '?' for char in line)[:400]}")

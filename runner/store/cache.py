@@ -1,4 +1,4 @@
-"""A cache on disk: entries under the digest of what they depend on, up to a size. Imports no torch."""
+"""Content-addressed cache on disk: entries named by a digest of their inputs, up to a total size. Imports no torch."""
 
 import contextlib
 import errno
@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 LIMIT = "RUNNER_CACHE_GB"  # the environment variable
 GB = "50"  # its default
-FORMAT = 1  # of entries: part of every name
-# All that may be evicted: entries, their locks, what a killed writer left, and entries of the format before this one.
+FORMAT = 1  # of entries; part of every name
+# Files that may be evicted: entries, their locks, temporary files of killed writers, entries of the previous format.
 OURS = re.compile(
     r"\.?(files|scans|photos|arrays|features)-[0-9a-f]{32}"
     r"(\.cache|\.lock|(-[xy]_(train|test))?\.npy|\.json|\.bin)(\.[a-z0-9_]{8})?"
@@ -32,12 +32,12 @@ OURS = re.compile(
 
 
 def home() -> Path:
-    """Return the folder of all that the runner keeps for later commands."""
+    """Return the folder of files that the runner keeps for later commands."""
     return (Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "runner").expanduser()
 
 
 def limit() -> float:
-    """Return how many bytes a cache may take. ConfigError: the environment variable is no size."""
+    """Return the size limit of a cache in bytes. ConfigError: the environment variable is no size."""
     text = os.environ.get(LIMIT) or GB
     try:
         size = float(text)
@@ -49,7 +49,7 @@ def limit() -> float:
 
 
 def open_cache(cache_dir: str | None) -> "Cache":
-    """Return the cache in a folder, made if need be; one that keeps nothing, with a warning, where it is not writable.
+    """Return the cache in a folder; warn and return one that keeps nothing where the folder is not writable.
 
     ConfigError: see `limit`.
     """
@@ -69,26 +69,26 @@ def open_cache(cache_dir: str | None) -> "Cache":
 
 
 def name(kind: str, *key: Any) -> str:
-    """Return an entry's name. `key`: JSON values, all that the entry depends on."""
+    """Return an entry's name. `key`: JSON values of all inputs of the entry."""
     return f"{kind}-{hashlib.sha256(json.dumps([FORMAT, *key]).encode()).hexdigest()[:32]}"
 
 
 @dataclass(frozen=True)
 class Cache:
-    """Entries in a folder (None: nothing is kept) that take at most `limit` bytes; any process may add to it.
+    """Cache in a folder (None: nothing is kept) of at most `limit` bytes, shared by all processes.
 
-    Entries unused for longest are evicted before a new one is written. One that a living process uses stays: a local
-    mapping would outlive its name, but the process would have to make it again, and over NFS it would crash.
+    Before a new entry is written, the least recently used ones are evicted. An entry in use by a living process stays:
+    a local mapping would outlive the file, but the process would have to make it again, and over NFS it would crash.
     """
 
     folder: Path | None
     limit: float = math.inf
 
     def get(self, name: str, make: Callable[[], tuple[int, Write]]) -> CacheEntry:
-        """Return the entry of this name; made unless there, in memory where it cannot be kept.
+        """Return the entry of this name; make it where it is missing, in memory where it cannot be written.
 
-        `make()` gives the payload's size in bytes and the function that writes it. Of several processes that need an
-        entry one makes it, and the others wait.
+        `make()` returns the payload's size in bytes and the function that writes it. Of several processes that need an
+        entry, one makes it and the others wait.
         """
         entry = self.load(name)
         if entry is not None:
@@ -123,21 +123,21 @@ class Cache:
             return None
         path = self._path(name)
 
-        def put(file: BinaryIO) -> None:
+        def write_entry(file: BinaryIO) -> None:
             hold(file)
             self._reserve(file, DIGEST + size)
             fill(file, write)
 
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)  # it may be deleted at any time
-            write_atomic(path, put, durable=False)
+            self.folder.mkdir(parents=True, exist_ok=True)  # because a user may delete it at any time
+            write_atomic(path, write_entry, durable=False)
             return read(path, is_new=True)
         except OSError as error:
             _warn(self.folder, error.strerror or str(error))
             return None
 
     def remove(self, name: str) -> None:
-        """Remove an entry that turned out wrong."""
+        """Remove an invalid entry."""
         if self.folder is not None:
             remove(self._path(name))
 
@@ -145,23 +145,23 @@ class Cache:
         return self.folder / f"{name}.cache"
 
     def _reserve(self, file: BinaryIO, size: int) -> None:
-        """Give a new file `size` bytes, which other processes count from now on. OSError: there is no room."""
+        """Extend a new file to `size` bytes, so that other processes count them. OSError: there is no room."""
         if size > self.limit:
             raise OSError(errno.ENOSPC, f"an entry takes {size / 1e9:.3g} GB, and {LIMIT}={self.limit / 1e9:g}")
         with locked(self.folder / ".runner-cache.lock"):
             files = self._files()
-            total = size + sum(length for _, length, _ in files)
-            for _, length, path in files:
+            total = size + sum(file_size for _, file_size, _ in files)
+            for _, file_size, path in files:
                 if total > self.limit and evict(path):
-                    total -= length
+                    total -= file_size
             if total > self.limit:
                 raise OSError(errno.ENOSPC, f"all of it is in use, and {LIMIT}={self.limit / 1e9:g}")
-            if size > shutil.disk_usage(self.folder).free:  # known now, not after an hour of decoding
+            if size > shutil.disk_usage(self.folder).free:  # fail now, not after an hour of decoding
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             file.truncate(size)
 
     def _files(self) -> list[tuple[int, int, Path]]:
-        """Return last use, size and path of each file of ours, the one unused for longest first."""
+        """Return (last use, size, path) of each of our files, the least recently used first."""
         files = []
         with os.scandir(self.folder) as items:
             for item in items:
@@ -173,6 +173,6 @@ class Cache:
 
 @functools.cache  # once a process, not once an entry
 def _warn(folder: Path, reason: str) -> None:
-    text = "what would be kept there stays in memory, and the next command makes it again"
-    where = "data.cache_dir or XDG_CACHE_HOME names another folder"
-    log.warning("cache '%s' cannot be written: %s; %s (%s)", folder, reason, text, where)
+    consequence = "what would be kept there stays in memory, and the next command makes it again"
+    way_out = "data.cache_dir or XDG_CACHE_HOME names another folder"
+    log.warning("cache '%s' cannot be written: %s; %s (%s)", folder, reason, consequence, way_out)

@@ -1,4 +1,4 @@
-"""Save, verify, resume: one file, written whole or not at all, that carries its own checksum."""
+"""Checkpoint files: written atomically, with a checksum inside that `load` verifies."""
 
 import hashlib
 import io
@@ -21,11 +21,11 @@ _LENGTH = len(_COMMENT) + 64  # bytes of the comment: the digest follows in hexa
 
 
 class Damaged(Exception):
-    """A checkpoint that is not what was written."""
+    """Error for a checkpoint with a wrong checksum or forbidden contents."""
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Writes tensors, numbers, words, lists and mappings; `torch.load` reads the file as any other.
+    """Write tensors, numbers, strings, lists and mappings to a file that `torch.load` can read too.
 
     The checksum is the comment of the zip file that `torch.save` makes.
     """
@@ -42,9 +42,9 @@ def _comment(content: bytes) -> bytes:
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The state that was saved, its checksum verified; no code in the file is run.
+    """Load a saved state after verifying its checksum; no code in the file is run.
 
-    Raises `Damaged`, naming the file, where it is not what was written, or holds more than tensors and plain values.
+    Raises `Damaged`, naming the file, where the checksum differs or it holds more than tensors and plain values.
     """
     content = path.read_bytes()
     zipped, comment = content[: -_LENGTH - 2] + b"\0\0", content[-_LENGTH - 2 :]
@@ -59,7 +59,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
 
 
 def load_if_whole(path: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-    """As `load`; None, and a warning, where there is nothing usable."""
+    """Load a saved state, see `load`; None where there is no file, or, with a warning, where it is damaged."""
     if not path.exists():
         return None
     try:

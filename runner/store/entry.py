@@ -1,6 +1,6 @@
-"""One file of the cache: how it is written, checked, mapped into memory, and locked while it is in use.
+"""Entry: one file of the cache, with functions to write, verify, memory-map and lock it.
 
-The file is a sha256 of the rest, in hexadecimal digits; the payload; a line break; the content, a line of JSON.
+A file is the hexadecimal sha256 of the rest, the payload, a line break, and the content as a line of JSON.
 """
 
 import contextlib
@@ -17,14 +17,17 @@ from typing import Any, BinaryIO
 
 log = logging.getLogger(__name__)
 
-DIGEST = 64  # digits
+DIGEST = 64  # hexadecimal digits
 
-Write = Callable[[Callable[[bytes], None]], Any]  # write(put): puts the payload piece by piece, returns the content
+Write = Callable[[Callable[[bytes], None]], Any]  # write(put): puts the payload in parts and returns the content
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """`payload`: bytes, mapped copy-on-write from the file, or in memory; `content`: JSON; `is_new`: made just now."""
+    """Entry of the cache.
+
+    payload: bytes, mapped copy-on-write from the file, or in memory. content: JSON. is_new: made by this call.
+    """
 
     payload: memoryview
     content: Any
@@ -32,13 +35,13 @@ class CacheEntry:
 
 
 def in_memory(size: int, write: Write) -> CacheEntry:
-    """Return an entry of `size` bytes and no file."""
-    payload, at = memoryview(bytearray(size)), 0
+    """Make an entry of `size` bytes in memory, without a file."""
+    payload, offset = memoryview(bytearray(size)), 0
 
     def put(part: bytes) -> None:
-        nonlocal at
-        payload[at : at + len(part)] = part
-        at += len(part)
+        nonlocal offset
+        payload[offset : offset + len(part)] = part
+        offset += len(part)
 
     return CacheEntry(payload, write(put), True)
 
@@ -61,7 +64,8 @@ def fill(file: BinaryIO, write: Write) -> None:
 def read(path: Path, is_new: bool = False) -> CacheEntry | None:
     """Return the entry in a file; None where it is damaged. OSError: it cannot be read.
 
-    A new one is not checked. The lock of `hold` lasts as long as the payload, whose mapping keeps the descriptor.
+    A new entry is not verified. The lock of `hold` lasts as long as the payload, because its mapping keeps the
+    descriptor open.
     """
     with path.open("rb") as file:
         hold(file)
@@ -70,14 +74,14 @@ def read(path: Path, is_new: bool = False) -> CacheEntry | None:
             return None
         with contextlib.suppress(OSError):  # another user's file
             os.utime(path)  # the time of its last use
-        # copy-on-write: torch warns of read-only memory; unwritten pages are shared all the same
+        # copy-on-write, because torch warns about read-only memory; unwritten pages are shared all the same
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     end = mapped.rfind(b"\n")
     return CacheEntry(memoryview(mapped)[DIGEST:end], json.loads(mapped[end + 1 :]), is_new)
 
 
 def hold(file: BinaryIO) -> None:
-    """Keep an open file from `evict`, in all processes, until it is closed and no mapping of it is left."""
+    """Protect an open file from `evict`, in all processes, until it is closed and no mapping of it is left."""
     with contextlib.suppress(OSError):  # a file system without locks, where nothing is evicted
         fcntl.flock(file, fcntl.LOCK_SH)
 
@@ -85,7 +89,7 @@ def hold(file: BinaryIO) -> None:
 def evict(path: Path) -> bool:
     """Remove a file and return True; False where it is in use, or another user's."""
     try:
-        with path.open("r+b") as file:  # for writing: NFS asks it of an exclusive lock
+        with path.open("r+b") as file:  # opened for writing, because NFS needs that for an exclusive lock
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
     except OSError:
@@ -94,14 +98,14 @@ def evict(path: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Remove a file if that can be done."""
+    """Remove a file; ignore failures."""
     with contextlib.suppress(OSError):
         path.unlink()
 
 
 @contextlib.contextmanager
 def locked(path: Path, once: bool = False) -> Iterator[None]:
-    """Hold a lock file, and remove it if it serves `once`; go on without where the file system has no locks."""
+    """Hold a lock file, and remove it afterwards if `once`; go on without where the file system has no locks."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             file = stack.enter_context(path.open("ab"))

@@ -1,4 +1,4 @@
-"""The one way to write a result: all of it or nothing."""
+"""Names of result files, and functions that write them atomically."""
 
 import csv
 import io
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 RESULT = "result.json"  # of a run, in its folder
 CHECKPOINT = "checkpoint.pt"  # of a run, in its folder
-PLAN = "plan.json"  # of a sweep, in its own
-TABLE = "results.csv"  # likewise
-EVENTS = re.compile(r"events\.out\.tfevents\.\d+\.\d+|end\.\d+\.tfevents")  # our event files; others' names have a host
+PLAN = "plan.json"  # of a sweep, in its folder
+TABLE = "results.csv"  # of a sweep, in its folder
+EVENTS = re.compile(r"events\.out\.tfevents\.\d+\.\d+|end\.\d+\.tfevents")  # ours; other names hold a host
 PICTURE_MARK = b"Software\0runner"  # in each of our PNG files
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], None] | bytes | str, durable: bool = True) -> None:
-    """Writes `path` through a temporary file, fsync and rename: a reader sees the old file or the new one.
+    """Write a file by a temporary file, fsync and rename: a reader sees the old file or the new one.
 
-    `write` is the content, or a function that writes it to an open binary file. `durable=False` leaves out the
-    fsync, for files that can be made again.
+    write: the content, or a function that writes it to an open binary file. durable: False leaves out the fsync, for
+    files that can be made again.
     """
     path = Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -52,23 +52,23 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], None] | bytes | str, du
 
 
 def write_json(path: Path, value: Any, durable: bool = True) -> None:
-    """`value` as indented JSON, atomically."""
+    """Write a value as indented JSON, atomically."""
     write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n", durable)
 
 
 def yaml_text(value: Mapping[str, Any] | Sequence[Any]) -> str:
-    """Plain values as YAML, in their order."""
+    """Return plain values as YAML, in their order."""
     return yaml.dump(value, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
 
 
 @by_content(8)
 def png(image: "np.ndarray") -> bytes:
-    """`image` uint8 [H, W, 3] as a PNG file (W3C, Portable Network Graphics, sections 5 and 9).
+    """Return an image uint8 [H, W, 3] as a PNG file (W3C, Portable Network Graphics, sections 5 and 9).
 
-    Each row is stored as its difference to the one above (filter 2) in Deflate's quickest level: for drawings and
-    enlarged images as small as what Pillow makes of all five filters, in half its time.
+    Each row is stored as its difference to the row above (filter 2) at Deflate's fastest level. For drawings and
+    enlarged images the file is as small as Pillow's, which tries all five filters, and takes half the time.
     """
-    import numpy as np  # only what draws pays for it
+    import numpy as np  # imported here, because only drawing needs it
 
     height, width, _ = image.shape
     rows = np.empty((height, 1 + 3 * width), np.uint8)
@@ -83,7 +83,7 @@ def png(image: "np.ndarray") -> bytes:
 
 
 def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """A line a row, all digits."""
+    """Return rows as CSV, numbers with all their digits."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
@@ -91,8 +91,8 @@ def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
     return buffer.getvalue()
 
 
-class Lines:
-    """A csv file that grows by a row at a time: what an earlier process had written is written anew."""
+class CsvFile:
+    """CSV file that grows row by row; it starts with the rows of an earlier process, written anew."""
 
     def __init__(self, path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]):
         self.columns = columns
@@ -100,11 +100,11 @@ class Lines:
         self._file = path.open("a", buffering=1)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Appends one row; a column without a value stays empty."""
+        """Append one row; a column without a value stays empty."""
         self._file.write(self._line(row))
 
     def close(self) -> None:
-        """Ends the file."""
+        """Close the file."""
         self._file.close()
 
     def _line(self, row: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Identify runs: a hash of all that can change a result, and the run's name in words."""
+"""Fingerprint: a hash of all that can change a run's result. Slug: the run's name in words."""
 
 import hashlib
 import json
@@ -9,16 +9,14 @@ from typing import Any
 
 from runner.core.schema import EVALUATION, NOT_IDENTITY
 from runner.core.targets import TRUSTED
-from runner.store.revisions import ASKED, FORMER, covers, without_added
+from runner.store.revisions import FORMER, NETWORK_GROUPS, covers, without_added
 from runner.store.sources import Code, code
 
 LENGTH = 10  # hexadecimal digits of a fingerprint
-LONGEST_SLUG = 100  # bytes: names of files end at 255
+LONGEST_SLUG = 100  # bytes; file names have at most 255
+PLAIN = "auto"  # hashed in place of fp32, which `precision=auto` meant everywhere but on a GPU
 
-
-PLAIN = "auto"  # how fp32 is hashed: what `precision=auto` gave everywhere but on a GPU
-
-Pair = tuple[str, str]  # fingerprint, and that of the training alone
+Pair = tuple[str, str]  # (fingerprint of the run, fingerprint of its training)
 
 
 def fingerprints(
@@ -28,14 +26,14 @@ def fingerprints(
     revised: Mapping[str, int] = MappingProxyType({}),
     code: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> Pair:
-    """Return `(fingerprint, training)`: of the whole run, and of its training alone.
+    """Return the fingerprints of the whole run and of its training alone.
 
     config: checked, its precision resolved for the run's device.
-    contents: the identity of the data's contents, which stands for the paths they were read from.
-    ignored: parts of the config that do not matter to the run's task.
+    contents: hash of the data's contents, in place of the paths they were read from.
+    ignored: parts of the config that the run's task does not read.
     revised: the revisions that apply (`runner.store.revisions`).
     code: digests of the user's own source (`runner.store.sources`).
-    Without any of both, the hash is what it was before there were such.
+    Without revisions and code, the hash equals that of versions that knew neither.
     """
     precision = PLAIN if config["precision"] == "fp32" else config["precision"]
     return _pair(config | {"precision": precision}, contents, ignored, revised, code)
@@ -48,8 +46,10 @@ def earlier(
     revised: Mapping[str, int] = MappingProxyType({}),
     code: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> Pair | None:
-    """Return the pair that the same run had when precision was hashed as typed, where that is another: a typed `fp32`
-    as itself, an `auto` that was bf16 as `auto`."""
+    """Return the fingerprints that the run had when precision was hashed as typed; None where they are the same.
+
+    A typed `fp32` was hashed as itself, an `auto` that meant bf16 as `auto`.
+    """
     spelling = {"fp32": "fp32", "bf16": "auto"}.get(config["precision"])
     if spelling is None or "precision" in ignored:
         return None
@@ -57,11 +57,11 @@ def earlier(
 
 
 def own_code(config: dict[str, Any], ignored: frozenset[str], origins: Iterable[Mapping[str, Any]] = ()) -> Code:
-    """Return the digests of the user's own classes that a run calls, those of the networks that it asks among them."""
+    """Return the digests of the user's own classes that a run calls, also those of trained networks that it loads."""
     digests = code({group: node for group, node in config.items() if group not in ignored}, TRUSTED)
     for origin in origins:
-        for group, known in code({group: origin["config"].get(group) for group in ASKED}, TRUSTED).items():
-            digests[group] = digests.get(group, {}) | known
+        for group, added in code({group: origin["config"].get(group) for group in NETWORK_GROUPS}, TRUSTED).items():
+            digests[group] = digests.get(group, {}) | added
     return digests
 
 
@@ -77,11 +77,13 @@ def _pair(
         target = parts["task"].get("_target_")
         parts["task"] = parts["task"] | {"_target_": FORMER.get(target, target)}
     trained = {key: value for key, value in parts.items() if key not in EVALUATION}
-    more = {"revisions": dict(revised), "code": {group: dict(known) for group, known in code.items()}}
-    fewer = {what: {k: v for k, v in values.items() if not covers(EVALUATION, k)} for what, values in more.items()}
+    extras = {"revisions": dict(revised), "code": {group: dict(digests) for group, digests in code.items()}}
+    trained_extras = {
+        name: {k: v for k, v in values.items() if not covers(EVALUATION, k)} for name, values in extras.items()
+    }
     whole, training = (
-        _hash(own | {what: values for what, values in extra.items() if values}, contents)
-        for own, extra in ((parts, more), (trained, fewer))
+        _hash(keys | {name: values for name, values in added.items() if values}, contents)
+        for keys, added in ((parts, extras), (trained, trained_extras))
     )
     return whole, training
 
@@ -94,12 +96,12 @@ def _without(config: dict[str, Any], left_out: frozenset[str], prefix: str = "")
     }
 
 
-def _hash(what: dict[str, Any], contents: str) -> str:
-    # Stacks keep their order: it is part of what they do.
+def _hash(keys: dict[str, Any], contents: str) -> str:
+    # stacks as lists, because their order matters
     ordered = {
-        key: list(value.items()) if key in ("regularization", "augmentation") else value for key, value in what.items()
+        key: list(value.items()) if key in ("regularization", "augmentation") else value for key, value in keys.items()
     }
-    # 1.0 and 1 are one number, however an option's own keys were typed.
+    # integral floats as integers, because an option's own keys may be typed as 1.0 or 1
     exact = json.loads(
         json.dumps([ordered, contents]), parse_float=lambda text: int(x) if (x := float(text)).is_integer() else x
     )
@@ -108,7 +110,7 @@ def _hash(what: dict[str, Any], contents: str) -> str:
 
 
 def slug(overrides: list[str]) -> str:
-    """The typed overrides as part of a folder's name."""
+    """Return the typed overrides as part of a folder's name."""
     words = []
     for override in overrides:
         key, _, value = override.partition("=")

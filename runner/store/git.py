@@ -1,7 +1,7 @@
-"""States of the repositories that a command was typed with: commit, uncommitted changes, untracked files.
+"""Git states of a command's repositories: commit, uncommitted changes, untracked files.
 
-Git is asked once a command. A repository that git cannot read, or not in time, is told with the reason; none is no
-error. Importing this module imports no torch.
+They are read once a command. A repository that git cannot read, or not in time, is recorded with the reason; a missing
+one is no error. Importing this module imports no torch.
 """
 
 import hashlib
@@ -18,19 +18,20 @@ import runner
 from runner.store.files import write_atomic
 from runner.store.imports import find, is_installed, is_own
 
-LIMIT = 1_000_000  # bytes of a patch that is kept
-SECONDS = 5.0  # for one question to git
-NAMED = 20  # untracked files that are named
+LIMIT = 1_000_000  # bytes; a larger patch is not kept
+SECONDS = 5.0  # timeout of one git command
+NAMED = 20  # untracked files listed by name
 PATCHES = ".patches"  # in the sweep's folder
-HERE, OWN = ".", "runner"  # uses of a repository: where the command was typed, and of the runner's own checkout
-OPTIONS = ("-c", "core.fsmonitor=false", "-c", "core.quotepath=off")  # a monitor is a program of the repository's
+HERE, OWN = ".", "runner"  # uses of a repository: the working directory, the runner's own checkout
+# no monitor, because a repository may name any program as one
+OPTIONS = ("-c", "core.fsmonitor=false", "-c", "core.quotepath=off")
 DIFF = ("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--binary", "--submodule=diff")
-PREFIXES = ("--src-prefix=a/", "--dst-prefix=b/")  # whatever the user's settings are: `git apply` takes it
+PREFIXES = ("--src-prefix=a/", "--dst-prefix=b/")  # for `git apply`, whatever the user's settings are
 
 
 @dataclass(frozen=True)
 class State:
-    """A repository as it was when a command was typed; None is what git did not tell."""
+    """State of a repository when a command was typed; None for values that git did not report."""
 
     root: str
     uses: list[str]  # `.` where the command was typed, `runner`, and packages that `trust` names
@@ -38,21 +39,21 @@ class State:
     dirty: bool | None = None
     untracked: list[str] = field(default_factory=list)  # the first `NAMED`
     untracked_count: int = 0
-    patch: str | None = None  # file in the sweep's folder; `git apply` makes the changes again
+    patch: str | None = None  # file in the sweep's folder, for `git apply`
     patch_bytes: int = 0
     patch_sha256: str | None = None
-    problem: str | None = None  # why something is not known
+    problem: str | None = None  # why a value is missing
 
 
-class Trouble(Exception):
-    """Git's reason for no answer."""
+class GitError(Exception):
+    """Failed git command, with the reason."""
 
 
 def record(folder: Path, trust: Sequence[str], keep: bool) -> list[dict[str, Any]]:
     """Return the state of each repository of a command, for `result.json`, and write its patch below `folder`.
 
-    folder: of the sweep, whose files are no changes. trust: packages of the user's own. keep: whether patches are
-    written.
+    folder: of the sweep; its files do not count as changes. trust: the user's own packages. keep: whether to write
+    patches.
     """
     if shutil.which("git") is None:
         return []
@@ -61,23 +62,23 @@ def record(folder: Path, trust: Sequence[str], keep: bool) -> list[dict[str, Any
     for use, place in _places(trust):
         try:
             root = _root(place)
-        except Trouble as trouble:
-            states.append(State(str(place), [use], problem=str(trouble)))
+        except GitError as error:
+            states.append(State(str(place), [use], problem=str(error)))
             continue
         if root is not None:
             uses.setdefault(root, []).append(use)
-    states += [_state(root, known, folder.absolute(), keep) for root, known in uses.items()]
+    states += [_state(root, names, folder.absolute(), keep) for root, names in uses.items()]
     return [asdict(state) for state in states]
 
 
 def commit(states: Iterable[Mapping[str, Any]]) -> str | None:
-    """Return the commit of the repository where the command was typed, else of a trusted package, else ours."""
+    """Return the commit of the working directory's repository, else of a trusted package's, else of the runner's."""
     order = sorted(states, key=lambda state: (HERE not in state["uses"], OWN in state["uses"]))
     return next((state["commit"] for state in order if state["commit"] is not None), None)
 
 
 def _places(trust: Sequence[str]) -> Iterator[tuple[str, Path]]:
-    """Yield (use, folder); what is installed is no checkout, though a repository may lie around its environment."""
+    """Yield (use, folder) of checkouts: installed packages are none, even in an environment inside a repository."""
     yield HERE, Path.cwd()
     for package in dict.fromkeys(name.partition(".")[0] for name in trust):
         spec = find(package)
@@ -89,11 +90,11 @@ def _places(trust: Sequence[str]) -> Iterator[tuple[str, Path]]:
 
 
 def _root(place: Path) -> Path | None:
-    """Return the repository's folder; None where there is none. Raises `Trouble`."""
+    """Return the repository's folder; None where there is none. Raises `GitError`."""
     try:
-        return Path(os.fsdecode(_ask(place, "rev-parse", "--show-toplevel").rstrip(b"\n")))
-    except Trouble as trouble:
-        if "not a git repository" in str(trouble) or "must be run in a work tree" in str(trouble):
+        return Path(os.fsdecode(_run_git(place, "rev-parse", "--show-toplevel").rstrip(b"\n")))
+    except GitError as error:
+        if "not a git repository" in str(error) or "must be run in a work tree" in str(error):
             return None
         raise
 
@@ -102,25 +103,25 @@ def _state(root: Path, uses: list[str], folder: Path, keep: bool) -> State:
     state = State(str(root), uses)
     try:
         try:
-            head = _ask(root, "rev-parse", "--verify", "--quiet", "HEAD").decode().strip()
+            head = _run_git(root, "rev-parse", "--verify", "--quiet", "HEAD").decode().strip()
             state = replace(state, commit=head)
-        except Trouble:  # no commit yet: all that is staged is new
-            head = _ask(root, "hash-object", "-t", "tree", os.devnull).decode().strip()
+        except GitError:  # no commit yet: compare with the empty tree
+            head = _run_git(root, "hash-object", "-t", "tree", os.devnull).decode().strip()
         paths = ["--", ".", *(f":(top,exclude,literal){path}" for path in _outputs(root, folder))]
-        listed = _ask(root, "status", "--porcelain", "-z", "--untracked-files=normal", *paths).split(b"\0")
+        listed = _run_git(root, "status", "--porcelain", "-z", "--untracked-files=normal", *paths).split(b"\0")
         entries = [entry.decode(errors="backslashreplace") for entry in listed if entry]
         new = [entry[3:] for entry in entries if entry.startswith("?? ")]
         state = replace(state, dirty=bool(entries), untracked=new[:NAMED], untracked_count=len(new))
         if len(entries) > len(new):
             state = _changed(state, root, folder, keep, [*DIFF, *PREFIXES, head, *paths])
-    except Trouble as trouble:
-        return replace(state, problem=str(trouble))
+    except GitError as error:
+        return replace(state, problem=str(error))
     return state
 
 
-def _changed(state: State, root: Path, folder: Path, keep: bool, question: list[str]) -> State:
-    """Return the state with its patch, which is written where it is not too large."""
-    start, digest, size = _diff(root, question)
+def _changed(state: State, root: Path, folder: Path, keep: bool, arguments: list[str]) -> State:
+    """Return the state with its patch; write the patch unless it is too large."""
+    start, digest, size = _diff(root, arguments)
     state = replace(state, patch_bytes=size, patch_sha256=digest)
     if size > LIMIT:
         return replace(state, problem=f"the patch of {size:,} bytes is over the limit of {LIMIT:,} and is not kept")
@@ -134,7 +135,7 @@ def _changed(state: State, root: Path, folder: Path, keep: bool, question: list[
 
 
 def _outputs(root: Path, folder: Path) -> list[str]:
-    """Return the places below a repository where the runner writes: they are no changes of the user's."""
+    """Return the paths below a repository where the runner writes: they are not the user's changes."""
     places = [folder, Path.cwd() / "outputs"]
     if folder.parent.is_dir():
         places += [path.parent for path in folder.parent.glob("*/results.csv")]
@@ -144,17 +145,17 @@ def _outputs(root: Path, folder: Path) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Return what git is asked with: no repository but the one that is named, no locks, no questions, no network."""
+    """Return git's environment variables: only the named repository, no locks, no prompts, no network."""
     own = {key: value for key, value in os.environ.items() if key not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
     quiet = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", "LC_ALL": "C"}
     return own | quiet
 
 
-def _ask(folder: Path, *words: str) -> bytes:
-    """Return git's answer. Raises `Trouble` with its reason."""
+def _run_git(folder: Path, *arguments: str) -> bytes:
+    """Return git's output. Raises `GitError` with its reason."""
     try:
-        answer = subprocess.run(
-            ["git", "-C", str(folder), *OPTIONS, *words],
+        process = subprocess.run(
+            ["git", "-C", str(folder), *OPTIONS, *arguments],
             capture_output=True,
             stdin=subprocess.DEVNULL,
             env=_environment(),
@@ -162,20 +163,20 @@ def _ask(folder: Path, *words: str) -> bytes:
             check=False,
         )
     except OSError as error:
-        raise Trouble(f"git cannot be started ({error.strerror})") from error
+        raise GitError(f"git cannot be started ({error.strerror})") from error
     except subprocess.TimeoutExpired as error:
-        raise Trouble(f"git {words[0]} took more than {SECONDS:g} s") from error
-    if answer.returncode:
-        lines = answer.stderr.decode(errors="backslashreplace").strip().splitlines()
-        raise Trouble(lines[0].removeprefix("fatal: ") if lines else f"git {words[0]} failed")
-    return answer.stdout
+        raise GitError(f"git {arguments[0]} took more than {SECONDS:g} s") from error
+    if process.returncode:
+        lines = process.stderr.decode(errors="backslashreplace").strip().splitlines()
+        raise GitError(lines[0].removeprefix("fatal: ") if lines else f"git {arguments[0]} failed")
+    return process.stdout
 
 
-def _diff(root: Path, question: list[str]) -> tuple[bytes, str, int]:
-    """Return (the first `LIMIT` bytes, the digest of all, bytes in all). Raises `Trouble`."""
+def _diff(root: Path, arguments: list[str]) -> tuple[bytes, str, int]:
+    """Return (the first `LIMIT` bytes, digest of all bytes, their number). Raises `GitError`."""
     digest, size, kept = hashlib.sha256(), 0, bytearray()
     with subprocess.Popen(
-        ["git", "-C", str(root), *OPTIONS, *question],
+        ["git", "-C", str(root), *OPTIONS, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -191,5 +192,5 @@ def _diff(root: Path, question: list[str]) -> tuple[bytes, str, int]:
         finally:
             timer.cancel()
     if process.returncode:
-        raise Trouble(f"git diff failed, or took more than {SECONDS:g} s")
+        raise GitError(f"git diff failed, or took more than {SECONDS:g} s")
     return bytes(kept), digest.hexdigest(), size

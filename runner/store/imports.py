@@ -1,7 +1,7 @@
-"""The user's own modules and what they import, read from source.
+"""The user's own modules and their imports, read from source.
 
-Imports are read from the source (`ast`), not from `sys.modules`: so the answer depends neither on the order in which
-modules were loaded nor on the branches that this process took. Nothing is imported here, torch least of all.
+Imports are read from the source (`ast`), not from `sys.modules`, so that the result depends neither on the order in
+which modules were imported nor on the branches that this process took. No module is imported, torch least of all.
 """
 
 import ast
@@ -18,47 +18,47 @@ from typing import Any
 
 from runner.store.shipped import is_added
 
-OURS = frozenset({"runner", "hydra_plugins", "torch", "torchvision"})  # of which a version or a revision tells
-INSTALLED = frozenset({"site-packages", "dist-packages"})  # folders of what pip and Debian install
+OURS = frozenset({"runner", "hydra_plugins", "torch", "torchvision"})  # identified by a version or by revisions
+INSTALLED = frozenset({"site-packages", "dist-packages"})  # folders where pip and Debian install packages
 SOURCE = (".py", ".pyw")
 IMPORTERS = ("import_module", "__import__")
-ANY = "*"  # stands for an import whose name is made when it runs
+ANY = "*"  # stands for an import with a name computed at run time
 
 
 @dataclass(frozen=True)
 class Module:
-    """A module of the user's own, as its file was when this process read it."""
+    """One of the user's own modules, as its file was when this process read it."""
 
     origin: str  # the file; empty for a namespace package
     digest: str  # of the file's bytes
-    imports: frozenset[str]  # dotted names, of which some are no modules
+    imports: frozenset[str]  # dotted names; some are no modules
 
 
 def closure(names: Iterable[str], known: dict[str, Module]) -> dict[str, Module]:
-    """Return these modules, their packages, and all of the user's own that they import, by name.
+    """Return these modules, their packages, and all of the user's own modules that they import, by name.
 
-    known: modules that this process has read before; those that it reads now are added.
+    known: modules that this process has read before; the function adds those that it reads.
     """
-    start, waiting = frozenset(names), list(names)
+    start, pending = frozenset(names), list(names)
     modules: dict[str, Module] = {}
-    others: set[str] = set()
-    while waiting:
-        for name in prefixes(waiting.pop()):
-            if name in modules or name in others:
+    excluded: set[str] = set()
+    while pending:
+        for name in prefixes(pending.pop()):
+            if name in modules or name in excluded:
                 continue
             spec = find(name)
             if spec is None or name not in start and not is_own(spec):
-                others.add(name)
+                excluded.add(name)
                 continue
             if name not in known:
                 known[name] = _read(name, spec)
             modules[name] = known[name]
-            waiting += known[name].imports
+            pending += known[name].imports
     return modules
 
 
 def find(name: str) -> ModuleSpec | None:
-    """Return where a module lies, without importing its packages; None where there is none."""
+    """Return a module's spec without importing its packages; None where there is no such module."""
     path: Any = None
     spec = None
     for part in prefixes(name):
@@ -69,13 +69,13 @@ def find(name: str) -> ModuleSpec | None:
         if spec is None:
             return None
         path = spec.submodule_search_locations
-        if path is None and part != name:  # a module has no modules in it
+        if path is None and part != name:  # no package, so it has no submodules
             return None
     return spec
 
 
 def is_own(spec: ModuleSpec) -> bool:
-    """Return whether a module is the user's own source: not ours, not Python's, not an installed distribution's."""
+    """Return whether a module is the user's own source: not the runner's, Python's or an installed distribution's."""
     if spec.name.partition(".")[0] in OURS:
         return is_added(spec.name)
     places = [spec.origin] if spec.has_location else list(spec.submodule_search_locations or [])
@@ -83,7 +83,7 @@ def is_own(spec: ModuleSpec) -> bool:
 
 
 def is_installed(place: str | None) -> bool:
-    """Return whether a file lies where installed distributions do."""
+    """Return whether a file lies in a folder of installed distributions."""
     return bool(INSTALLED & set(Path(str(place)).parts))
 
 
@@ -100,12 +100,12 @@ def file_digest(content: bytes) -> str:
 
 def _is_library(place: str | None) -> bool:
     parts = Path(str(place)).parts
-    return is_installed(place) or any(parts[: len(own)] == own for own in _python())
+    return is_installed(place) or any(parts[: len(folder)] == folder for folder in _standard_library())
 
 
 @functools.cache
-def _python() -> list[tuple[str, ...]]:
-    """Return the folders of Python's own library, in parts."""
+def _standard_library() -> list[tuple[str, ...]]:
+    """Return the folders of Python's standard library, each as its path's parts."""
     return [Path(sysconfig.get_path(name)).parts for name in ("stdlib", "platstdlib")]
 
 
@@ -123,7 +123,7 @@ def _read(name: str, spec: ModuleSpec) -> Module:
 
 
 def _content(spec: ModuleSpec) -> bytes:
-    """Return a module's file: source, or the compiled extension; of a zip file, the part in it."""
+    """Return the bytes of a module's file (source or compiled extension), also from inside a zip file."""
     try:
         return Path(str(spec.origin)).read_bytes()
     except OSError:
@@ -132,10 +132,10 @@ def _content(spec: ModuleSpec) -> bytes:
 
 
 def _imports(content: bytes, name: str, package: str) -> Iterator[str]:
-    """Yield the names that a source imports, in functions too; `ANY` for a name that is made when it runs."""
+    """Yield the names that a source imports, also inside functions; `ANY` for a name computed at run time."""
     try:
         tree = ast.parse(content)
-    except (SyntaxError, ValueError):  # a module that is never loaded
+    except (SyntaxError, ValueError):  # cannot be imported
         return
     if _is_importer_renamed(tree):
         yield ANY
@@ -148,9 +148,9 @@ def _imports(content: bytes, name: str, package: str) -> Iterator[str]:
         elif isinstance(node, ast.Call) and _name(node.func) in IMPORTERS:
             text = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else None
             yield _absolute(text, package) if isinstance(text, str) else ANY
-        elif isinstance(node, ast.Assign) and any(getattr(one, "id", "") == "__all__" for one in node.targets):
-            words = (one.value for one in ast.walk(node.value) if isinstance(one, ast.Constant))
-            yield from (f"{name}.{word}" for word in words if isinstance(word, str))  # `import *` loads modules, too
+        elif isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "__all__" for target in node.targets):
+            entries = (item.value for item in ast.walk(node.value) if isinstance(item, ast.Constant))
+            yield from (f"{name}.{entry}" for entry in entries if isinstance(entry, str))  # `import *` imports them
 
 
 def _name(node: ast.AST) -> str:
@@ -158,11 +158,10 @@ def _name(node: ast.AST) -> str:
 
 
 def _is_importer_renamed(tree: ast.Module) -> bool:
-    """Return whether a source has an importing function in any other way than to call it: what it is then called with
-    cannot be read."""
+    """Return whether a source uses an importing function other than by a direct call: its arguments are unknown."""
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and any(a.name in IMPORTERS and a.asname for a in node.names):
+        if isinstance(node, ast.ImportFrom) and any(alias.name in IMPORTERS and alias.asname for alias in node.names):
             return True
         if isinstance(node, ast.Constant) and node.value in IMPORTERS:  # `getattr(importlib, "import_module")`
             return True
@@ -172,7 +171,7 @@ def _is_importer_renamed(tree: ast.Module) -> bool:
 
 
 def _absolute(name: str, package: str) -> str:
-    """Return an imported name without leading dots; empty where it leads out of the package."""
+    """Return an imported name as absolute; empty where its dots lead out of the package."""
     try:
         return importlib.util.resolve_name(name, package) if name.startswith(".") else name
     except ImportError:

@@ -1,4 +1,4 @@
-"""What has been done: the folders themselves, read from their `result.json`."""
+"""Ledger: records of runs, read from the `result.json` in their folders."""
 
 import json
 import logging
@@ -12,14 +12,14 @@ from runner.store.files import CHECKPOINT, PLAN, RESULT, TABLE
 
 log = logging.getLogger(__name__)
 
-FINISHED = frozenset({"done", "pruned", "diverged"})  # results; other statuses are tried again
+FINISHED = frozenset({"done", "pruned", "diverged"})  # runs with another status are run again
 GOOD = frozenset({"done", "pruned"})
 NUMBERS = ("val_accuracy", "val_loss", "test_accuracy", "test_loss", "epochs", "seconds")
 
 
 @dataclass(frozen=True)
 class Record:
-    """A run that left something."""
+    """Record of a run: its folder and its `result.json`."""
 
     folder: Path
     result: dict[str, Any]
@@ -30,48 +30,50 @@ class Record:
 
     @property
     def standing(self) -> str:
-        """Return the status as a person is told: of a run that was begun and that nobody does now, `interrupted`, or
-        `not started` where it has made no step."""
+        """Return the status to show: a `running` one without a live process is `interrupted`, or `not started` where
+        it has made no step."""
         if self.status != "running" or lock.holder(self.folder) is not None:
             return self.status
         return "interrupted" if self._has_steps() else "not started"
 
     @property
     def resumes(self) -> str:
-        """Return in words where an interrupted run goes on."""
+        """Return the text that says at which step an interrupted run resumes."""
         stopped = self.result.get("stopped")
-        return f"resumes at step {stopped['step']} of {stopped['steps']}" if _step(stopped) else ""
+        return f"resumes at step {stopped['step']} of {stopped['steps']}" if _has_step(stopped) else ""
 
     def _has_steps(self) -> bool:
-        """Return whether a run that was left had made a step. A killed process leaves its lock, which says so; where
-        nothing tells, it is taken for one that had."""
-        if _step(self.result.get("stopped")) or (self.folder / CHECKPOINT).exists():
+        """Return whether an abandoned run had made a step; True where nothing is known.
+
+        A killed process leaves its lock with the step.
+        """
+        if _has_step(self.result.get("stopped")) or (self.folder / CHECKPOINT).exists():
             return True
-        said = lock.read(self.folder)
-        return _step(said) if said is not None else "stopped" not in self.result
+        content = lock.read(self.folder)
+        return _has_step(content) if content is not None else "stopped" not in self.result
 
 
-def _step(about: Any) -> bool:
-    """Return whether a step stands there: a damaged file may hold anything."""
+def _has_step(content: Any) -> bool:
+    """Return whether the content of a file, which may be damaged, names a step above 0."""
     return (
-        isinstance(about, dict)
-        and all(isinstance(about.get(key), int) for key in ("step", "steps"))
-        and (about["step"] > 0)
+        isinstance(content, dict)
+        and all(isinstance(content.get(key), int) for key in ("step", "steps"))
+        and (content["step"] > 0)
     )
 
 
 def parse(folder: Path) -> Record:
-    """Return the record of a run's folder. Raises `OSError` or `ValueError` where it has none of ours."""
+    """Return the record of a run's folder. Raises `OSError` or `ValueError` where it has no valid one."""
     result = json.loads((folder / RESULT).read_text())
     if not isinstance(result, dict) or not {"status", "fingerprint", "training"} <= set(result):
         raise ValueError("keys are missing")
-    if wrong := [key for key in NUMBERS if not isinstance(result.get(key), int | float | None)]:
-        raise ValueError(f"{wrong[0]} is no number")
+    if invalid := [key for key in NUMBERS if not isinstance(result.get(key), int | float | None)]:
+        raise ValueError(f"{invalid[0]} is no number")
     return Record(folder, result)
 
 
 def read(folder: Path) -> Record | None:
-    """The record of a run's folder; None where there is none, or where it is damaged (then with a warning)."""
+    """Return the record of a run's folder; None where there is none, or, with a warning, where it is damaged."""
     try:
         return parse(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -82,16 +84,17 @@ def read(folder: Path) -> Record | None:
 
 
 def records(sweep: Path) -> Iterator[Record]:
-    """All runs that left a result in a sweep's folder."""
+    """Yield the records of a sweep's runs."""
     for folder in run_folders(sweep):
         if record := read(folder):
             yield record
 
 
 def run_folders(sweep: Path) -> Iterator[Path]:
-    """Yield the folders of a sweep's runs: those right below its own, and those deeper ones that say so themselves.
+    """Yield the folders of a sweep's runs, also those deeper than one level.
 
-    A sweep may lie in another one's folder (`name=a`, `name=a/b`): a run's name is its path below its own sweep's.
+    A sweep may lie in the folder of another (`name=a`, `name=a/b`). A run's name, its path below its own sweep's
+    folder, tells them apart.
     """
     for folder in with_results(sweep):
         if folder.parent == sweep or _is_of(folder, sweep):
@@ -99,10 +102,10 @@ def run_folders(sweep: Path) -> Iterator[Path]:
 
 
 def with_results(top: Path) -> Iterator[Path]:
-    """Yield the folders below another one that hold a result, by name; a run's own folder is not searched further."""
+    """Yield the folders below `top` that hold a result, sorted by name; subfolders of runs are not searched."""
     try:
         folders = sorted(path for path in top.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError:  # no folder, or a private one
+    except OSError:  # no folder, or not readable
         return
     for folder in folders:
         if (folder / RESULT).is_file():
@@ -117,7 +120,7 @@ def sweep_of(folder: Path) -> Path:
 
 
 def _is_of(folder: Path, sweep: Path) -> bool:
-    """Whether a run deep below a folder is one of its sweep's, or of one in between."""
+    """Return whether a run deep below a sweep's folder belongs to that sweep, and not to one in between."""
     depth = _depth(folder)
     if depth is None:
         between = [path for path in folder.parents if sweep in path.parents]
@@ -126,7 +129,7 @@ def _is_of(folder: Path, sweep: Path) -> bool:
 
 
 def _depth(folder: Path) -> int | None:
-    """How deep a run lies below its sweep's folder; 0 where it is no run of ours, None where its result is damaged."""
+    """Return a run's depth below its sweep's folder; 0 where the result names no run, None where it is damaged."""
     try:
         return len(Path(json.loads((folder / RESULT).read_bytes())["run"]).parts)
     except (TypeError, KeyError):
@@ -136,5 +139,5 @@ def _depth(folder: Path) -> int | None:
 
 
 def by_fingerprint(sweep: Path) -> dict[str, Record]:
-    """The runs of a sweep's folder."""
+    """Return the records of a sweep's runs, by fingerprint."""
     return {record.result["fingerprint"]: record for record in records(sweep)}

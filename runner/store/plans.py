@@ -1,4 +1,4 @@
-"""Read `plan.json`, in which a sweep's commands say what they planned."""
+"""Plans of a sweep's commands, read from `plan.json`."""
 
 import json
 import logging
@@ -15,14 +15,14 @@ ELSEWHERE = ": choose another folder (name=, or hydra.sweep.dir=)"
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The plans of a sweep's folder, oldest first. Raises `ConfigError` for the file of another program."""
+    """Return the plans of a sweep's folder, oldest first. Raises `ConfigError` for the file of another program."""
     path = folder / PLAN
     try:
         content = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, ValueError) as error:
-        if not any(records(folder)):  # nothing of ours is there: hardly our file
+        if not any(records(folder)):  # without runs of ours the file is hardly ours
             raise ConfigError(f"{path}: no plan of the runner{ELSEWHERE}") from error
         log.warning("%s is damaged (%s): it is written anew", path, error)
         return []
@@ -33,7 +33,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def _is_plan(plan: Any) -> bool:
-    """Tell a command's plan, as `write` leaves it."""
+    """Return whether a value is a valid plan of a command."""
     if not isinstance(plan, dict) or not {"command", "config", "runs"} <= set(plan):
         return False
     keys = {"run", "fingerprint", "threads"}
@@ -41,16 +41,16 @@ def _is_plan(plan: Any) -> bool:
 
 
 def runs(folder: Path) -> list[dict[str, Any]]:
-    """Return the runs that a folder's plans name, those of the first plan last."""
+    """Return the runs in a folder's plans, those of the first plan last."""
     return [run for plan in reversed(read(folder)) for run in plan["runs"]]
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value."""
-    found: dict[str, Any] = {}
+    """Return a nested config as a flat mapping: dotted key -> value."""
+    values: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict) and value:
-            found |= flat(value, f"{prefix}{key}.")
+            values |= flat(value, f"{prefix}{key}.")
         else:
-            found[prefix + key] = value
-    return found
+            values[prefix + key] = value
+    return values

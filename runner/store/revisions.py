@@ -1,8 +1,8 @@
-"""Revisions: the list of changes after which a config gives other numbers than before; and of keys that came later.
+"""Revisions: changes of the runner after which a config gives other numbers, and keys that were added later.
 
-A fingerprint holds the revisions that apply to its run, so that a folder written before a change does not answer for
-a run after it. A key that came later is left out of it at its default, so that the folders before it still answer.
-Importing this module imports no torch: `status` and the report name runs of older revisions.
+A fingerprint holds the revisions that apply to its run, so that results from before a change are not reused after it.
+It leaves out an added key at its default value, so that results from before the key are still reused.
+Importing this module imports no torch, because `status` and the report use it to name runs of older revisions.
 """
 
 import hashlib
@@ -16,27 +16,27 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Revision:
-    """One change of the runner's own numbers."""
+    """Change of the runner that changes results."""
 
-    key: str  # of the config, dotted: the choice whose numbers changed
-    number: int  # 2 for the first change: 1 is what was there at first, and is never written
-    applies: Callable[[Config, int | None], bool]  # to a checked config; channels of the images, None where unknown
+    key: str  # dotted key of the config: the choice with other results
+    number: int  # 2 for the first change; 1, the original, is never written
+    applies: Callable[[Config, int | None], bool]  # (checked config, channels of the images or None)
     change: str  # what changed, in one sentence
 
 
 @dataclass(frozen=True)
 class Added:
-    """A key that came after runs had been recorded; at its default it changes no number."""
+    """Key that was added after runs had been recorded; its default changes no result."""
 
-    key: str  # of the config, dotted (a new group or part: its own name); with `target`, the name of an argument
-    default: Any  # of a group or part: all its keys
-    target: str = ""  # the `_target_` whose new argument it is, wherever that stands; empty: a key of the config
+    key: str  # dotted key of the config (of a new group or part: its name); with `target`, an argument's name
+    default: Any  # of a group or part: a mapping of all its keys
+    target: str = ""  # the `_target_` with the new argument, anywhere in the config; empty: a key of the config
 
 
 ADDED: tuple[Added, ...] = ()
 TRAIN = "runner.task.train.Train"
-FORMER = {TRAIN: "runner.run.Train"}  # `_target_`s that have moved: each is hashed as it was
-ASKED = ("model", "regularization", "augmentation")  # groups that a checkpoint's config brings to a run that asks it
+FORMER = {TRAIN: "runner.run.Train"}  # moved `_target_`s, hashed under their old names
+NETWORK_GROUPS = ("model", "regularization", "augmentation")  # taken from the config in a loaded checkpoint
 
 
 def _part(config: Config, key: str) -> Mapping[str, Any]:
@@ -46,7 +46,7 @@ def _part(config: Config, key: str) -> Mapping[str, Any]:
 
 
 def _trains(config: Config) -> bool:
-    """Return whether the run's task is training, or one that is not ours, which may train."""
+    """Return whether the run's task trains; a task of the user's own may."""
     target = str(_part(config, "task").get("_target_", TRAIN))
     return target in (TRAIN, FORMER[TRAIN]) or not target.startswith("runner.")
 
@@ -55,7 +55,8 @@ def _selects(config: Config, channels: int | None) -> bool:
     return _trains(config) and _part(config, "checkpoint").get("select") == "auto"
 
 
-NAMED = ("runner.data.digits.load", "runner.data.vision.load", "runner.data.vision_photos.load")  # index or words
+# data sets with an index, or with words as class names
+NAMED = ("runner.data.digits.load", "runner.data.vision.load", "runner.data.vision_photos.load")
 CYCLES = ("runner.schedule.warm_restarts.WarmRestarts", "runner.schedule.cyclic.Cyclic")
 
 
@@ -75,8 +76,8 @@ def _loads_otherwise(config: Config, channels: int | None) -> bool:
 
 def _may_name_by_number(config: Config, channels: int | None) -> bool:
     data = _part(config, "data")
-    kept = data.get("classes") or []
-    return data.get("_target_") not in NAMED and any(not isinstance(item, str) for item in kept)
+    classes = data.get("classes") or []
+    return data.get("_target_") not in NAMED and any(not isinstance(item, str) for item in classes)
 
 
 REVISIONS: tuple[Revision, ...] = (
@@ -101,7 +102,7 @@ REVISIONS: tuple[Revision, ...] = (
 
 
 def revisions(config: Config, channels: int | None = None) -> dict[str, int]:
-    """Return the latest revision of each choice of a run, by key; a choice that never changed is left out.
+    """Return the latest revision of each choice of a run, by key; unchanged choices are left out.
 
     config: checked and resolved, as in a run's `config.yaml`. channels: of the images, None where unknown.
     """
@@ -115,40 +116,40 @@ def revisions(config: Config, channels: int | None = None) -> dict[str, int]:
 def applying(
     config: Config, channels: int | None, ignored: Collection[str] = (), origins: Iterable[Mapping[str, Any]] = ()
 ) -> dict[str, int]:
-    """Return the latest revisions of a run, by key: of its own choices, and of those of the networks that it asks.
+    """Return the latest revisions of a run's own choices and of the trained networks that it loads, by key.
 
-    ignored: parts of the config that do not matter to its task. origins: as in `result.json`, see `Origin`.
+    ignored: parts of the config that its task does not read. origins: as in `result.json`, see `Origin`.
     """
     latest = {key: number for key, number in revisions(config, channels).items() if not covers(ignored, key)}
     for origin in origins:
         for key, number in revisions({**config, **origin["config"]}, origin["channels"]).items():
-            if covers(ASKED, key):
+            if covers(NETWORK_GROUPS, key):
                 latest[key] = max(number, latest.get(key, 1))
     return latest
 
 
 def older(result: Mapping[str, Any], config: Config) -> dict[str, int]:
-    """Return the choices of a recorded run that have a later revision today: key -> the revision that was recorded.
+    """Return the choices of a recorded run with a later revision today: key -> recorded revision.
 
     result: the run's `result.json`. config: its `config.yaml`.
     """
     if result.get("revision_list") == revision_list():
         return {}
     recorded, data = result.get("revisions") or {}, result.get("data") or {}
-    trained = (result.get("choices") or {}).get("task", "train") == "train"
-    ignored = result.get("ignores", () if trained else ("checkpoint",))  # before it was recorded, only training chose
-    today = applying(config, data.get("channels"), ignored, result.get("origins") or ())
-    return {key: recorded.get(key, 1) for key, number in today.items() if recorded.get(key, 1) < number}
+    is_training = (result.get("choices") or {}).get("task", "train") == "train"
+    ignored = result.get("ignores", () if is_training else ("checkpoint",))  # older results lack `ignores`
+    current = applying(config, data.get("channels"), ignored, result.get("origins") or ())
+    return {key: recorded.get(key, 1) for key, number in current.items() if recorded.get(key, 1) < number}
 
 
 def revision_list() -> str:
-    """Return the digest of the list itself: a run that was recorded under it is of no older revision."""
-    text = json.dumps([[one.key, one.number, one.change] for one in REVISIONS])
+    """Return the digest of the list: a run recorded under the same list has no older revisions."""
+    text = json.dumps([[revision.key, revision.number, revision.change] for revision in REVISIONS])
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def covers(parts: Iterable[str], key: str) -> bool:
-    """Return whether a dotted key is one of these parts of the config, or lies in one."""
+    """Return whether a dotted key is one of these parts of the config, or lies inside one."""
     return any(key == part or key.startswith(f"{part}.") for part in parts)
 
 
@@ -160,7 +161,7 @@ def without_added(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, list):
             value = [without_added(item, f"{prefix}{key}.") if isinstance(item, Mapping) else item for item in value]
         names = {("", f"{prefix}{key}"), (str(node.get("_target_", "")), key)}
-        if not any((one.target, one.key) in names and _text(value) == _text(one.default) for one in ADDED):
+        if not any((added.target, added.key) in names and _text(value) == _text(added.default) for added in ADDED):
             kept[key] = value
     return kept
 

@@ -1,8 +1,8 @@
-"""Modules of options that come with the runner: a change of their numbers is a revision (`runner.store.revisions`).
+"""Shipped modules: options of the runner with changes recorded as revisions (`runner.store.revisions`).
 
-A module beside them that is not listed counts in fingerprints by its source (`runner.store.sources`): a user's own,
-written into a checkout, or one of ours that is young. Listing a module is a promise to give its changes revisions;
-nothing fails where it is not listed.
+A module that is not listed enters fingerprints by its source (`runner.store.sources`): a user's own, written into a
+checkout, or a new one of the runner. Listing a module is a promise to record its changes as revisions; an unlisted one
+works as well.
 """
 
 MODULES = {
@@ -45,6 +45,6 @@ SHIPPED = frozenset(f"runner.{group}.{name}" for group, names in MODULES.items()
 
 
 def is_added(module: str) -> bool:
-    """Return whether a module is the user's own, written into a checkout of the runner."""
+    """Return whether a module in a checkout of the runner is not shipped but the user's own."""
     parts = module.split(".")
     return parts[0] == "runner" and len(parts) > 2 and parts[1] in MODULES and module not in SHIPPED

@@ -1,4 +1,4 @@
-"""Digests of the user's own code: of the module of a `_target_`, and of all of the user's own that it imports.
+"""Digests of the user's own code: of a `_target_`'s module and of all own modules that it imports.
 
 Importing this module imports no torch.
 """
@@ -32,15 +32,15 @@ from runner.store.shipped import is_added
 
 LENGTH = 16  # hexadecimal digits of a digest
 
-Code = dict[str, dict[str, str]]  # group -> `_target_` of the user's own -> digest
+Code = dict[str, dict[str, str]]  # group -> `_target_` -> digest
 
-_modules: dict[str, Module] = {}  # that this process has read: as they were when it loaded them
+_modules: dict[str, Module] = {}  # read by this process, as they were when it imported them
 
 
 def code(config: Mapping[str, Any], ours: tuple[str, ...]) -> Code:
-    """Return the digests of every target of the user's own in a config, by group; empty where all are ours.
+    """Return the digests of the user's own targets in a config, by group; empty where all are from `ours`.
 
-    ours: packages whose classes have no digest: their changes are revisions (`runner.store.revisions`).
+    ours: packages without digests; their changes are revisions (`runner.store.revisions`).
     """
     digests: Code = {}
     for group, node in config.items():
@@ -51,7 +51,7 @@ def code(config: Mapping[str, Any], ours: tuple[str, ...]) -> Code:
 
 
 def targets(node: Any) -> Iterator[str]:
-    """Yield every `_target_` at any depth."""
+    """Yield every `_target_` in a config, at any depth."""
     if isinstance(node, Mapping):
         if isinstance(node.get("_target_"), str):
             yield node["_target_"]
@@ -63,8 +63,8 @@ def targets(node: Any) -> Iterator[str]:
 
 
 def edited(planned: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Return the targets whose code is not what it was when a run was planned."""
-    return [target for group in planned.values() for target, was in group.items() if digest(target) != was]
+    """Return the targets with code that was edited since a run was planned."""
+    return [target for group in planned.values() for target, old in group.items() if digest(target) != old]
 
 
 @functools.cache
@@ -76,10 +76,10 @@ def home(target: str) -> str:
 
 @functools.cache
 def digest(target: str) -> str:
-    """Return the digest of the code behind a target, the same on every machine and in every folder.
+    """Return the digest of a target's code, the same on every machine and in every folder.
 
-    An installed distribution counts by name and version; one that was installed from a folder, whose version may stay
-    while its files change, also by the hashes that its installer recorded.
+    An installed distribution counts by name and version. One installed from a folder counts also by the hashes that its
+    installer recorded, because its files may change under the same version.
     """
     names = {next((name for name in reversed(prefixes(target)) if find(name) is not None), target)}
     if _top(home(target)) not in OURS or _top(target) in OURS:
@@ -97,14 +97,14 @@ def digest(target: str) -> str:
 
 
 def forget_edited() -> None:
-    """Drop the user's modules from this process where a file of theirs was edited since.
+    """Remove the user's modules from this process if a file of theirs was edited.
 
-    A command typed in the same process (a notebook) then runs the code that its fingerprint names.
+    A later command in the same process (a notebook) then runs the code in its fingerprint.
     """
-    stale = [module for module in _modules.values() if _now(module) not in (None, module.digest)]
+    stale = [module for module in _modules.values() if _current_digest(module) not in (None, module.digest)]
     if not stale:
         return
-    for module in stale:  # time stamp (in whole seconds) and size of the new source may be those of the compiled one
+    for module in stale:  # Python may miss the edit: it compares size and whole seconds
         if module.origin.endswith(SOURCE):
             Path(importlib.util.cache_from_source(module.origin)).unlink(missing_ok=True)
     for name in _modules:
@@ -115,7 +115,7 @@ def forget_edited() -> None:
     importlib.invalidate_caches()
 
 
-def _now(module: Module) -> str | None:
+def _current_digest(module: Module) -> str | None:
     try:
         return file_digest(Path(module.origin).read_bytes())
     except OSError:
@@ -123,22 +123,22 @@ def _now(module: Module) -> str | None:
 
 
 def _distribution(spec: ModuleSpec) -> list[str] | None:
-    """Return name and version of the installed distribution that a module is of; None where it is source."""
+    """Return name and version of a module's installed distribution; None where it is source."""
     top = _top(spec.name)
     if is_own(spec) or top not in OURS and not is_installed(spec.origin):
         return None
     package = _package(top, Path(str(spec.origin)))
     if package is None:
         return None
-    version = package.version.partition("+")[0]  # builds for CPUs and for GPUs are one version
-    if package.read_text("direct_url.json") is None:  # PEP 610: from an index, where the files of a version stay
+    version = package.version.partition("+")[0]  # builds for CPUs and for GPUs count as one version
+    if package.read_text("direct_url.json") is None:  # PEP 610: from an index, where a version's files never change
         return [package.name, version]
     lines = (line.rpartition(",")[0] for line in (package.read_text("RECORD") or "").splitlines())
     return [package.name, version, *sorted(line for line in lines if line.partition(",")[0].endswith(SOURCE))]
 
 
 def _package(top: str, origin: Path) -> importlib.metadata.Distribution | None:
-    """Return the distribution that brings a top-level module: the one of its name, else one whose files it is among."""
+    """Return the distribution of a top-level module: the one of its name, else one with its files."""
     try:
         return importlib.metadata.distribution(top)
     except importlib.metadata.PackageNotFoundError:

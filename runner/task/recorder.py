@@ -9,7 +9,7 @@ import torch
 from runner.core.listener import Listener
 from runner.data.splits import Splits
 from runner.evaluation.metrics import DetailedResult
-from runner.store.files import Lines, png, write_atomic, yaml_text
+from runner.store.files import CsvFile, png, write_atomic, yaml_text
 from runner.task.augmentation_grid import Preview
 from runner.task.job import Job
 from runner.tracking.events import Tracker
@@ -35,7 +35,7 @@ class Recorder:
         self, job: Job, run: TrainState, splits: Splits, listener: Listener, rows: list[dict[str, Any]], resumed: bool
     ):
         self.job, self.config, self.run, self.splits, self.listener = job, job.config, run, splits, listener
-        self._metrics = Lines(job.folder / METRICS, COLUMNS, rows)
+        self._metrics = CsvFile(job.folder / METRICS, COLUMNS, rows)
         self.tracker: Tracker | None = None
         if self.config["log"]["tensorboard"]:
             self.tracker = Tracker(job.folder, purge_step=run.progress.step + 1 if resumed else None)

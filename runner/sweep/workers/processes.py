@@ -1,4 +1,4 @@
-"""Runs in worker processes: warm, and each alone in its process, so that a crash ends one run and nothing else."""
+"""Executor of worker processes. They are reused; a crash ends only the run of its process."""
 
 import contextlib
 import functools
@@ -20,29 +20,32 @@ from pebble import CONSTS, ProcessExpired, ProcessPool
 from runner.core import interruption
 from runner.core.devices import cores
 from runner.store.ledger import read
-from runner.store.lock import began
+from runner.store.lock import start_time
 from runner.sweep.run.executor import Outcome, Executor
 from runner.sweep.run.work import Work
 from runner.sweep.workers.forkserver import prepare, stop
 
-MEMORY = 1.5e9  # bytes that a worker may need, with which `auto` counts
-LOOK = CONSTS.sleep_unit = 0.02  # seconds after which a pool looks how its worker is; pebble's own are 0.1
-CONTEXT = 600.0  # mebibytes of a GPU that each process takes for CUDA itself
+MEMORY = 1.5e9  # bytes that `auto` reserves per worker
+LOOK = CONSTS.sleep_unit = 0.02  # seconds between two polls of a pool's worker; pebble's default is 0.1
+CONTEXT = 600.0  # mebibytes of GPU memory for the CUDA context of a process
 
 
 def room() -> int:
-    """Workers that the free memory has room for."""
+    """Return how many workers fit into the free memory."""
     return max(1, int(psutil.virtual_memory().available / MEMORY))
 
 
 def packed(total: float, taken: float, most: int) -> int:
-    """How many runs share a GPU of `total` mebibytes, of which one takes so many; at most `most`."""
+    """Return how many runs of `taken` mebibytes share a GPU of `total` mebibytes; at most `most`."""
     return max(1, min(most, int(0.9 * total / (taken + CONTEXT))))
 
 
 class Processes(Executor):
-    """`devices`: what `CUDA_VISIBLE_DEVICES` is for each worker, None for all that there are; `limit`: seconds that a
-    run may take; `grow`: as many workers to a GPU as its memory holds, once a run has told how much it takes."""
+    """Executor of one worker process per device slot.
+
+    devices: `CUDA_VISIBLE_DEVICES` of each worker; None: all GPUs. limit: seconds per run. grow: after the first run,
+    add as many workers per GPU as its memory holds.
+    """
 
     ready = True
 
@@ -54,33 +57,33 @@ class Processes(Executor):
         self._devices, self._context = devices, context
         self._pools: list[ProcessPool | None] = [None] * len(devices)
         self._running: dict[Future, tuple[Work, int]] = {}
-        self._killed = _kills()
+        self._kills = _count_kills()
 
     def report(self, folder: Path) -> Path:
-        """By a worker."""
+        """Write the report in a worker, or here if no worker is left."""
         for pool in filter(None, self._pools):
             try:
                 return pool.schedule(_report, args=[folder]).result()
-            except (RuntimeError, BrokenProcessPool, ProcessExpired):  # it is gone
+            except (RuntimeError, BrokenProcessPool, ProcessExpired):  # the worker died
                 continue
         return super().report(folder)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, KeyboardInterrupt) and self._running:
             self.save()
-        idle = error is None and not self._running
-        ends = []
+        is_idle = error is None and not self._running
+        joins = []
         for pool in filter(None, self._pools):
-            pool.close() if idle else pool.stop()
-            ends.append(threading.Thread(target=pool.join))  # for each looks for its workers' ends every `LOOK`
-            ends[-1].start()
-        for end in ends if not idle else ():
-            end.join()
+            pool.close() if is_idle else pool.stop()
+            joins.append(threading.Thread(target=pool.join))  # in threads: each join polls every `LOOK`
+            joins[-1].start()
+        for join in joins if not is_idle else ():
+            join.join()
         if isinstance(error, KeyboardInterrupt):
             stop()
 
     def save(self) -> None:
-        """Have the workers save their runs and end; wait for them."""
+        """Tell the workers to save checkpoints and end; wait for them."""
         interruption.write_notice()
         interruption.ask_children()
         wait(list(self._running), interruption.PATIENCE)
@@ -92,46 +95,49 @@ class Processes(Executor):
 
     def wait(self, seconds: float) -> list[Outcome]:
         ready, _ = wait(self._running, seconds, FIRST_COMPLETED)
-        ended = []
+        outcomes = []
         for future in ready:
             work, slot = self._running.pop(future)
-            ended.append(self._outcome(future, work, slot))
-            if self._grow and ended[-1].done:
+            outcomes.append(self._outcome(future, work, slot))
+            if self._grow and outcomes[-1].done:
                 self._widen(work)
-        return ended
+        return outcomes
 
     def _widen(self, work: Work) -> None:
-        """By the first run's memory: further workers on each GPU, as far as memory and cores reach."""
+        """Add workers on each GPU by the peak memory of the first run, as far as memory and cores reach."""
         record = read(work.job.folder)
-        taken = None if record is None else record.result.get("peak_memory_mb")
-        if not taken:
+        peak = None if record is None else record.result.get("peak_memory_mb")
+        if not peak:
             return
         self._grow = False
         gpus = list(dict.fromkeys(self._devices))
         total = torch.cuda.get_device_properties(0).total_memory / 2**20
-        each = packed(total, taken, cores() // len(gpus))
-        self._devices += gpus * (each - 1)
+        per_gpu = packed(total, peak, cores() // len(gpus))
+        self._devices += gpus * (per_gpu - 1)
         self._pools += [None] * (len(self._devices) - len(self._pools))
-        self.capacity, self.shares = len(self._devices), each > 1
+        self.capacity, self.shares = len(self._devices), per_gpu > 1
 
     def _schedule(self, work: Work, slot: int) -> Future:
-        """Each worker has a pool of its own: a pool's workers share locks, which one that is killed would keep."""
+        """Schedule a run on a worker.
+
+        Each worker has its own pool, because the workers of a pool share locks and a killed worker would keep them.
+        """
         pool = self._pools[slot]
-        limit = None if self.limit is None else self.limit * (1 + len(work.mates))  # they share the process's time
+        limit = None if self.limit is None else self.limit * (1 + len(work.mates))  # mates share the time
         try:
             if pool is not None:
                 return pool.schedule(_work, args=[work], timeout=limit)
-        except RuntimeError:  # its worker was killed while it waited
+        except RuntimeError:  # its idle worker was killed
             pool.stop()
             pool.join()
         pool = self._pools[slot] = self._pool(slot)
         return pool.schedule(_work, args=[work], timeout=limit)
 
     def _pool(self, slot: int) -> ProcessPool:
-        own = {} if self._devices[slot] is None else {"CUDA_VISIBLE_DEVICES": self._devices[slot]}
-        me = os.getpid()
-        post = self._context, dict(os.environ) | own, list(sys.path), (me, began(me))
-        return ProcessPool(1, initializer=_begin, initargs=post, context=multiprocessing.get_context("forkserver"))
+        visible = {} if self._devices[slot] is None else {"CUDA_VISIBLE_DEVICES": self._devices[slot]}
+        pid = os.getpid()
+        setup = self._context, dict(os.environ) | visible, list(sys.path), (pid, start_time(pid))
+        return ProcessPool(1, initializer=_begin, initargs=setup, context=multiprocessing.get_context("forkserver"))
 
     def _outcome(self, future: Future, work: Work, slot: int) -> Outcome:
         try:
@@ -144,22 +150,22 @@ class Processes(Executor):
         except ProcessExpired as error:
             if error.exitcode in interruption.EXIT_CODES:
                 return Outcome(work, interrupted=True)
-            kills, self._killed = _kills(), self._killed
-            memory = error.exitcode == -signal.SIGKILL and kills > self._killed
-            self._killed = kills
-            return Outcome(work, lost=_words(error.exitcode, memory), memory=memory)
+            kills, self._kills = _count_kills(), self._kills
+            memory = error.exitcode == -signal.SIGKILL and kills > self._kills
+            self._kills = kills
+            return Outcome(work, lost=_describe_exit(error.exitcode, memory), memory=memory)
 
 
-def _begin(*post: Any) -> None:
-    from runner.sweep.workers import worker as warm  # loads torch: in the worker, not here
+def _begin(*setup: Any) -> None:
+    from runner.sweep.workers import worker  # loads torch: in the worker, not here
 
-    warm.begin(warm.WorkerSetup(*post))
+    worker.begin(worker.WorkerSetup(*setup))
 
 
-def _work(what: Work) -> bool:
-    from runner.sweep.workers import worker as warm
+def _work(work: Work) -> bool:
+    from runner.sweep.workers import worker
 
-    return warm.work(what)
+    return worker.work(work)
 
 
 def _report(folder: Path) -> Path:
@@ -168,8 +174,8 @@ def _report(folder: Path) -> Path:
     return write_report(folder)
 
 
-def _words(code: int, memory: bool) -> str:
-    """How a process ended that did not end well."""
+def _describe_exit(code: int, memory: bool) -> str:
+    """Describe how a process died."""
     if memory:
         return "the machine ran out of memory, and its process was killed"
     if code >= 0:
@@ -180,8 +186,8 @@ def _words(code: int, memory: bool) -> str:
 
 
 @functools.cache
-def _events() -> Path | None:
-    """Where Linux counts the processes of this control group that were killed for memory."""
+def _memory_events() -> Path | None:
+    """Return the file where Linux counts out-of-memory kills of this control group; None if there is none."""
     with contextlib.suppress(OSError):
         group = Path("/proc/self/cgroup").read_text().strip().rpartition(":")[2].lstrip("/")
         for path in (Path("/sys/fs/cgroup") / group / "memory.events", Path("/sys/fs/cgroup/memory.events")):
@@ -190,8 +196,8 @@ def _events() -> Path | None:
     return None
 
 
-def _kills() -> int:
-    path = _events()
+def _count_kills() -> int:
+    path = _memory_events()
     if path is None:
         return 0
     counts = dict(line.split() for line in path.read_text().splitlines())

@@ -19,7 +19,7 @@ import runner.task.evaluate  # noqa: F401
 from runner.core import interruption
 from runner.core.listener import Listener
 from runner.core.startup import malloc
-from runner.store.lock import alive
+from runner.store.lock import is_alive
 from runner.sweep.run.work import Work, perform
 from runner.task.resources import Resources
 
@@ -63,7 +63,7 @@ def work(what: Work) -> bool:
 
 def _follow(pid: int, started: float) -> None:
     """End this process where the sweep's is gone, which tells nobody when it is killed: what it trains is saved."""
-    while alive(pid, started):
+    while is_alive(pid, started):
         time.sleep(LOOK)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(interruption.PATIENCE)
