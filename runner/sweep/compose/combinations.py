@@ -62,10 +62,10 @@ def combinations(
     overrides_of_products = []
     for product in products:
         fixed = {key for key, _ in product.fixed}
-        own = [o for o in typed if not is_part(o) and override_key(o) not in fixed]
-        keys = {override_key(o) for o in own}
-        more = [o for o in parse(loader, product.params) if override_key(o) not in keys]
-        overrides_of_products.append([*own, *more])
+        from_command = [o for o in typed if not is_part(o) and override_key(o) not in fixed]
+        keys = {override_key(o) for o in from_command}
+        from_experiment = [o for o in parse(loader, product.params) if override_key(o) not in keys]
+        overrides_of_products.append([*from_command, *from_experiment])
     conditions: dict[str, Condition] = {}
     rows = []
     for product, overrides in zip(products, overrides_of_products):

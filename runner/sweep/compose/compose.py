@@ -88,28 +88,28 @@ class Composed:
 
     def hydra(self, name: str, number: int) -> Part:
         """Return the `hydra` node for a run of that name; `number`: its index in the sweep."""
-        own = {
+        values = {
             "job.id": name,
             "job.num": number,
             "job.override_dirname": override_dirname(self.words, **self.base.dirname),
             "overrides.task": list(self.words),
         }
-        return Part(self.base.pickled, own, not self.base.references.isdisjoint(self.config))
+        return Part(self.base.pickled, values, not self.base.references.isdisjoint(self.config))
 
     def outputs(self, name: str, number: int) -> tuple[str, str | None]:
         """Return the names of the run's log and of the folder of Hydra's files."""
         log, output = self.base.outputs
         if "${" in f"{log}{output}":
-            whole = OmegaConf.merge(self.hydra(name, number).node(), self.config)
-            with active_config(whole):
-                return whole.hydra.job.name, whole.hydra.output_subdir
+            merged = OmegaConf.merge(self.hydra(name, number).node(), self.config)
+            with active_config(merged):
+                return merged.hydra.job.name, merged.hydra.output_subdir
         return log, output
 
 
 def override_dirname(words: list[str], exclude_keys: list[str], item_sep: str, kv_sep: str) -> str:
     """Return overrides as the name of a folder, in Hydra's format."""
-    kept = sorted(word for word in words if KEY.match(word)[1] not in exclude_keys)
-    return item_sep.join(kept).replace("=", kv_sep)
+    included = sorted(word for word in words if KEY.match(word)[1] not in exclude_keys)
+    return item_sep.join(included).replace("=", kv_sep)
 
 
 def freeze_clock() -> None:

@@ -104,7 +104,7 @@ def apply_exclusions(rows: list[tuple[Pairs, list[Condition]]], composer: Compos
     rows: combinations, each with its conditions. Raises `ConfigError` for a condition without effect, and where no
     combination is left.
     """
-    kept = []
+    remaining = []
     for pairs, conditions in rows:
         composed = functools.cache(functools.partial(_composed_values, composer, pairs))
         typed = {key.lstrip("+"): plain(text) for key, text in pairs if not is_interpolated(text)}
@@ -114,13 +114,13 @@ def apply_exclusions(rows: list[tuple[Pairs, list[Condition]]], composer: Compos
         for condition in satisfied:
             condition.excluded += 1
         if not satisfied:
-            kept.append(pairs)
+            remaining.append(pairs)
     for condition in {id(condition): condition for _, conditions in rows for condition in conditions}.values():
         if not condition.excluded:
             raise ConfigError(_explain_no_effect(condition, [pairs for pairs, _ in rows], composer))
-    if not kept:
+    if not remaining:
         raise ConfigError(f"sweep.exclude takes out all {len(rows)} combinations: nothing is left to run")
-    return kept
+    return remaining
 
 
 def _explain_no_effect(condition: Condition, combinations: list[Pairs], composer: Composer) -> str:

@@ -137,9 +137,9 @@ def _explain_unknown_key(key: str, typed: list[str], message: str) -> str:
         known = keys(group)
     if rest in known:
         having = [option for option in options(group) if rest in OmegaConf.load(CONF / group / f"{option}.yaml")]
-        more = ", ..." if len(having) > FEW else ""
+        ellipsis = ", ..." if len(having) > FEW else ""
         verb = "has" if len(having) == 1 else "have"
-        return f"{key}: the chosen {group} has no key '{rest}'; {', '.join(having[:FEW])}{more} {verb} it"
+        return f"{key}: the chosen {group} has no key '{rest}'; {', '.join(having[:FEW])}{ellipsis} {verb} it"
     near = did_you_mean(rest, known)
     listed = f"; it has {', '.join(known)}" if known and not (near and len(known) > MANY) else ""
     return f"{key}: no key '{rest}' in {group}{listed}{near}"

@@ -147,19 +147,19 @@ def _cost(
     entry: Entry,
     splits: Splits,
     members: int,
-    own: Timings | None,
+    timings: Timings | None,
     last: tuple[Entry, Timings] | None,
 ) -> Cost:
     """Return a run's cost from the probe of its program; else from its operations, at the speed of the last probe.
 
-    own: timings of the run's program, None without a probe. last: the last program that was probed.
+    timings: of the run's program, None without a probe. last: the last program that was probed.
     """
     flops = operations(entry)
     if last is None:
         return Cost(flops=flops, exact=False)
     facts, (probed, measured) = entry.facts, last
     step = image = size = 1.0  # ratios to the probed program
-    if own is None:
+    if timings is None:
         step = flops / max(1.0, operations(probed))
         image = facts.flops / max(1, probed.facts.flops)
         size = facts.parameters / max(1, probed.facts.parameters)
@@ -167,10 +167,10 @@ def _cost(
     validations = entry.job.config["epochs"] * validation_images * measured.validated * image
     training = measured.built + facts.steps * measured.step * step + validations
     return Cost(
-        flops=measured.flops if own is not None and measured.flops else flops,
+        flops=measured.flops if timings is not None and measured.flops else flops,
         training=members * training,
         evaluation=members * _evaluated_images(splits) * measured.tested * image + RUN_OVERHEAD,
-        memory=None if own is None else measured.memory,
+        memory=None if timings is None else measured.memory,
         disk=members * measured.state * size + RUN_BYTES + PIXEL_BYTES * splits.channels * splits.size**2,
-        exact=own is not None and measured.part == 1,
+        exact=timings is not None and measured.part == 1,
     )

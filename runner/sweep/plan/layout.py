@@ -84,12 +84,12 @@ def _fill_references(composed: Composed, name: str, number: int, key: str) -> st
 
     Calls of resolvers remain. Values are formatted as OmegaConf does in a text.
     """
-    raw, own = composed.base.raw, composed.hydra(name, number).own
+    raw, run_values = composed.base.raw, composed.hydra(name, number).own
 
     def value(match: re.Match) -> str:
         path = match[1].replace("hydra:", "hydra.").replace("[", ".").replace("]", "").split(".")
         is_hydra = path[0] == "hydra"
-        content = own.get(".".join(path[1:])) if is_hydra else None
+        content = run_values.get(".".join(path[1:])) if is_hydra else None
         content = _get_path(raw if is_hydra else composed.config, path[is_hydra:]) if content is None else content
         return match[0] if isinstance(content, dict) or content == "???" else str(content)
 
@@ -119,11 +119,11 @@ def _call_resolvers(composed: Composed, name: str, number: int, key: str, text: 
     if "${" not in text:
         return text
     section, _, last = key.partition(".")
-    whole = OmegaConf.merge(composed.hydra(name, number).node(), composed.config)
-    with read_write(whole.hydra), open_dict(whole.hydra):
-        whole.hydra[section][last] = text
-    with active_config(whole):
-        value = whole.hydra[section][last]
+    merged = OmegaConf.merge(composed.hydra(name, number).node(), composed.config)
+    with read_write(merged.hydra), open_dict(merged.hydra):
+        merged.hydra[section][last] = text
+    with active_config(merged):
+        value = merged.hydra[section][last]
     return "" if value is None else str(value)
 
 

@@ -139,12 +139,12 @@ def assign_numbers(entries: list[Entry], taken: Mapping[str, int | None]) -> Non
     """
     used = {number for number in taken.values() if number is not None}
     for i, entry in enumerate(entries):
-        own = taken.get(entry.job.fingerprint)
-        if own is None:
-            own = entry.job.number if entry.job.number not in used else max(used) + 1
-        used.add(own)
-        if own != entry.job.number:
-            entries[i] = entry.with_number(own)
+        run_number = taken.get(entry.job.fingerprint)
+        if run_number is None:
+            run_number = entry.job.number if entry.job.number not in used else max(used) + 1
+        used.add(run_number)
+        if run_number != entry.job.number:
+            entries[i] = entry.with_number(run_number)
 
 
 def in_folder(entry: Entry, folder: Path, trained: Path | None = None) -> Entry:

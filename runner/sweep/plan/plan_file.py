@@ -89,9 +89,9 @@ def _other_plans(plan: Plan) -> list[dict[str, Any]]:
     """Return the folder's plans of another command or of other runs."""
     command, fingerprints = plan.entries[0].job.command, {entry.job.fingerprint for entry in plan.entries}
     return [
-        other
-        for other in read(plan.folder)
-        if other["command"] != command or {run["fingerprint"] for run in other["runs"]} != fingerprints
+        stored
+        for stored in read(plan.folder)
+        if stored["command"] != command or {run["fingerprint"] for run in stored["runs"]} != fingerprints
     ]
 
 

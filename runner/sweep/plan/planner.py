@@ -125,12 +125,12 @@ def make_plan(
             "-m without a key of several values (a list is one value): type KEY=A,B or sweep.repeat=N, or leave -m out"
         )
     varying = find_varying_keys(pairs for pairs, _ in requested)
-    kept = apply_exclusions(requested, planner.composer)
+    included = apply_exclusions(requested, planner.composer)
     line = command_line()
     entries: dict[str, Entry] = {}
     refused: dict[str, list[str]] = {}
     duplicates = 0
-    for i, pairs in enumerate(kept):
+    for i, pairs in enumerate(included):
         interruption.check()
         words = [f"{key}={text}" for key, text in pairs]
         swept = {key.lstrip("+"): parse_value(key, text) for key, text in pairs if key in varying or not multirun}
@@ -146,11 +146,11 @@ def make_plan(
         else:
             duplicates += entry.job.fingerprint in entries
             entries.setdefault(entry.job.fingerprint, entry)
-        on_progress(i + 1, len(kept))
+        on_progress(i + 1, len(included))
     if refused and not (entries and master.dry_run):
-        raise ConfigError(format_refusal(refused, len(kept)))
+        raise ConfigError(format_refusal(refused, len(included)))
     plan = _match_folders(list(entries.values()), duplicates, not multirun, resources)
-    plan.refused, plan.requested, plan.probe = refused, len(kept), sweep_keys(products[0].config, typed).probe
+    plan.refused, plan.requested, plan.probe = refused, len(included), sweep_keys(products[0].config, typed).probe
     return plan
 
 

@@ -87,13 +87,13 @@ def probe(resources: Resources, config: dict[str, Any], facts: Facts, threads: i
 def _probe(resources: Resources, config: dict[str, Any], facts: Facts, device: torch.device) -> Timings:
     before, start = memory.peak(device), time.perf_counter()
     config, part = _reduce_batch(config, facts, device)
-    whole = resources.splits(config, device)
+    all_splits = resources.splits(config, device)
     count = max(2, min(IMAGES, int(LARGEST[device.type] / max(1, facts.flops))))
     images = round(facts.train_size * part) if config["optimizer"]["full_batch"] else max(count, config["batch_size"])
-    eval_split = _first(whole.val or whole.train, count)
-    splits = replace(whole, train=_first(whole.train, images), val=eval_split, test=eval_split)
+    eval_split = _first(all_splits.val or all_splits.train, count)
+    splits = replace(all_splits, train=_first(all_splits.train, images), val=eval_split, test=eval_split)
     noise = generator(config["seed"], "noise", device)
-    parts = resources.parts(config, whole, device, noise)
+    parts = resources.parts(config, all_splits, device, noise)
     parts = replace(parts, splits=splits, timeline=Timeline(parts.timeline.steps, 1 << 60))
     run = ProbeState(config, parts, device, noise)
     frozen = _use_features(run)
@@ -108,16 +108,8 @@ def _probe(resources: Resources, config: dict[str, Any], facts: Facts, device: t
     evaluation = parts.evaluation
     evaluation.begin(run.pipeline, generator(config["seed"], "evaluation", device))
     members = [run.ensemble.watched(run).eval()]
-    arguments = (
-        eval_split,
-        run.normalize,
-        run.autocast,
-        run.batch_size,
-        run.num_classes,
-        evaluation,
-        run.ensemble.average,
-    )
-    _, tested = timed(lambda: examine(members, *args), device)
+    args = (eval_split, run.normalize, run.autocast, run.batch_size, run.num_classes, evaluation)
+    _, tested = timed(lambda: examine(members, *args, run.ensemble.average), device)
     peak = memory.peak(device)
     return Timings(
         step=step / part,
