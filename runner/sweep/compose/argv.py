@@ -75,7 +75,7 @@ def is_info_command(argv: list[str]) -> bool:
 
 def hydra_argv(argv: list[str]) -> list[str]:
     """Return the arguments for Hydra: always a multirun, so that the sweeper plans single runs as well."""
-    argv = [OPEN.sub(r"++\1", _quoted(word)) for word in options_first(argv)]
+    argv = [OPEN.sub(r"++\1", _quote_conditions(word)) for word in options_first(argv)]
     if is_info_command(argv):
         return [word for word in argv if word not in MULTIRUN]
     if MULTIRUN & set(argv):
@@ -93,7 +93,7 @@ def as_typed(word: str) -> str:
     return CHOICE.sub(r"\1=\2", word)
 
 
-def _quoted(word: str) -> str:
+def _quote_conditions(word: str) -> str:
     """Quote the conditions of `sweep.exclude` that the shell has left unquoted: Hydra needs quotes around a `=`."""
     key, _, text = word.partition("=")
     if key != "sweep.exclude" or not re.search("[=<>]", text) or re.search("[\"']", text):

@@ -55,7 +55,7 @@ def check_single_run(typed: list[Override], products: list[Product]) -> None:
         raise ConfigError(f"sweep.{setting}: is about several runs: add -m")
 
 
-def combinations(
+def make_combinations(
     loader: ConfigLoader, typed: list[Override], products: list[Product]
 ) -> list[tuple[Pairs, list[Condition]]]:
     """Return every combination, with the conditions that may exclude it."""

@@ -118,7 +118,7 @@ def estimate_costs(plan: Plan, probing: bool) -> Costs:
 
 
 def program_key(entry: Entry) -> str:
-    """Return a key that is equal for runs with equally long steps. Of a float only counts whether it is zero."""
+    """Return a key that is equal for runs with equally long steps. A float counts only as zero or nonzero."""
     config = entry.job.config
     parts = {key: config[key] if key in SHAPES else _reduce_floats(config[key]) for key in PROGRAM}
     return json.dumps([parts, config["clip_grad_norm"] is None, entry.job.threads, entry.facts.identity])

@@ -83,12 +83,12 @@ def make_slots(entries: list[Entry]) -> list[Slot]:
 
 def _common_parts(entries: list[Entry]) -> int:
     """Return what all runs of a program have in common: `APART`, `BATCHES` or `NOISE` of `runner.train.slot`."""
-    if len(entries) == 1 or entries[0].facts.members > 1 or not _is_equal(entries, batches, "mixing"):
+    if len(entries) == 1 or entries[0].facts.members > 1 or not _all_equal(entries, batches, "mixing"):
         return APART
-    return NOISE if _is_equal(entries, noise, "modifying") else BATCHES
+    return NOISE if _all_equal(entries, noise, "modifying") else BATCHES
 
 
-def _is_equal(entries: list[Entry], key: Callable[[dict[str, Any], Any], str], items: str) -> bool:
+def _all_equal(entries: list[Entry], key: Callable[[dict[str, Any], Any], str], items: str) -> bool:
     return len({key(entry.job.config, getattr(entry.facts, items)) for entry in entries}) == 1
 
 

@@ -20,7 +20,7 @@ from runner.store.owned import check_run_folder, holds_result, run_files
 from runner.store.revisions import applying
 from runner.store.sources import forget_edited
 from runner.sweep.compose.argv import command_line
-from runner.sweep.compose.combinations import check_single_run, combinations, load_products
+from runner.sweep.compose.combinations import check_single_run, load_products, make_combinations
 from runner.sweep.compose.compose import Composer
 from runner.sweep.compose.exclude import apply_exclusions
 from runner.sweep.compose.overrides import check_overrides, parse, parse_value, resolve_interpolations
@@ -119,7 +119,7 @@ def make_plan(
     if not multirun:
         check_single_run(typed, products)
     planner = Planner(composer, resources, lone=not multirun)
-    requested = combinations(loader, typed, products)
+    requested = make_combinations(loader, typed, products)
     if multirun and len(requested) == 1:
         raise ConfigError(
             "-m without a key of several values (a list is one value): type KEY=A,B or sweep.repeat=N, or leave -m out"
@@ -187,9 +187,8 @@ def _match_folders(entries: list[Entry], duplicates: int, lone: bool, resources:
             matched[entry.job.fingerprint] = record
         entries[i] = entry
     if not lone:
-        assign_numbers(
-            entries, {key: record.result.get("number") for key, record in known.items()} | plan_file.numbers(sweep)
-        )
+        recorded = {key: record.result.get("number") for key, record in known.items()}
+        assign_numbers(entries, recorded | plan_file.numbers(sweep))
     folders = [entry.job.folder for entry in entries]
     if shared := sorted(str(folder) for folder, count in Counter(folders).items() if count > 1):
         raise ConfigError(f"{shared[0]}: several runs would share this folder; hydra.sweep.subdir must tell them apart")

@@ -102,7 +102,7 @@ def _probe(resources: Resources, config: dict[str, Any], facts: Facts, device: t
     wait(device)
     built = time.perf_counter() - start
     flops = _count_flops(run)
-    step = _mean_seconds(functools.partial(_step, run), device, WARM + STEPS - run.progress.step)
+    step_seconds = _mean_seconds(functools.partial(_step, run), device, WARM + STEPS - run.progress.step)
     _, first = timed(run.measure, device)
     validated = first if first > SECONDS else timed(run.measure, device)[1]
     evaluation = parts.evaluation
@@ -112,7 +112,7 @@ def _probe(resources: Resources, config: dict[str, Any], facts: Facts, device: t
     _, tested = timed(lambda: examine(members, *args, run.ensemble.average), device)
     peak = memory.peak(device)
     return Timings(
-        step=step / part,
+        step=step_seconds / part,
         flops=flops / part,
         validated=validated / len(eval_split),
         tested=tested / len(eval_split),
@@ -133,11 +133,9 @@ def _reduce_batch(config: dict[str, Any], facts: Facts, device: torch.device) ->
         size, evaluations = config["batch_size"], 1
     most = int(LARGEST[device.type] / max(1, facts.flops * (1 + BACKWARD) * evaluations))
     images = max(min(size, most), min(size, 2 * config["accumulate"]))
-    config = config | {
-        "compile": False,
-        "log": config["log"] | {"every": 1 << 60},
-    }  # compiling takes too long
-    return config | {"batch_size": min(images, config["batch_size"])}, images / size
+    # Do not compile, because that takes longer than the probe.
+    changes = {"compile": False, "log": config["log"] | {"every": 1 << 60}}
+    return config | changes | {"batch_size": min(images, config["batch_size"])}, images / size
 
 
 def _first(split: Split, count: int) -> Split:
@@ -179,7 +177,7 @@ def _mean_seconds(work: Callable[[], None], device: torch.device, most: int) -> 
 def _checkpoint_bytes(run: TrainState) -> int:
     """Return the bytes of a checkpoint: the train state, and the best weights where they are kept."""
     state = run.state_dict()
-    for key in ("meter", "probe"):  # only there between two lines of metrics, and small
+    for key in ("meter", "probe"):  # small, and present only between two lines of metrics
         state.pop(key, None)
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _tensors(state)}
     weights = _tensors(run.ensemble.watched(run).state_dict()) if run.selection.keeps_best else ()
