@@ -1,4 +1,4 @@
-"""Turned, shifted, enlarged and sheared at once: one resampling blurs less than one for each."""
+"""Random rotation, shift, scale and shear in one resampling, because a resampling for each would blur more."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from runner.augmentation.base import Transform
-from runner.augmentation.draws import Level, span, uniform
-from runner.augmentation.rotate import angles
-from runner.augmentation.translate import draw_shifts, farthest, fractions
+from runner.augmentation.draws import Level, check_range, draw_uniform
+from runner.augmentation.rotate import angle_range
+from runner.augmentation.translate import check_fractions, draw_shifts, max_shifts
 from runner.augmentation.warp import Interpolation, warp
 from runner.core.errors import ConfigError
 from runner.core.schema import Fraction, Rate, Real
@@ -24,7 +24,9 @@ def affine(
     interpolation: Interpolation = "bilinear",
     fill: float = 0,
 ) -> Tensor:
-    """`images [B, C, H, W]`, each by its own map, as torchvision's `affine`: sheared, enlarged, turned, shifted.
+    """Return `images [B, C, H, W]`, each sheared, scaled, rotated and shifted by its own values.
+
+    The order is that of torchvision's `affine`.
 
     `degrees [B]` clockwise; `shifts [B, 2]` pixels right and down; `scale [B]`; `shear [B, 2]` degrees in x and y.
     """
@@ -37,10 +39,10 @@ def affine(
     return warp(images, torch.cat((linear, back), 2), interpolation, fill)
 
 
-def shears(key: str, degrees: float | Sequence[float]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Smallest and largest angle, in x and in y. ConfigError: bad ones."""
+def shear_ranges(key: str, degrees: float | Sequence[float]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return the (min, max) angles in x and in y. Raises ConfigError for invalid ones."""
     if isinstance(degrees, int | float):
-        limits = angles(key, degrees), (0, 0)
+        limits = angle_range(key, degrees), (0, 0)
     elif len(degrees) in (2, 4):
         limits = tuple(degrees[:2]), tuple(degrees[2:]) or (0, 0)
     else:
@@ -53,8 +55,13 @@ def shears(key: str, degrees: float | Sequence[float]) -> tuple[tuple[float, flo
 
 
 class Affine(Transform):
-    """degrees: a number (that much either way) or [min, max]. translate: the farthest shift in x and y, fractions of
-    the side. scale: [min, max]. shear: as degrees, in x; or [min, max, min, max] in x and y. All uniform."""
+    """Random affine map of each image. All values are drawn uniformly.
+
+    degrees: a number x for [-x, x], or [min, max], clockwise.
+    translate: the largest shift in x and in y, as fractions of the side.
+    scale: [min, max] of the factor.
+    shear: degrees like `degrees`, in x; or [min, max, min, max] in x and y.
+    """
 
     def __init__(
         self,
@@ -66,16 +73,16 @@ class Affine(Transform):
         fill: Level = 0,
     ):
         key = "augmentation.affine"
-        self.degrees = angles(f"{key}.degrees", degrees)
-        self.translate = fractions(f"{key}.translate", translate)
-        self.scale, self.shear = span(f"{key}.scale", scale), shears(f"{key}.shear", shear)
+        self.degrees = angle_range(f"{key}.degrees", degrees)
+        self.translate = check_fractions(f"{key}.translate", translate)
+        self.scale, self.shear = check_range(f"{key}.scale", scale), shear_ranges(f"{key}.shear", shear)
         self.interpolation, self.fill = interpolation, fill
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         count, device = len(images), images.device
-        degrees = uniform(count, self.degrees, generator, device)
-        most = farthest(self.translate, images.shape[-1], images.shape[-2])
-        shifts = draw_shifts(count, most, generator, device)
-        scale = uniform(count, self.scale, generator, device)
-        shear = torch.stack([uniform(count, limits, generator, device) for limits in self.shear], 1)
+        degrees = draw_uniform(count, self.degrees, generator, device)
+        max_shift = max_shifts(self.translate, images.shape[-1], images.shape[-2])
+        shifts = draw_shifts(count, max_shift, generator, device)
+        scale = draw_uniform(count, self.scale, generator, device)
+        shear = torch.stack([draw_uniform(count, limits, generator, device) for limits in self.shear], 1)
         return affine(images, degrees, shifts, scale, shear, self.interpolation, self.fill)

@@ -1,4 +1,4 @@
-"""AugMix (Hendrycks et al. 2020), as torchvision has it: the images alone, without the paper's consistency loss."""
+"""AugMix (Hendrycks et al. 2020) from torchvision: the images only, without the paper's consistency loss."""
 
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from runner.core.schema import Positive, Rate, Whole
 
 
 class AugMix(Policy):
-    """The image, mixed with `mixture_width` chains of operations on it; shares are drawn from Dirichlet(alpha)."""
+    """Mixture of the image and `mixture_width` chains of operations on it, with shares from Dirichlet(alpha)."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""AutoAugment (Cubuk et al. 2019), the policies that were found on three data sets, as torchvision has them."""
+"""AutoAugment (Cubuk et al. 2019) from torchvision: policies learned on three data sets."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ from runner.augmentation.torchvision_transform import Byte, Interpolation, Polic
 
 
 class AutoAugment(Policy):
-    """One of the policy's 25 pairs of operations, drawn for each image; each operation has its own probability."""
+    """One of the policy's 25 pairs of operations, drawn per image. Each operation has its own probability."""
 
     def __init__(
         self,

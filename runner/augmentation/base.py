@@ -1,4 +1,4 @@
-"""What a transform of the pipeline `augmentation=[a,b,...]` is."""
+"""Base class of the transforms in the pipeline `augmentation=[a,b,...]`."""
 
 import torch
 from torch import Tensor
@@ -8,31 +8,33 @@ from runner.data.splits import Split
 
 
 class Transform(Option):
-    """`(images [B, C, H, W] uint8, or float in [0, 1]; generator) -> images`, random for each image on its own.
+    """Random transform of a batch: `(images [B, C, H, W] uint8, or float in [0, 1]; generator) -> images`.
 
-    Runs on the images' device, whole batches at once, and draws only from the generator. Images may change size
-    (crops); what is larger than the network's input in the end is cut to its centre.
+    It runs on the images' device, draws for each image separately, and draws only from the generator. It may change
+    the images' size (crops). After the pipeline, images larger than the network's input are cut to their center.
 
-    Items that make few variants of an image say how many, and what `__call__` does in two parts: `pick` draws the
-    number of each image's variant, `apply` makes it. Then what a network makes of all variants can be kept.
+    A transform with few variants per image sets `variants` and splits `__call__` in two: `pick` draws the index of
+    each image's variant, `apply` makes it. Then the features of all variants can be cached.
     """
 
-    variants: int | None = None  # None: ever new images
+    variants: int | None = None  # number of variants of an image; None: unlimited
 
     def fit(self, train: Split, size: int) -> None:
-        """Before training: the split it will see, and the side in pixels that enters the network."""
+        """Prepare for training on a split. `size`: side of the network's input in pixels."""
 
     def follow(self, rows: Tensor, epoch: int, seed: int) -> None:
-        """While a run trains, before each batch: the numbers of its images `[B]` in the training split, the epoch (from
-        0), and the run's seed. For items that treat an image in one epoch by how they treated it in others."""
+        """Prepare for the next training batch, for transforms whose effect on an image depends on the epoch.
+
+        `rows [B]`: the images' indices in the training split. `epoch` counts from 0. `seed` is the run's.
+        """
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         raise NotImplementedError
 
     def pick(self, count: int, generator: torch.Generator) -> Tensor:
-        """Which variant each of `count` images becomes, `[B]`, with the draws of `__call__`."""
+        """Draw the variant index of each of `count` images, `[B]`, with the same draws as `__call__`."""
         raise NotImplementedError
 
     def apply(self, images: Tensor, picked: Tensor) -> Tensor:
-        """The images' variants `picked [B]`."""
+        """Return the images' variants `picked [B]`."""
         raise NotImplementedError

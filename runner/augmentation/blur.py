@@ -1,4 +1,4 @@
-"""Some images are blurred by a Gaussian, each by one of its own width."""
+"""Gaussian blur of random images, with a random width for each."""
 
 from typing import Literal
 
@@ -7,23 +7,27 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from runner.augmentation.base import Transform
-from runner.augmentation.color import chosen, drawn, strengths, unit
+from runner.augmentation.color import draw_mask, draw_values, to_float, to_range
 from runner.core.context import Context
 from runner.core.errors import ConfigError
 from runner.core.schema import Fraction, NonNegative, Whole
 
 
-def gaussian(sigma: Tensor, size: int) -> Tensor:
-    """Weights `[B, size]` that add up to 1, for deviations `sigma [B]` in pixels; at 0 the middle has it all."""
-    place = torch.arange(size, device=sigma.device) - size // 2
-    return (-0.5 * (place / sigma.clamp(min=1e-3)[:, None]) ** 2).softmax(1)
+def gaussian_kernel(sigma: Tensor, size: int) -> Tensor:
+    """Return weights `[B, size]` of sum 1 for standard deviations `sigma [B]` in pixels. 0 is the identity."""
+    offset = torch.arange(size, device=sigma.device) - size // 2
+    return (-0.5 * (offset / sigma.clamp(min=1e-3)[:, None]) ** 2).softmax(1)
 
 
 def blur(images: Tensor, weights: Tensor) -> Tensor:
-    """Floats `[B, C, H, W]`, each convolved with its row of `weights [B, K]` down and across, mirrored at the edges."""
+    """Convolve each image `[B, C, H, W]` (float) with its row of `weights [B, K]` along both axes.
+
+    The edges are padded by reflection.
+    """
     height, width = images.shape[-2:]
     taps = weights.T[..., None, None, None]  # [K, B, 1, 1, 1]
-    # Sums of shifted images: for kernels of this length twice to five times as fast as a convolution in B * C groups.
+    # Sums of shifted images, because for kernels of this length they are 2 to 5 times as fast as a convolution with
+    # B * C groups.
     padded = pad(images, (weights.shape[1] // 2,) * 4, mode="reflect")
     down = padded[:, :, :height] * taps[0]
     for i, tap in enumerate(taps[1:], 1):
@@ -35,9 +39,10 @@ def blur(images: Tensor, weights: Tensor) -> Tensor:
 
 
 class Blur(Transform):
-    """kernel_size: pixels, odd; `auto`: about a tenth of the side, at least 3 (Chen et al. 2020, SimCLR, appendix A).
+    """Gaussian blur of each image with probability p.
 
-    sigma: deviation in pixels, or [MIN,MAX] from which each image draws.
+    kernel_size: pixels, odd; `auto`: about a tenth of the side, at least 3 (Chen et al. 2020, SimCLR, appendix A).
+    sigma: standard deviation in pixels, or [MIN,MAX] to draw it from for each image.
     """
 
     def __init__(
@@ -49,14 +54,14 @@ class Blur(Transform):
         if kernel_size != "auto" and (kernel_size < 3 or kernel_size % 2 == 0):
             raise ConfigError(f"augmentation.blur.kernel_size={kernel_size}: must be auto, or an odd number from 3 on")
         self.kernel_size, self.p = kernel_size, p
-        self.sigma = strengths("augmentation.blur.sigma", sigma)
+        self.sigma = to_range("augmentation.blur.sigma", sigma)
 
-    def length(self, side: int) -> int:
-        """Pixels of the kernel for images of a side."""
+    def kernel_length(self, side: int) -> int:
+        """Return the kernel's length in pixels for images of a side."""
         return max(3, side // 10 | 1) if self.kernel_size == "auto" else self.kernel_size
 
     def check(self, context: Context) -> str | None:
-        side, size = context.image_size, self.length(context.image_size)
+        side, size = context.image_size, self.kernel_length(context.image_size)
         if size // 2 < side:
             return None
         return (
@@ -65,5 +70,5 @@ class Blur(Transform):
         )
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        sigma = drawn(images, self.sigma, generator) * chosen(images, self.p, generator)
-        return blur(unit(images), gaussian(sigma.flatten(), self.length(images.shape[-1])))
+        sigma = draw_values(images, self.sigma, generator) * draw_mask(images, self.p, generator)
+        return blur(to_float(images), gaussian_kernel(sigma.flatten(), self.kernel_length(images.shape[-1])))

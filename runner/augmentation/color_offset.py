@@ -1,20 +1,20 @@
-"""Colour noise along the principal components of the training pixels (Krizhevsky et al. 2012, section 4.1)."""
+"""Color noise along the principal components of the training pixels (Krizhevsky et al. 2012, section 4.1)."""
 
 import torch
 from torch import Tensor
 
 from runner.augmentation.base import Transform
-from runner.augmentation.color import unit
+from runner.augmentation.color import to_float
 from runner.core.errors import ConfigError
 from runner.core.schema import NonNegative
 from runner.data.splits import Split
 
-# What the components are found from, at most: images evenly spaced in the training split, of each a grid of pixels.
+# The covariance is estimated from at most IMAGES evenly spaced training images, and about GRID x GRID pixels of each.
 IMAGES, GRID, CHUNK = 2000, 32, 250
 
 
 def covariance(train: Split) -> Tensor:
-    """Covariance `[C, C]` (float64, pixels in 0..1) of the colours of a split's pixels, from exact sums."""
+    """Return the covariance `[C, C]` (float64, pixels in 0..1) of the colors of a split's pixels, from exact sums."""
     channels, side, _ = train.shape
     step = max(1, side // GRID)
     count, total = 0, torch.zeros(channels, dtype=torch.float64, device="cpu")
@@ -28,11 +28,11 @@ def covariance(train: Split) -> Tensor:
 
 
 class ColorOffset(Transform):
-    """Adds to every pixel of an image the same colour, `sum_i a_i s_i p_i` with a_i normal of deviation `std`.
+    """One random color added to all pixels of an image: `sum_i a_i s_i p_i` with a_i ~ N(0, std^2).
 
-    p_i are the eigenvectors of the covariance of the training pixels, and s_i the square roots of its eigenvalues: the
-    deviation of the data along p_i, so that std is a share of it, whatever the units. The paper writes eigenvalues;
-    its code (cuda-convnet2, `color_stdevs`) takes deviations. Grey images become brighter or darker.
+    p_i are the eigenvectors of the training pixels' covariance, s_i the square roots of its eigenvalues. s_i is the
+    data's standard deviation along p_i, so `std` is relative to it. The paper writes eigenvalues; its code
+    (cuda-convnet2, `color_stdevs`) uses standard deviations. Gray images become brighter or darker.
     """
 
     def __init__(self, std: NonNegative = 0.1):
@@ -40,11 +40,11 @@ class ColorOffset(Transform):
         self.components = torch.zeros(0, 0)  # [C, C], rows s_i p_i
 
     def fit(self, train: Split, size: int) -> None:
-        """ConfigError: all pixels of the training split have one colour."""
+        """Compute the components. Raises ConfigError if all pixels of the training split have one color."""
         values, vectors = torch.linalg.eigh(covariance(train))
         if values[-1] <= 0:
             raise ConfigError(
-                "augmentation.color_offset: every channel of the training images is constant, so that their colours "
+                "augmentation.color_offset: every channel of the training images is constant, so that their colors "
                 "have no components; leave it out"
             )
         self.components = (vectors * values.clamp(min=0).sqrt()).T.float().to(train.device)
@@ -52,4 +52,4 @@ class ColorOffset(Transform):
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         shape = len(images), len(self.components)
         draws = torch.randn(shape, generator=generator, device=images.device).mul_(self.std)
-        return unit(images).add_((draws @ self.components)[:, :, None, None]).clamp_(0, 1)
+        return to_float(images).add_((draws @ self.components)[:, :, None, None]).clamp_(0, 1)

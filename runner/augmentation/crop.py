@@ -1,4 +1,4 @@
-"""Pad, and cut back to size at a random place (the augmentation of He et al. 2015 for 32x32 images)."""
+"""Padding, then a random crop (the augmentation of He et al. 2015 for 32x32 images)."""
 
 from typing import Literal
 
@@ -13,18 +13,18 @@ from runner.data.splits import Split
 
 
 def crop(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
-    """The squares of `size` pixels of `images [B, C, H, W]` whose corners are `top [B]` and `left [B]`."""
+    """Return a square of `size` pixels from each of `images [B, C, H, W]`, with its corner at `top [B]`, `left [B]`."""
     batch, channels, height, width = images.shape
     planes = torch.arange(batch * channels, device=images.device).view(batch, channels) * height
     rows = (planes + top[:, None])[:, :, None] + torch.arange(size, device=images.device)
-    # Each row of a square is a window of all images as one line: copied as a whole, by the number of its first pixel.
+    # Each row of a square is a window of the flattened images; it is copied at once, by the index of its first pixel.
     first = rows * width + left[:, None, None]
     windows = images.reshape(-1).unfold(0, size, 1)
     return windows.index_select(0, first.flatten()).view(batch, channels, size, size)
 
 
 def reflect(images: Tensor, padding: int) -> Tensor:
-    """`images [B, C, H, W]`, of any type, with `padding` more pixels on each side: what lies inside, mirrored."""
+    """Pad `images [B, C, H, W]`, of any type, by reflection with `padding` pixels on each side."""
     for axis in (-2, -1):
         last = images.shape[axis] - 1
         places = last - (last - torch.arange(-padding, last + 1 + padding, device=images.device).abs()).abs()
@@ -33,9 +33,12 @@ def reflect(images: Tensor, padding: int) -> Tensor:
 
 
 class Crop(Transform):
-    """padding: pixels on each side; `auto`: an eighth of the side, none where photos are kept larger than what
-    enters the network (there the crop moves over the photo). padding_mode: `constant` is `fill`; `reflect` mirrors the
-    image at its edges."""
+    """Padding on each side, then a crop at a random position.
+
+    padding: pixels on each side; `auto`: an eighth of the side, or none where the stored photos are larger than the
+    network's input (there the crop moves over the photo).
+    padding_mode: `constant` pads with `fill`; `reflect` mirrors the image at its edges.
+    """
 
     def __init__(
         self,

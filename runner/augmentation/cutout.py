@@ -1,4 +1,4 @@
-"""A square of each image is hidden (Cutout, DeVries & Taylor 2017)."""
+"""Cutout: hides a random square of each image (DeVries & Taylor 2017)."""
 
 from typing import Literal
 
@@ -16,38 +16,39 @@ from runner.data.splits import Split
 def erase(
     images: Tensor, top: Tensor, left: Tensor, height: Tensor | int, width: Tensor | int, value: float | Tensor
 ) -> Tensor:
-    """`images [B, C, H, W]` whose boxes [B] show `value`, in the images' own units; [C, 1, 1] or [B, C, H, W].
+    """Return `images [B, C, H, W]` with one box of each set to `value`.
 
-    Boxes may reach over the edge; one of height or width 0 hides nothing.
+    `value` is in the images' own units: a number, [C, 1, 1] or [B, C, H, W]. Boxes may extend over the edge. A box of
+    height or width 0 hides nothing.
     """
     axes = []
     for start, length, side in ((top, height, images.shape[-2]), (left, width, images.shape[-1])):
         pixel = torch.arange(side, device=images.device)
         axes.append(((pixel >= start[:, None]) & (pixel < (start + length)[:, None])).to(images.dtype))
     hidden = axes[0][:, None, :, None] * axes[1][:, None, None, :]
-    # Products with 0 and 1 are exact, and faster than `where`, whose mask would be spread over the channels.
+    # Products with 0 and 1 are exact, and faster than `where`, which broadcasts its mask over the channels.
     return (images * (1 - hidden)).add_(hidden * value)
 
 
 def data_mean(train: Split) -> Tensor:
-    """The mean [C, 1, 1] of the training pixels in 0..255, on the images' device."""
-    with torch.device("cpu"):  # where the sums are
+    """Return the mean [C, 1, 1] of the training pixels in 0..255, on the images' device."""
+    with torch.device("cpu"):  # the sums are kept there
         mean, _ = statistics(train)
     return (mean * 255).view(-1, 1, 1).to(train.device)
 
 
-def in_units(value: float | Tensor, images: Tensor) -> float | Tensor:
-    """A pixel's value 0..255 in the images' own units: a whole number for bytes, else in [0, 1]."""
+def to_image_units(value: float | Tensor, images: Tensor) -> float | Tensor:
+    """Convert a pixel value 0..255 to the images' units: an integer for uint8, else in [0, 1]."""
     if images.dtype != torch.uint8:
         return value / 255
     return value.round().to(torch.uint8) if isinstance(value, Tensor) else round(value)
 
 
 class Cutout(Transform):
-    """The square's centre is uniform over the pixels, so a part of it may lie outside, as in the paper.
+    """A square hidden at a random position. Its center is uniform over the pixels, so a part may lie outside.
 
-    size: its side in pixels; `auto` is half the image's (16 of 32, the paper's for CIFAR-10). fill: 0 to 255, or
-    `mean`, that of the data, which normalising makes the paper's 0.
+    size: side in pixels; `auto`: half the image's side (16 of 32, the paper's value for CIFAR-10).
+    fill: 0 to 255, or `mean` of the training data (0 after normalization, as in the paper).
     """
 
     def __init__(self, size: Positive | Literal["auto"] = "auto", fill: Level | Literal["mean"] = "mean"):
@@ -68,6 +69,6 @@ class Cutout(Transform):
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         count, _, tall, wide = images.shape
         size = min(tall, wide) // 2 if self.size == "auto" else self.size
-        middles = [torch.randint(side, (count,), generator=generator, device=images.device) for side in (tall, wide)]
-        top, left = (middle - size // 2 for middle in middles)
-        return erase(images, top, left, size, size, in_units(self.value, images))
+        centers = [torch.randint(side, (count,), generator=generator, device=images.device) for side in (tall, wide)]
+        top, left = (center - size // 2 for center in centers)
+        return erase(images, top, left, size, size, to_image_units(self.value, images))

@@ -1,4 +1,4 @@
-"""Keys that give a span, and draws from it."""
+"""Ranges from the config, and uniform draws from them."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -11,17 +11,17 @@ from runner.core.errors import ConfigError
 from runner.core.schema import Real
 from runner.core.text import shown
 
-Level = Annotated[Real, Field(ge=0, le=255)]  # of a pixel
+Level = Annotated[Real, Field(ge=0, le=255)]  # pixel value
 
 
-def span(key: str, values: Sequence[float]) -> tuple[float, float]:
-    """`(min, max)` of a key. ConfigError: it is no such pair."""
+def check_range(key: str, values: Sequence[float]) -> tuple[float, float]:
+    """Return `(min, max)` of a key. Raises ConfigError unless it is two numbers in order."""
     if len(values) != 2 or values[0] > values[1]:
         raise ConfigError(f"{key}={shown(values)}: must be two numbers in order, [MIN,MAX]")
     return values[0], values[1]
 
 
-def uniform(count: int, between: tuple[float, float], generator: torch.Generator, device: torch.device) -> Tensor:
-    """Numbers [count] drawn between two."""
-    low, high = between
+def draw_uniform(count: int, limits: tuple[float, float], generator: torch.Generator, device: torch.device) -> Tensor:
+    """Draw numbers [count] uniformly between the limits."""
+    low, high = limits
     return torch.rand(count, generator=generator, device=device).mul_(high - low).add_(low)

@@ -1,4 +1,4 @@
-"""Left and right are swapped."""
+"""Random horizontal flip."""
 
 import torch
 from torch import Tensor
@@ -9,16 +9,19 @@ from runner.core.seeds import generator as stream
 from runner.data.splits import Split
 
 
-def flip(images: Tensor, chosen: Tensor, axis: int = -1) -> Tensor:
-    """`images [B, C, H, W]` with those that `chosen [B]` (bool) marks mirrored: left and right, or another axis."""
-    # Picking rows from both versions is faster than `where`, whose mask would be spread over every pixel.
+def flip(images: Tensor, mask: Tensor, axis: int = -1) -> Tensor:
+    """Return `images [B, C, H, W]` with those marked by `mask [B]` (bool) flipped along an axis."""
+    # Indexing into both versions is faster than `where`, which broadcasts its mask over every pixel.
     both = torch.cat((images, images.flip(axis)))
-    return both.index_select(0, torch.arange(len(images), device=images.device) + chosen * len(images))
+    return both.index_select(0, torch.arange(len(images), device=images.device) + mask * len(images))
 
 
 class Flip(Transform):
-    """alternate: in training an image is mirrored in every second epoch, half of the images in the first one (Jordan
-    2024, section 3.6); whoever else asks for images gets them mirrored at random."""
+    """Horizontal flip of each image with probability p.
+
+    alternate: in training, flip each image in every second epoch, half of the images in the first one (Jordan 2024,
+    section 3.6). Outside training, images are flipped at random.
+    """
 
     variants = 2
     name, axis = "flip", -1
@@ -33,7 +36,7 @@ class Flip(Transform):
             )
         self.p, self.alternate = p, alternate
         self._count, self._seed = 0, None
-        self._next: Tensor | None = None  # which of the batch that comes next are mirrored
+        self._next: Tensor | None = None  # bool [B]: the images of the next batch to flip
 
     def overrides(self, hook: str) -> bool:
         return super().overrides(hook) and (self.alternate or hook != "follow")
@@ -42,7 +45,7 @@ class Flip(Transform):
         self._count = len(train)
 
     def follow(self, rows: Tensor, epoch: int, seed: int) -> None:
-        if self._seed != seed:  # drawn on the CPU, so that it is the same on every device
+        if self._seed != seed:  # drawn on the CPU, so that it is the same on all devices
             first = torch.rand(self._count, generator=stream(seed, f"first {self.name}")) < self.p
             self._first, self._seed = first.to(rows.device), seed
         self._next = self._first.index_select(0, rows) ^ (epoch % 2 == 1)
@@ -52,8 +55,8 @@ class Flip(Transform):
 
     def pick(self, count: int, generator: torch.Generator) -> Tensor:
         if self._next is not None and len(self._next) == count:
-            chosen, self._next = self._next, None
-            return chosen.to(generator.device)
+            mask, self._next = self._next, None
+            return mask.to(generator.device)
         return torch.rand(count, generator=generator, device=generator.device) < self.p
 
     def apply(self, images: Tensor, picked: Tensor) -> Tensor:

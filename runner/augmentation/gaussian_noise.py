@@ -1,20 +1,23 @@
-"""Normal noise on every pixel and channel."""
+"""Gaussian noise on every pixel and channel."""
 
 import torch
 from torch import Tensor
 
 from runner.augmentation.base import Transform
-from runner.augmentation.color import drawn, strengths, unit
+from runner.augmentation.color import draw_values, to_float, to_range
 from runner.core.schema import Fraction
 
 
 class GaussianNoise(Transform):
-    """std: deviation, where white is 1, or [MIN,MAX] from which each image draws; what leaves 0..1 is cut off."""
+    """Additive noise; the result is clamped to [0, 1].
+
+    std: standard deviation, where white is 1; or [MIN,MAX] to draw it from for each image.
+    """
 
     def __init__(self, std: Fraction | tuple[Fraction, Fraction] = 0.1):
-        self.std = strengths("augmentation.gaussian_noise.std", std)
+        self.std = to_range("augmentation.gaussian_noise.std", std)
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        std = drawn(images, self.std, generator)
+        std = draw_values(images, self.std, generator)
         noise = torch.randn(images.shape, generator=generator, device=images.device)
-        return noise.mul_(std).add_(unit(images)).clamp_(0, 1)
+        return noise.mul_(std).add_(to_float(images)).clamp_(0, 1)

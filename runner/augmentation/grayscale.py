@@ -1,16 +1,16 @@
-"""Some images lose their colours."""
+"""Conversion of random images to gray."""
 
 import torch
 from torch import Tensor
 
 from runner.augmentation.base import Transform
-from runner.augmentation.color import chosen, luma, unit
+from runner.augmentation.color import draw_mask, luma, to_float
 from runner.core.context import Context
 from runner.core.schema import Fraction
 
 
 class Grayscale(Transform):
-    """Keeps three channels, all equal to the grey `0.2989 r + 0.587 g + 0.114 b`."""
+    """Gray images with probability p: three channels, all equal to `0.2989 r + 0.587 g + 0.114 b`."""
 
     def __init__(self, p: Fraction = 0.2):
         self.p = p
@@ -21,6 +21,6 @@ class Grayscale(Transform):
         return f"augmentation.grayscale: needs 3 channels, and the images have {context.channels}; leave it out"
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        weight = chosen(images, self.p, generator).float()
-        images = unit(images)
+        weight = draw_mask(images, self.p, generator).float()
+        images = to_float(images)
         return images.lerp_(luma(images), weight)

@@ -1,10 +1,10 @@
-"""Some images become their negatives."""
+"""Inversion of random images: white minus the image."""
 
 import torch
 from torch import Tensor
 
 from runner.augmentation.base import Transform
-from runner.augmentation.color import chosen, inverted
+from runner.augmentation.color import draw_mask, invert
 from runner.core.schema import Fraction
 
 
@@ -13,4 +13,4 @@ class Invert(Transform):
         self.p = p
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        return inverted(images, chosen(images, self.p, generator))
+        return invert(images, draw_mask(images, self.p, generator))

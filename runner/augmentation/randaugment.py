@@ -1,4 +1,4 @@
-"""RandAugment (Cubuk et al. 2020), as torchvision has it."""
+"""RandAugment (Cubuk et al. 2020) from torchvision."""
 
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from runner.core.schema import Count, Positive, Whole
 
 
 class RandAugment(Policy):
-    """`num_ops` operations of 14, drawn for each image, all of one magnitude."""
+    """`num_ops` of 14 operations, drawn per image, all of the same magnitude."""
 
     def __init__(
         self,

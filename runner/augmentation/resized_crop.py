@@ -1,4 +1,4 @@
-"""A part of random area and aspect ratio, resized to what enters the network (Szegedy et al. 2015, section 6)."""
+"""Random crop of random area and aspect ratio, resized to the network's input (Szegedy et al. 2015, section 6)."""
 
 import math
 from collections.abc import Sequence
@@ -7,20 +7,20 @@ import torch
 from torch import Tensor
 
 from runner.augmentation.base import Transform
-from runner.augmentation.draws import span
+from runner.augmentation.draws import check_range
 from runner.augmentation.warp import resample, taps
 from runner.core.context import Context
 from runner.core.schema import Factor, Rate
 from runner.core.text import shown
 from runner.data.splits import Split
 
-TRIES = 10  # boxes drawn for each image, as torchvision does: the first that fits is taken
+TRIES = 10  # boxes drawn for each image; the first that fits is used, as in torchvision
 
 
 def resized_crop(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: int) -> Tensor:
-    """The boxes [B] of `images [B, C, H, W]`, resized to `size` pixels square: float32 in [0, 1].
+    """Return a box of each of `images [B, C, H, W]`, resized to `size` x `size` pixels: float32 in [0, 1].
 
-    Bilinear with antialias, as torchvision's `resized_crop`: no pixel outside the box has a part.
+    Bilinear with antialiasing, as torchvision's `resized_crop`: pixels outside the box do not contribute.
     """
     axes = []
     for start, length, side in ((top, height, images.shape[-2]), (left, width, images.shape[-1])):
@@ -34,32 +34,32 @@ def draw_sides(
     count: int,
     area: tuple[float, float],
     ratio: tuple[float, float],
-    most: tuple[int, int],
+    max_sides: tuple[int, int],
     generator: torch.Generator,
     device: torch.device,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sides `a [count]` and `b [count]` of random boxes, in whole pixels, and whether they fit (bool [count]).
+    """Draw random boxes: sides `a [count]` and `b [count]` in pixels, and bool [count]: does the box fit?
 
-    a * b is uniform in `area` (pixels), a / b log-uniform in `ratio`; of `TRIES` draws the first whose sides are at
-    least 1 and at most `most` is taken.
+    a * b is uniform in `area` (pixels), a / b log-uniform in `ratio`. Of `TRIES` draws, the first is used that has
+    sides of at least 1 and at most `max_sides`.
     """
     draws = torch.rand(2, count, TRIES, generator=generator, device=device)
     low, high = math.log(ratio[0]), math.log(ratio[1])
     size = draws[0].mul_(area[1] - area[0]).add_(area[0]).sqrt_()
-    skew = draws[1].mul_((high - low) / 2).add_(low / 2).exp_()  # the root of the ratio
+    skew = draws[1].mul_((high - low) / 2).add_(low / 2).exp_()  # square root of the ratio
     a, b = (size * skew).round_(), (size / skew).round_()
-    fits = (a >= 1) & (a <= most[0]) & (b >= 1) & (b <= most[1])
+    fits = (a >= 1) & (a <= max_sides[0]) & (b >= 1) & (b <= max_sides[1])
     first = fits.byte().argmax(1, keepdim=True)
     return a.gather(1, first)[:, 0].long(), b.gather(1, first)[:, 0].long(), fits.any(1)
 
 
 def draw_starts(room: Tensor, generator: torch.Generator) -> Tensor:
-    """Whole numbers [B], each uniform in 0..room [B]."""
+    """Draw integers [B], each uniform in 0..room [B]."""
     return (torch.rand(len(room), generator=generator, device=room.device) * (room + 1)).long()
 
 
-def central(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int]:
-    """Height and width of the largest box in an image whose aspect ratio is allowed."""
+def central_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int]:
+    """Return the height and width of the largest box of an allowed aspect ratio in an image."""
     if width / height < ratio[0]:
         return max(1, round(width / ratio[0])), width
     if width / height > ratio[1]:
@@ -68,12 +68,16 @@ def central(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, i
 
 
 class ResizedCrop(Transform):
-    """scale: [min, max] of the area, as a part of the image's, uniform. ratio: [min, max] of width / height,
-    log-uniform. Where ten draws do not fit, the largest box of an allowed ratio at the centre is taken."""
+    """Random crop, resized to the network's input.
+
+    scale: [min, max] of the crop's area as a fraction of the image's, uniform.
+    ratio: [min, max] of width / height, log-uniform.
+    If none of ten draws fits, the crop is the largest centered box of an allowed ratio.
+    """
 
     def __init__(self, scale: Sequence[Factor] = [0.08, 1.0], ratio: Sequence[Rate] = [0.75, 1.3333]):
-        self.scale = span("augmentation.resized_crop.scale", scale)
-        self.ratio = span("augmentation.resized_crop.ratio", ratio)
+        self.scale = check_range("augmentation.resized_crop.scale", scale)
+        self.ratio = check_range("augmentation.resized_crop.ratio", ratio)
         self.size = 0
 
     def check(self, context: Context) -> str | None:
@@ -92,7 +96,7 @@ class ResizedCrop(Transform):
         count, _, tall, wide = images.shape
         area = (self.scale[0] * tall * wide, self.scale[1] * tall * wide)
         width, height, fits = draw_sides(count, area, self.ratio, (wide, tall), generator, images.device)
-        default = central(tall, wide, self.ratio)
+        default = central_box(tall, wide, self.ratio)
         height, width = torch.where(fits, height, default[0]), torch.where(fits, width, default[1])
         top, left = draw_starts(tall - height, generator), draw_starts(wide - width, generator)
         top, left = torch.where(fits, top, (tall - height) // 2), torch.where(fits, left, (wide - width) // 2)

@@ -1,4 +1,4 @@
-"""Resized by a random factor; the centre stays (scale jittering, Simonyan & Zisserman 2015, section 3.1)."""
+"""Random scale about the center (scale jittering, Simonyan & Zisserman 2015, section 3.1)."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from runner.augmentation.base import Transform
-from runner.augmentation.draws import Level, span, uniform
+from runner.augmentation.draws import Level, check_range, draw_uniform
 from runner.augmentation.warp import resample, taps
 from runner.core.context import Context
 from runner.core.schema import Rate
@@ -14,24 +14,24 @@ from runner.core.text import shown
 
 
 def rescale(images: Tensor, factors: Tensor, smallest: float, fill: float = 0) -> Tensor:
-    """`images [B, C, H, W]`, each resized by its own factor [B], then cut or padded to what it was about its centre.
+    """Resize each of `images [B, C, H, W]` by its own factor [B], then crop or pad it centrally to the old size.
 
-    Bilinear with antialias, float32 in [0, 1]; what is no part of a smaller image is `fill` (0..255). No factor is
-    below `smallest`.
+    Bilinear with antialiasing, float32 in [0, 1]. The border around a smaller image is `fill` (0..255). No factor may
+    be below `smallest`.
     """
     axes = []
     for side in images.shape[-2:]:
         length = side / factors
-        places, weights, middles = taps((side - length) / 2, length, side, 1 / smallest)
-        axes.append((places, weights.mul_(((middles > 0) & (middles < side))[:, :, None])))
+        places, weights, centers = taps((side - length) / 2, length, side, 1 / smallest)
+        axes.append((places, weights.mul_(((centers > 0) & (centers < side))[:, :, None])))
     return resample(images, *axes, fill)
 
 
 class Scale(Transform):
-    """scale: [min, max] of the factor, uniform in between; above 1 enlarges."""
+    """Uniform random scale. scale: [min, max] of the factor; above 1 enlarges."""
 
     def __init__(self, scale: Sequence[Rate] = [0.8, 1.2], fill: Level = 0):
-        self.scale, self.fill = span("augmentation.scale.scale", scale), fill
+        self.scale, self.fill = check_range("augmentation.scale.scale", scale), fill
 
     def check(self, context: Context) -> str | None:
         side = context.image_size
@@ -43,4 +43,6 @@ class Scale(Transform):
         return None
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        return rescale(images, uniform(len(images), self.scale, generator, images.device), self.scale[0], self.fill)
+        return rescale(
+            images, draw_uniform(len(images), self.scale, generator, images.device), self.scale[0], self.fill
+        )

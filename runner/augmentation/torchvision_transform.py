@@ -1,4 +1,4 @@
-"""Transforms of torchvision.transforms.v2 in the pipeline: image by image, each with a draw of its own."""
+"""Transforms of torchvision.transforms.v2, applied image by image, each with its own draw."""
 
 import inspect
 from collections.abc import Callable
@@ -19,22 +19,26 @@ from runner.core.text import first_line
 Interpolation = Literal["nearest", "bilinear"]
 Byte = Annotated[Real, Field(ge=0, le=255)]
 
-TRIED = 8  # images on which a transform is tried before training
-ON_IMAGES = {torch.Tensor, is_pure_tensor}  # of the types that a transform declares; the rest it passes through
+TRIED = 8  # images on which a transform is tested before training
+ON_IMAGES = {
+    torch.Tensor,
+    is_pure_tensor,
+}  # types that a transform of plain tensors declares
 
 
 class PerSample(Transform):
-    """`transform` takes one image, uint8 `[C, H, W]`, and draws from torch's global generators.
+    """Adapter for a `transform` of one image, uint8 `[C, H, W]`, that draws from torch's global generators.
 
-    Those are seeded from the pipeline's for each batch, and put back. Floats are rounded to bytes, which torchvision's
-    policies are defined on, and come back as floats: `fill` and thresholds mean 0 to 255 wherever the item stands.
+    For each batch the global generators are seeded from the pipeline's generator, and restored afterwards. Float
+    images are rounded to bytes and converted back, because torchvision's policies are defined on bytes. So `fill` and
+    thresholds mean 0 to 255 at any position in the pipeline.
     """
 
     def __init__(self, transform: Callable[[Tensor], Tensor]):
         self.transform = transform
 
     def each(self, images: Tensor, generator: torch.Generator) -> list[Tensor]:
-        """Images uint8 `[B, C, H, W]` -> what the transform makes of each."""
+        """Return the transformed images of a uint8 batch `[B, C, H, W]`."""
         devices = [images.device] if images.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
@@ -47,16 +51,16 @@ class PerSample(Transform):
 
 
 class Policy(PerSample):
-    """The base of torchvision's policies: `kind(**options)` of operations that share `interpolation` and `fill`."""
+    """Base of torchvision's policies: `kind(**options)` with the `interpolation` and `fill` of its operations."""
 
     def __init__(self, kind: type, interpolation: str, fill: float, **options: Any):
-        # Without a fill torchvision leaves the border black, which is quicker than to paint it.
+        # fill=None leaves the border black, which is faster than filling it with 0.
         super().__init__(kind(**options, interpolation=v2.InterpolationMode(interpolation), fill=fill or None))
 
     def check(self, context: Context) -> str | None:
         if context.channels in (1, 3):
             return None
-        return f"{own(self, context)}: works on 1 or 3 channels, not on {context.channels}; leave it out"
+        return f"{config_key(self, context)}: works on 1 or 3 channels, not on {context.channels}; leave it out"
 
 
 class TorchvisionTransform(PerSample):
@@ -64,15 +68,15 @@ class TorchvisionTransform(PerSample):
 
     def __init__(self, name: str, **options: Any):
         self.name = name
-        with torch.device("cpu"):  # a rehearsal makes everything on the meta device
+        with torch.device("cpu"):  # the preflight builds everything on the meta device
             super().__init__(build(name, options))
 
     def check(self, context: Context) -> str | None:
-        """Tries the transform on what the items before it make of images of the data's size."""
+        """Test the transform on random images of the data's size, after the items before it."""
         items = list(context.pipeline.values())
         before = items[: items.index(self)]
         if any(item.check(context) for item in before):
-            return None  # they have said why nothing can reach this one
+            return None  # their own message is enough
         with torch.device("cpu"):
             draws = torch.Generator().manual_seed(0)
             shape = (TRIED, context.channels, context.stored_size, context.stored_size)
@@ -81,20 +85,20 @@ class TorchvisionTransform(PerSample):
                 images = item(images, draws)
             if images.is_floating_point():
                 images = (images * 255).to(torch.uint8)
-            where = f"{own(self, context)}.name={self.name}"
+            where = f"{config_key(self, context)}.name={self.name}"
             try:
-                found = self.each(images, draws)
-            except Exception as error:  # whatever a transform raises that wants more than an image
-                said = f"cannot be called on an image of {_words(images[0])} ({first_line(error)})"
-                return f"{where}: {said}; choose another, or other keys of it"
-        wrong = next((line for image in found if (line := _complaint(image, context))), None)
-        if wrong is None and len({tuple(image.shape) for image in found}) > 1:
-            wrong = "gives images of several sizes, which make no batch; choose a transform that keeps the size"
-        return wrong and f"{where}: {wrong}"
+                results = self.each(images, draws)
+            except Exception as error:  # any type: a transform may need more than an image
+                problem = f"cannot be called on an image of {_size(images[0])} ({first_line(error)})"
+                return f"{where}: {problem}; choose another, or other keys of it"
+        problem = next((line for image in results if (line := _complaint(image, context))), None)
+        if problem is None and len({tuple(image.shape) for image in results}) > 1:
+            problem = "gives images of several sizes, which make no batch; choose a transform that keeps the size"
+        return problem and f"{where}: {problem}"
 
 
 def build(name: str, options: dict[str, Any]) -> Callable[[Tensor], Tensor]:
-    """The transform. Raises `ConfigError` for a name or for arguments that torchvision does not have or take."""
+    """Build the transform. Raises ConfigError for an unknown name or for arguments that it rejects."""
     here = "augmentation.torchvision"
     classes = {key: kind for key, kind in inspect.getmembers(v2, inspect.isclass) if issubclass(kind, v2.Transform)}
     known = {key: kind for key, kind in classes.items() if ON_IMAGES & set(kind._transformed_types)}
@@ -115,17 +119,17 @@ def build(name: str, options: dict[str, Any]) -> Callable[[Tensor], Tensor]:
         if isinstance(options.get("interpolation"), str):
             options = options | {"interpolation": v2.InterpolationMode(options["interpolation"])}
         return known[name](**options)
-    except Exception as error:  # torchvision asserts, compares and converts: no type of error tells
+    except Exception as error:  # any type: torchvision asserts, compares and converts its arguments
         raise ConfigError(f"{here}.name={name}: refuses its arguments ({first_line(error)})") from error
 
 
-def own(item: Transform, context: Context) -> str:
-    """Where an item of the pipeline stands in the config."""
-    return next(f"augmentation.{name}" for name, other in context.pipeline.items() if other is item)
+def config_key(item: Transform, context: Context) -> str:
+    """Return the config key of an item of the pipeline."""
+    return next(f"augmentation.{name}" for name, transform in context.pipeline.items() if transform is item)
 
 
 def _complaint(image: Any, context: Context) -> str | None:
-    """What is wrong with a transform's result."""
+    """Return why the network cannot take a transform's result, or None."""
     if type(image) is not Tensor or image.dtype != torch.uint8 or image.ndim != 3:
         kind = image.dtype if type(image) is Tensor else type(image).__name__
         return f"gives {kind}, not an image of bytes; choose a transform from one image to another"
@@ -133,9 +137,9 @@ def _complaint(image: Any, context: Context) -> str | None:
         return f"gives {len(image)} channels of {context.channels}; choose a transform that keeps them"
     if min(image.shape[1:]) < context.image_size:
         size = context.image_size
-        return f"gives {_words(image)}, less than the {size}x{size} that enter the network; cut off less"
+        return f"gives {_size(image)}, less than the {size}x{size} that enter the network; cut off less"
     return None
 
 
-def _words(image: Tensor) -> str:
+def _size(image: Tensor) -> str:
     return f"{image.shape[1]}x{image.shape[2]} pixels"

@@ -1,4 +1,4 @@
-"""Shifted by a random number of whole pixels."""
+"""Random shift by whole pixels."""
 
 from collections.abc import Sequence
 
@@ -15,44 +15,44 @@ from runner.core.schema import Fraction
 from runner.core.text import shown
 
 
-def translate(images: Tensor, shifts: Tensor, most: tuple[int, int], fill: float = 0) -> Tensor:
-    """Squares `images [B, C, S, S]`, each moved by its own `shifts [B, 2]`: whole pixels right and down.
+def translate(images: Tensor, shifts: Tensor, max_shift: tuple[int, int], fill: float = 0) -> Tensor:
+    """Shift each of the square `images [B, C, S, S]` by its own `shifts [B, 2]`: whole pixels right and down.
 
-    `most`: no shift is larger, either way, right and down. Where the image has left is `fill` (0..255).
+    `max_shift`: the largest |shift|, right and down. The uncovered border is `fill` (0..255).
     """
-    right, down = most
+    right, down = max_shift
     fill = fill if images.dtype == torch.uint8 else fill / 255
     padded = pad(images, (right, right, down, down), value=fill)
     return crop(padded, down - shifts[:, 1], right - shifts[:, 0], images.shape[-1])
 
 
-def fractions(key: str, values: Sequence[float]) -> tuple[float, float]:
-    """Of the width and of the height. ConfigError: they are not two."""
+def check_fractions(key: str, values: Sequence[float]) -> tuple[float, float]:
+    """Return the fractions of the width and of the height. Raises ConfigError unless they are two."""
     if len(values) != 2:
         raise ConfigError(f"{key}={shown(values)}: must be two fractions of the side, [X,Y]")
     return values[0], values[1]
 
 
-def farthest(fractions: tuple[float, float], width: int, height: int) -> tuple[int, int]:
-    """The largest shift in pixels, right and down."""
+def max_shifts(fractions: tuple[float, float], width: int, height: int) -> tuple[int, int]:
+    """Return the largest shift in pixels, right and down."""
     return round(fractions[0] * width), round(fractions[1] * height)
 
 
-def draw_shifts(count: int, most: tuple[int, int], generator: torch.Generator, device: torch.device) -> Tensor:
-    """Whole pixels [count, 2] right and down, each as likely as any other within `most` either way."""
-    axes = [torch.randint(-m, m + 1, (count,), generator=generator, device=device) for m in most]
+def draw_shifts(count: int, max_shift: tuple[int, int], generator: torch.Generator, device: torch.device) -> Tensor:
+    """Draw shifts [count, 2] right and down, integers uniform in -max_shift..max_shift."""
+    axes = [torch.randint(-m, m + 1, (count,), generator=generator, device=device) for m in max_shift]
     return torch.stack(axes, 1)
 
 
 class Translate(Transform):
-    """translate: the farthest shift in x and in y, as fractions of the side."""
+    """Uniform random shift. translate: the largest shift in x and in y, as fractions of the side."""
 
     def __init__(self, translate: Sequence[Fraction] = [0.1, 0.1], fill: Level = 0):
-        self.translate, self.fill = fractions("augmentation.translate.translate", translate), fill
+        self.translate, self.fill = check_fractions("augmentation.translate.translate", translate), fill
 
     def check(self, context: Context) -> str | None:
         side = context.image_size
-        if any(self.translate) and not any(farthest(self.translate, side, side)):
+        if any(self.translate) and not any(max_shifts(self.translate, side, side)):
             return (
                 f"augmentation.translate.translate={shown(self.translate)}: nothing moves by half a pixel or more; "
                 f"{1 / side:.2g} is one pixel of {side}"
@@ -60,5 +60,5 @@ class Translate(Transform):
         return None
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        most = farthest(self.translate, images.shape[-1], images.shape[-2])
-        return translate(images, draw_shifts(len(images), most, generator, images.device), most, self.fill)
+        max_shift = max_shifts(self.translate, images.shape[-1], images.shape[-2])
+        return translate(images, draw_shifts(len(images), max_shift, generator, images.device), max_shift, self.fill)

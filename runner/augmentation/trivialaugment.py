@@ -1,4 +1,4 @@
-"""TrivialAugment (Müller & Hutter 2021), its wide space, as torchvision has it."""
+"""TrivialAugment (Müller & Hutter 2021) with its wide search space, from torchvision."""
 
 from typing import Annotated
 
@@ -10,8 +10,8 @@ from runner.core.schema import Whole
 
 
 class TrivialAugment(Policy):
-    """One operation of 14 and its magnitude, both drawn for each image. Translations are up to 32 pixels, whatever the
-    image's size."""
+    """One of 14 operations and its magnitude, both drawn per image. Translations are up to 32 pixels for any image
+    size."""
 
     def __init__(
         self,

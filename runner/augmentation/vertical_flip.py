@@ -1,4 +1,4 @@
-"""Top and bottom are swapped."""
+"""Random vertical flip."""
 
 from runner.augmentation.flip import Flip
 

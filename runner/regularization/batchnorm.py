@@ -13,8 +13,8 @@ from runner.regularization.norms import Norms
 class BatchNorm(Norms):
     """`(x - mean) / sqrt(variance + eps) * weight + bias`, per channel (algorithm 1).
 
-    Mean and variance are the (micro-)batch's while training, running ones at test time. `momentum` is the share of the
-    newest batch in these. Without `affine` there are no weight and bias.
+    Mean and variance are the (micro-)batch's while training, and running averages at test time. `momentum` is the
+    weight of the newest batch in these. Without `affine` there are no weight and bias.
     """
 
     def __init__(self, momentum: Factor = 0.1, eps: Rate = 1e-5, affine: bool = True):
@@ -27,10 +27,10 @@ class BatchNorm(Norms):
     def check(self, context: Context) -> str | None:
         if line := super().check(context):
             return line
-        images, parts = batches(context.config, context.train_size)
-        if images // parts < 2:
+        batch_size, micro_batches = batches(context.config, context.train_size)
+        if batch_size // micro_batches < 2:
             return (
-                f"batch_size={images}, accumulate={parts}: one image has no variance to normalize by; give at least 2 "
-                "images a micro-batch, or use regularization=[groupnorm]"
+                f"batch_size={batch_size}, accumulate={micro_batches}: one image has no variance to normalize by; "
+                "give at least 2 images a micro-batch, or use regularization=[groupnorm]"
             )
         return None

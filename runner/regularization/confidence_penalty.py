@@ -1,4 +1,4 @@
-"""Confidence penalty (Pereyra et al. 2017): answers of low entropy cost."""
+"""Confidence penalty (Pereyra et al. 2017): a loss term against predictions of low entropy."""
 
 import math
 
@@ -11,27 +11,27 @@ from runner.regularization.base import Item
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Of the softmax of each row of `[B, K]`, in nats: `[B]`, between 0 and log K."""
-    logs = log_softmax(logits, 1)
-    return -(logs.exp() * logs).sum(1)
+    """Return the entropy `[B]` of each row's softmax, for logits `[B, K]`: nats, between 0 and log K."""
+    log_probabilities = log_softmax(logits, 1)
+    return -(log_probabilities.exp() * log_probabilities).sum(1)
 
 
 class ConfidencePenalty(Item):
-    """`-weight * entropy`, the batch's mean (section 3).
+    """`-weight * entropy`, averaged over the batch (section 3).
 
-    threshold: in nats; with one the term is `weight * max(0, threshold - entropy)`, so that only the answers below it
-    are pushed (section 3.1; its printed sign would pull entropy down).
+    threshold: in nats. It makes the term `weight * max(0, threshold - entropy)`, so that only predictions of a lower
+    entropy are penalized (section 3.1; the sign printed there would decrease entropy).
     """
 
     def __init__(self, weight: NonNegative = 0.1, threshold: Rate | None = None):
         self.weight, self.threshold = weight, threshold
 
     def check(self, context: Context) -> str | None:
-        most = math.log(context.num_classes)
-        if self.threshold is not None and self.threshold > most:
+        max_entropy = math.log(context.num_classes)
+        if self.threshold is not None and self.threshold > max_entropy:
             return (
                 f"regularization.confidence_penalty.threshold={self.threshold}: the entropy of {context.num_classes} "
-                f"classes is never above {most:.4g}; use less, or null for no threshold"
+                f"classes is never above {max_entropy:.4g}; use less, or null for no threshold"
             )
         return None
 

@@ -1,4 +1,4 @@
-"""CutMix or mixup, one of the two each time, as DeiT (Touvron et al. 2021) and timm train."""
+"""A random choice of CutMix or mixup for each batch or sample, as in DeiT (Touvron et al. 2021) and timm."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ from runner.regularization.mixing import Mixer, beta
 
 
 class CutMixOrMixUp(Mixer):
-    """cutmix_p: chance of CutMix where there is mixing; else it is mixup."""
+    """Random choice between CutMix and mixup. cutmix_p: probability of CutMix, given that there is mixing."""
 
     def __init__(
         self,

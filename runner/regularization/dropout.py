@@ -13,10 +13,10 @@ from runner.regularization.layers import no_place, places
 
 
 class DropoutLayer(Noise):
-    """Zeros each activation with probability p while training.
+    """Dropout layer: zeros each activation with probability p while training.
 
-    inverted: kept ones are divided by `1 - p` while training, and testing changes nothing; else testing multiplies
-    by `1 - p`. Both make the mean of the training passes the test pass.
+    inverted: the others are divided by `1 - p` while training; otherwise all are multiplied by `1 - p` at test time.
+    Either way a test pass is the mean of the training passes.
     """
 
     item = "dropout"
@@ -35,10 +35,10 @@ class DropoutLayer(Noise):
 
 
 class Dropout(Item):
-    """Puts dropout before layers: the activations that a layer reads are dropped.
+    """Dropout on the inputs of layers.
 
-    where: `linear` (before every linear layer but one that reads the images), `conv` (before every convolution but
-    the first), `head` (before the last linear layer or, in networks that end in one, the last convolution).
+    where: `linear` (before every linear layer except one that reads the images), `conv` (before every convolution
+    except the first), `head` (before the last linear layer or, in networks that end in one, the last convolution).
     """
 
     def __init__(self, p: float = 0.5, inverted: bool = True, where: Literal["linear", "conv", "head"] = "linear"):
@@ -47,7 +47,7 @@ class Dropout(Item):
         self.p, self.inverted, self.where = p, inverted, where
 
     def places(self, model: nn.Module) -> list[str]:
-        """Dotted names of the layers before which dropout goes."""
+        """Return the dotted names of the layers that get dropout before them."""
         return places(model, self.where)
 
     def check(self, context: Context) -> str | None:

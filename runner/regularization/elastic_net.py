@@ -1,4 +1,4 @@
-"""Elastic net (Zou & Hastie 2005): L1 and L2 in one loss term."""
+"""Elastic net (Zou & Hastie 2005): L1 and L2 as one loss term."""
 
 from torch import Tensor, nn
 

@@ -1,4 +1,4 @@
-"""Gaussian noise on what layers read (Bishop 1995; Srivastava et al. 2014, section 10)."""
+"""Gaussian noise on the inputs of layers (Bishop 1995; Srivastava et al. 2014, section 10)."""
 
 import math
 from typing import Literal
@@ -14,9 +14,9 @@ from runner.regularization.layers import no_place, places
 
 
 class GaussianNoiseLayer(Noise):
-    """While training, `x + N(0, std^2)` or, multiplicative, `x * N(1, std^2)`, a draw for each activation.
+    """Noise layer: `x + N(0, std^2)`, or `x * N(1, std^2)` if multiplicative, drawn per activation while training.
 
-    The mean of both is x, so testing changes nothing.
+    The identity at test time, because the mean of both is x.
     """
 
     item = "gaussian_noise"
@@ -36,12 +36,12 @@ class GaussianNoiseLayer(Noise):
 
 
 class GaussianNoise(Item):
-    """Puts Gaussian noise before layers: what they read is made noisy.
+    """Gaussian noise on the inputs of layers.
 
-    std: in the units of what is read (normalised pixels at the input) or, multiplicative, of the activation itself:
-    `sqrt(p / (1 - p))` has the variance of dropout at p, so 1 stands for p = 0.5.
-    where: `input` (the layer that reads the images), `linear` (before every linear layer but one that reads the
-    images), `conv` (before every convolution but the first), `head` (before the last layer).
+    std: in the units of the layer's input (normalized pixels for the images). If multiplicative, relative to the
+    activation: `sqrt(p / (1 - p))` gives the variance of dropout at p, so 1 corresponds to p = 0.5.
+    where: `input` (the layer that reads the images), `linear` (before every linear layer except one that reads the
+    images), `conv` (before every convolution except the first), `head` (before the last layer).
     """
 
     def __init__(

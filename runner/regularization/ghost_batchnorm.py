@@ -11,9 +11,9 @@ from runner.regularization.batchnorm import BatchNorm
 
 
 class GhostBatchNormLayer(nn.modules.batchnorm._BatchNorm):
-    """Batch norm over pieces of the batch, `[B, C]` or `[B, C, ...]`, one after the other.
+    """Batch norm applied to one piece of the batch `[B, C]` or `[B, C, ...]` after another.
 
-    Each piece in turn moves the running statistics, by which test images are normalized.
+    Each piece updates the running statistics, which are used at test time.
     """
 
     def __init__(self, channels: int, ghost_batch_size: int, **keys: Any):
@@ -23,27 +23,28 @@ class GhostBatchNormLayer(nn.modules.batchnorm._BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        # Pieces of channels-last images are channels-last, which a fold of them into the channels is not. And `split`,
-        # for of slices (`tensor_split`) torch.compile makes wrong gradients where they are (torch 2.14, CPU).
+        # A loop, because pieces of channels-last images stay channels-last; folding pieces into the channels would not.
+        # `split`, because torch.compile computes wrong gradients for slices (`tensor_split`) of channels-last images
+        # (torch 2.14, CPU).
         norm = super().forward
         return torch.cat([norm(piece) for piece in x.split(pieces(len(x), self.ghost_batch_size))])
 
     def _check_input_dim(self, x: Tensor) -> None:
-        """Any number of axes behind the channels will do."""
+        """Accept any number of axes after the channels."""
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, ghost_batch_size={self.ghost_batch_size}"
 
 
 def pieces(images: int, ghost_batch_size: int) -> list[int]:
-    """Images of each piece: nearly equal numbers, `ghost_batch_size` at most, but never one image alone."""
+    """Return the sizes of the pieces: nearly equal, at most `ghost_batch_size`, and at least two images."""
     count = max(1, min(-(-images // ghost_batch_size), images // 2))
-    least, more = divmod(images, count)
-    return [least + 1] * more + [least] * (count - more)
+    smallest, larger = divmod(images, count)
+    return [smallest + 1] * larger + [smallest] * (count - larger)
 
 
 class GhostBatchNorm(BatchNorm):
-    """`batchnorm` whose statistics, while training, are those of `ghost_batch_size` images."""
+    """Batch norm with statistics of at most `ghost_batch_size` images while training."""
 
     def __init__(
         self,

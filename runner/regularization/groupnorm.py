@@ -11,9 +11,9 @@ from runner.regularization.norms import Norms, channels, hidden_layers
 
 
 class GroupNorm(Norms):
-    """`(x - mean) / sqrt(variance + eps) * weight + bias`, mean and variance of each image's groups of channels.
+    """`(x - mean) / sqrt(variance + eps) * weight + bias`, with mean and variance per image and group of channels.
 
-    The same while training and at test time. Without `affine` there are no weight and bias.
+    It is the same while training and at test time. Without `affine` there are no weight and bias.
     """
 
     def __init__(self, num_groups: Positive = 8, eps: Rate = 1e-5, affine: bool = True):
@@ -26,22 +26,22 @@ class GroupNorm(Norms):
         if line := super().check(context):
             return line
         layers = hidden_layers(context.model)
-        unfit = next((name for name, layer in layers if not _fits(layer, self.num_groups)), None)
-        if unfit is None:
+        misfit = next((name for name, layer in layers if not _fits(layer, self.num_groups)), None)
+        if misfit is None:
             return None
-        most = math.gcd(*(channels(layer) for _, layer in layers))
-        fit = [str(n) for n in range(1, most + 1) if all(_fits(layer, n) for _, layer in layers)]
-        layer = context.model.get_submodule(unfit)
-        what, more = ("channels", "") if isinstance(layer, nn.Conv2d) else ("features", " of two or more")
-        way = f"use one of {', '.join(fit)}" if fit else "use regularization=[batchnorm]"
+        divisor = math.gcd(*(channels(layer) for _, layer in layers))
+        fitting = [str(n) for n in range(1, divisor + 1) if all(_fits(layer, n) for _, layer in layers)]
+        layer = context.model.get_submodule(misfit)
+        unit, condition = ("channels", "") if isinstance(layer, nn.Conv2d) else ("features", " of two or more")
+        remedy = f"use one of {', '.join(fitting)}" if fitting else "use regularization=[batchnorm]"
         return (
-            f"regularization.groupnorm.num_groups={self.num_groups}: the {channels(layer)} {what} of {unfit} cannot "
-            f"be cut into {self.num_groups} equal groups{more}; {way}"
+            f"regularization.groupnorm.num_groups={self.num_groups}: the {channels(layer)} {unit} of {misfit} cannot "
+            f"be cut into {self.num_groups} equal groups{condition}; {remedy}"
         )
 
 
 def _fits(layer: nn.Conv2d | nn.Linear, groups: int) -> bool:
-    """Whether a layer's channels are so many groups. A feature alone would always be normalized to 0."""
+    """Return whether the groups divide a layer's channels. A group of one feature is excluded: it would become 0."""
     if channels(layer) % groups:
         return False
     return isinstance(layer, nn.Conv2d) or channels(layer) > groups

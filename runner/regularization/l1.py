@@ -1,4 +1,4 @@
-"""L1 as a loss term: draws weights towards zero by the same force however small they are (Tibshirani 1996)."""
+"""L1 as a loss term: a constant pull toward zero that makes weights sparse (Tibshirani 1996)."""
 
 from torch import Tensor, nn
 
@@ -7,7 +7,7 @@ from runner.regularization.base import Item, weights
 
 
 def absolute_sum(parameters: list[nn.Parameter]) -> Tensor:
-    """The sum of absolute values, whose gradient is the sign, 0 at 0."""
+    """Return the sum of absolute values. Its gradient is the sign, 0 at 0."""
     return sum(w.abs().sum() for w in parameters)
 
 

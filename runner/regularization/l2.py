@@ -1,4 +1,4 @@
-"""L2 as a loss term: under plain SGD the same as weight decay, under Adam not (Loshchilov & Hutter 2019)."""
+"""L2 as a loss term: equals weight decay for plain SGD, but not for Adam (Loshchilov & Hutter 2019)."""
 
 from torch import Tensor, nn
 
@@ -7,12 +7,12 @@ from runner.regularization.base import Item, weights
 
 
 def half_squares(parameters: list[nn.Parameter]) -> Tensor:
-    """Half the sum of squares, whose gradient is the parameters."""
+    """Return half the sum of squares. Its gradient is the parameters."""
     return 0.5 * sum(w.square().sum() for w in parameters)
 
 
 class L2(Item):
-    """`weight / 2 * sum of squared weights`, whose gradient is `weight * w`."""
+    """`weight / 2 * sum of squared weights`. Its gradient is `weight * w`."""
 
     def __init__(self, weight: NonNegative = 5e-4):
         self.weight = weight

@@ -1,4 +1,4 @@
-"""L2-SP (Li, Grandvalet & Davoine 2018): decay toward the weights that training started from, not toward zero."""
+"""L2-SP (Li, Grandvalet & Davoine 2018): decay toward the initial (pre-trained) weights instead of zero."""
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,10 @@ from runner.regularization.l2 import half_squares
 
 
 class L2SP(Item):
-    """`weight / 2 * |w - w0|^2 + head_weight / 2 * |v|^2` (equation 3): w the weight matrices and kernels that train,
-    w0 what they were at the start, v those of the head, the last stage, which is new. No biases, no norms.
+    """`weight / 2 * |w - w0|^2 + head_weight / 2 * |v|^2` (equation 3), without biases and norms.
+
+    w: trainable weight matrices and kernels, with initial values w0. v: those of the head, the last stage, which is
+    new.
     """
 
     def __init__(self, weight: NonNegative = 0.01, head_weight: NonNegative = 0.01):
@@ -29,13 +31,15 @@ class L2SP(Item):
 
     def penalty(self, model: nn.Module) -> Tensor:
         *body, (_, head) = stage_parameters(model)
-        moved = [self._moved(name, p) for _, named in body for name, p in named if p.requires_grad and p.ndim >= 2]
-        new = [p for _, p in head if p.requires_grad and p.ndim >= 2]
-        return self.weight * half_squares(moved) + self.head_weight * half_squares(new)
+        differences = [
+            self._difference(name, p) for _, named in body for name, p in named if p.requires_grad and p.ndim >= 2
+        ]
+        head_weights = [p for _, p in head if p.requires_grad and p.ndim >= 2]
+        return self.weight * half_squares(differences) + self.head_weight * half_squares(head_weights)
 
-    def _moved(self, name: str, parameter: nn.Parameter) -> Tensor:
-        """How far a parameter is from its start."""
+    def _difference(self, name: str, parameter: nn.Parameter) -> Tensor:
+        """Return a parameter minus its initial value."""
         key = raw_name(name)
-        if self._start[key].device != parameter.device:  # the network moved there after `modify`
+        if self._start[key].device != parameter.device:  # the network was moved after `modify`
             self._start[key] = self._start[key].to(parameter.device)
         return parameter - self._start[key]

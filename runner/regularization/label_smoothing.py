@@ -8,7 +8,7 @@ from runner.regularization.base import Item, soft
 
 
 def smooth_labels(targets: Tensor, smoothing: float, num_classes: int) -> Tensor:
-    """`(1 - smoothing) * target + smoothing / K`, `[B, K]`."""
+    """Return `(1 - smoothing) * target + smoothing / K`, `[B, K]`."""
     return soft(targets, num_classes) * (1 - smoothing) + smoothing / num_classes
 
 

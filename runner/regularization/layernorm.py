@@ -10,10 +10,10 @@ from runner.regularization.norms import Norms, channels, hidden_layers
 
 
 class LayerNorm(Norms):
-    """`(x - mean) / sqrt(variance + eps) * weight + bias`, mean and variance of all that a layer gives for an image.
+    """`(x - mean) / sqrt(variance + eps) * weight + bias`, with mean and variance over a layer's output for an image.
 
-    Of convolutions over channels and pixels, with a weight and a bias for each channel, as Wu & He 2018, section 3.1,
-    have it. The same while training and at test time. Without `affine` there are no weight and bias.
+    For convolutions these are over channels and pixels, with a weight and a bias per channel, as in Wu & He 2018,
+    section 3.1. It is the same while training and at test time. Without `affine` there are no weight and bias.
     """
 
     def __init__(self, eps: Rate = 1e-5, affine: bool = True):

@@ -14,9 +14,9 @@ OWNERS = (nn.Linear, nn.Conv2d, nn.MultiheadAttention, ParametrizationList)
 
 
 class MaxNorm(Item):
-    """After each step the weights that enter a unit have an L2 norm of at most `max_norm`; longer ones are scaled.
+    """Upper bound `max_norm` on the L2 norm of each unit's incoming weights, enforced by scaling after each step.
 
-    A unit is an output of a linear layer or a channel of a convolution; biases do not count.
+    A unit is an output of a linear layer or an output channel of a convolution. Biases are not included.
     """
 
     def __init__(self, max_norm: Rate = 3.0):
@@ -37,10 +37,10 @@ class MaxNorm(Item):
 
 
 def incoming(model: nn.Module) -> Iterator[Tensor]:
-    """Trained weights whose rows enter one unit each, `[O, I]` or `[O, I, H, W]`, as the optimizer sees them: those
-    below a parametrization, where a layer has one.
+    """Yield the trainable weights with one row per unit, `[O, I]` or `[O, I, H, W]`.
 
-    Class tokens, position embeddings and scales can be tensors of several axes too, but enter no unit.
+    For a parametrized layer this is the original weight, which the optimizer updates. Class tokens, position
+    embeddings and scales are excluded: they can have several axes, but are no unit's incoming weights.
     """
     for module in model.modules():
         if isinstance(module, OWNERS):

@@ -1,4 +1,4 @@
-"""mixup (Zhang et al. 2018): training on means of two images and of their targets."""
+"""mixup (Zhang et al. 2018): training on weighted means of two images and of their targets."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ from runner.regularization.mixing import Mixer, beta
 
 
 class MixUp(Mixer):
-    """Shares are Beta(alpha, alpha): near 0 and 1 for a small alpha, near one half for a large one."""
+    """mixup with shares from Beta(alpha, alpha): near 0 and 1 for a small alpha, near one half for a large one."""
 
     def __init__(self, alpha: Rate = 0.2, per: Literal["batch", "sample"] = "batch", p: Fraction = 1.0):
         super().__init__(per, p)

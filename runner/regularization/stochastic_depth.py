@@ -23,8 +23,8 @@ from runner.core.schema import Below1
 from runner.model.drop_path import DropPath
 from runner.regularization.base import Item
 
-# The modules of torchvision's blocks whose outputs are what is added to the shortcut. Where a block has a
-# StochasticDepth of its own, that one.
+# The modules of torchvision's blocks that compute the residual branches, or the block's own StochasticDepth if it
+# has one.
 BRANCHES: dict[type[nn.Module], tuple[str, ...]] = {
     resnet.BasicBlock: ("bn2",),
     resnet.Bottleneck: ("bn3",),
@@ -43,7 +43,7 @@ BRANCHES: dict[type[nn.Module], tuple[str, ...]] = {
         "layers.grid_attention.stochastic_dropout",
     ),
 }
-# Attributes that are false where a block of these families changes the shape and so has no shortcut.
+# Attributes that are False if a block changes the shape and so has no shortcut.
 CONDITIONS = ("use_res_connect", "apply_residual")
 MODELS = (
     "resnet20, resnet56, wide_resnet, resnet18, resnet50, convnext_tiny, efficientnet_b0, mobilenet_v2, "
@@ -52,10 +52,10 @@ MODELS = (
 
 
 class StochasticDepth(Item):
-    """Drops residual branches: of L blocks the l-th with probability `p * l / L` (`linear`), or all with p (`uniform`).
+    """Random drops of residual branches: block l of L with probability `p * l / L` (`linear`) or p (`uniform`).
 
     A block is one of torchvision's, or any module with the children `branch` and `shortcut`. All branches of a block
-    (attention and MLP of a transformer) have its probability, and draws of their own. What torchvision sets in
+    (attention and MLP of a transformer) have its probability and separate draws. The stochastic depth of torchvision's
     EfficientNet, ConvNeXt, Swin and MaxViT is replaced.
     """
 
@@ -76,9 +76,9 @@ class StochasticDepth(Item):
         )
 
     def modify(self, model: nn.Module, noise: torch.Generator | None) -> None:
-        found = blocks(model)
-        for number, (block, paths) in enumerate(found, start=1):
-            p = self.p * number / len(found) if self.decay == "linear" else self.p
+        residual_blocks = blocks(model)
+        for number, (block, paths) in enumerate(residual_blocks, start=1):
+            p = self.p * number / len(residual_blocks) if self.decay == "linear" else self.p
             for path in paths:
                 drop, branch = DropPath(p, self.per, noise), block.get_submodule(path)
                 if isinstance(branch, torchvision.ops.StochasticDepth | DropPath | nn.Identity):
@@ -89,13 +89,13 @@ class StochasticDepth(Item):
 
 
 def blocks(model: nn.Module) -> list[tuple[nn.Module, tuple[str, ...]]]:
-    """The residual blocks in the order of depth, each with the paths of what gives its branches."""
-    found = [(block, paths(block)) for block in model.modules()]
-    return [(block, branches) for block, branches in found if branches]
+    """Return the residual blocks in order of depth, each with the paths of its branches."""
+    candidates = [(block, branch_paths(block)) for block in model.modules()]
+    return [(block, branches) for block, branches in candidates if branches]
 
 
-def paths(block: nn.Module) -> tuple[str, ...]:
-    """Where a module's residual branches are given; nowhere if it is no residual block."""
+def branch_paths(block: nn.Module) -> tuple[str, ...]:
+    """Return the paths of a module's residual branches; empty if it is not a residual block."""
     if {"branch", "shortcut"} <= dict(block.named_children()).keys():
         return ("branch",)
     if not all(vars(block).get(condition, True) for condition in CONDITIONS):

@@ -13,7 +13,7 @@ from runner.regularization.norms import hidden_layers
 
 
 class Standardized(nn.Module):
-    """Kernels `[O, I, H, W]` with mean 0 and standard deviation 1 per output channel (equations 5 to 7)."""
+    """Parametrization of kernels `[O, I, H, W]`: mean 0, standard deviation 1 per output channel (equations 5 to 7)."""
 
     def __init__(self, eps: float):
         super().__init__()
@@ -28,16 +28,16 @@ class Standardized(nn.Module):
 
 
 class WeightStandardization(Item):
-    """Convolutions use their kernels standardized; the optimizer, decay and penalties see them as they were.
+    """Standardized kernels in convolutions. The optimizer, weight decay and penalties use the original kernels.
 
-    A convolution that gives the logits is left alone, and so are kernels of one weight, whose standard deviation is 0.
+    Excluded are a convolution that computes the logits, and kernels of one weight, because their deviation is 0.
     """
 
     def __init__(self, eps: Rate = 1e-5):
         self.eps = eps
 
     def places(self, model: nn.Module) -> list[str]:
-        """Dotted names of the convolutions."""
+        """Return the dotted names of the convolutions to standardize."""
         return [name for name, layer in hidden_layers(model) if isinstance(layer, nn.Conv2d) and _fan_in(layer) > 1]
 
     def check(self, context: Context) -> str | None:
@@ -54,5 +54,5 @@ class WeightStandardization(Item):
 
 
 def _fan_in(layer: nn.Conv2d) -> int:
-    """Weights of one output channel."""
+    """Return the number of weights of one output channel."""
     return layer.in_channels // layer.groups * math.prod(layer.kernel_size)
