@@ -79,7 +79,7 @@ def read_sweep(folder: Path) -> SweepResults:
         raise ConfigError(
             f"{folder}: no run of it has finished with a validation accuracy; there is nothing to compare"
         )
-    lost = [record for record in records if record.status != "done" and not record.damaged]
+    lost = [record for record in records if record.status != "done" and not record.is_damaged]
     return SweepResults(folder, SweptKeys(records), done, lost)
 
 

@@ -37,7 +37,7 @@ def design(rows: Sequence[Row], keys: SweptKeys) -> Design | None:
     if not swept:
         return None
     cells = [by_seed(row, keys) for row in rows]
-    if any(factor.scattered(sum(map(len, cells))) for factor in swept):
+    if any(factor.is_scattered(sum(map(len, cells))) for factor in swept):
         return _scattered(rows, swept, cells, absent, "Some values are as many as the runs (a search, as a rule)")
     estimated = effects(swept, cells)
     shares = {term.factors[0].keys: term.share for term in estimated.terms if len(term.factors) == 1}

@@ -42,7 +42,7 @@ _TITLES = {
 def render(records: list[RunRecord], name: str, surfaces: Sequence[Overlay] = ()) -> str:
     """Return the page as HTML. Runs of `task=surface` appear only in their overlays, `surfaces`."""
     keys = SweptKeys(records)
-    trained = [record for record in records if not record.walked and not record.columns]
+    trained = [record for record in records if not record.is_surface and not record.columns]
     others = [record for record in records if record.columns]
     judged = verdict(summarize(trained, keys), keys)
     rows = judged.rows
@@ -84,7 +84,7 @@ def render(records: list[RunRecord], name: str, surfaces: Sequence[Overlay] = ()
             metrics=METRICS,
             titles=_TITLES,
             styles=STYLES,
-            legend=[(i, row) for i, row in enumerate(rows[: len(STYLES)]) if row.drawn],
+            legend=[(i, row) for i, row in enumerate(rows[: len(STYLES)]) if row.has_curves],
             strip=Strip(rows),
             several=any(statistic and statistic.n > 1 for row in rows for statistic in row.metrics.values()),
             pictures=_marked(learning_curves(rows)),
@@ -169,7 +169,7 @@ def _accuracies(row: Row) -> list[float]:
 
 def _values(records: list[RunRecord], keys: SweptKeys, key: str) -> tuple[str, str, int]:
     """Return a swept key, its values (shortened), and how many there are."""
-    values = sorted({keys.value(record, key) for record in records if not record.damaged}, key=_size)
+    values = sorted({keys.value(record, key) for record in records if not record.is_damaged}, key=_size)
     shown = [value or "(not set)" for value in values]
     if len(shown) > 12:
         shown = [*shown[:6], "…", *shown[-3:]]
@@ -189,7 +189,7 @@ def _fixed(records: list[RunRecord], keys: SweptKeys) -> list[str]:
     sets = [
         {override for override in record.overrides if override.lstrip("+").partition("=")[0] not in keys.names}
         for record in records
-        if not record.damaged
+        if not record.is_damaged
     ]
     return sorted(set.intersection(*sets), key=natural) if sets else []
 

@@ -23,7 +23,7 @@ class RunLike(Protocol):
     folder: Path
     status: str
     facts: dict[str, Any]
-    walked: bool  # a run of task=surface, whatever its end
+    is_surface: bool  # whether it is of task=surface
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def write_overlays(
 
     name: a function of a run and all runs of its surface that returns the run's label.
     """
-    if not any(record.walked for record in records):
+    if not any(record.is_surface for record in records):
         return []
     # Imported here, because matplotlib takes most of a second to import.
     from runner.report.surface_pictures import MOST, Ground, Trajectory, overlay_picture
@@ -54,7 +54,11 @@ def write_overlays(
     groups: dict[str, list[RunLike]] = {}
     for record in records:
         about = record.facts.get("surface")
-        if not record.walked or not isinstance(about, dict) or not all((record.folder / f).is_file() for f in FILES):
+        if (
+            not record.is_surface
+            or not isinstance(about, dict)
+            or not all((record.folder / f).is_file() for f in FILES)
+        ):
             continue
         with np.load(record.folder / "surface.npz", allow_pickle=False) as file:
             x, y, values = file["x"], file["y"], file["values"]

@@ -1,4 +1,4 @@
-"""Learning curves, a combination a line."""
+"""Learning curves, a line for each combination."""
 
 import math
 import statistics
@@ -19,12 +19,12 @@ PANELS = (
     ("train_loss", "Training loss"),
     ("lr", "Learning rate"),
 )
-MOST_GREY = 100  # combinations behind the coloured ones: more are a grey area, and half of the page's size
+MOST_GREY = 100  # gray lines behind the colored ones; more would merge into an area and double the page's size
 
 
 @dataclass(frozen=True)
 class Line:
-    """A combination's mean over its seeds, epoch by epoch, as far as all of its seeds got."""
+    """A combination's mean curve over its seeds, at the epochs that all of its seeds have."""
 
     epochs: list[float]
     mean: list[float]
@@ -32,24 +32,24 @@ class Line:
 
 
 def learning_curves(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """(title, svg) of each panel that has data; `rows` in the order of the leaderboard."""
+    """Return (title, SVG) of each panel that has data; `rows` in the order of the leaderboard."""
     pictures = []
     with settings():
         for column, title in PANELS:
-            lines = [line(row, column) for row in rows]
+            lines = [mean_line(row, column) for row in rows]
             if any(lines):
                 pictures.append((title, _panel(lines, column, title)))
     return pictures
 
 
-def line(row: Row, column: str) -> Line | None:
-    """Over the runs that are done; where none is, over what the others left."""
+def mean_line(row: Row, column: str) -> Line | None:
+    """Return the mean curve of the finished runs, or of all runs if none has finished."""
     curves = []
     for record in row.done or row.records:
         epochs, values = record.curves.get("epoch", []), record.curves.get(column, [])
-        known = {epoch: value for epoch, value in zip(epochs, values) if value is not None}
-        if known:
-            curves.append(known)
+        curve = {epoch: value for epoch, value in zip(epochs, values) if value is not None}
+        if curve:
+            curves.append(curve)
     if not curves:
         return None
     shared = sorted(set.intersection(*(set(curve) for curve in curves)))
@@ -60,20 +60,20 @@ def line(row: Row, column: str) -> Line | None:
 
 def _panel(lines: list[Line | None], column: str, title: str) -> str:
     figure, axes = panel(left=0.75)
-    coloured = [(i, line) for i, line in enumerate(lines[: len(STYLES)]) if line]
+    colored = [(i, line) for i, line in enumerate(lines[: len(STYLES)]) if line]
     rest = [line for line in lines[len(STYLES) :] if line]
     paths = [list(zip(other.epochs, other.mean)) for other in rest[:MOST_GREY]]
     axes.add_collection(LineCollection(paths, colors=REST, linewidths=0.7, alpha=0.6, zorder=1))
-    for i, best in reversed(coloured):  # the first in the table is drawn last, on top
+    for i, best in reversed(colored):  # the first in the table is drawn last, on top
         _draw(axes, best, column, *STYLES[i])
-    _scale(axes, [line for _, line in coloured] or rest, loss="loss" in column)
+    _scale(axes, [line for _, line in colored] or rest, loss="loss" in column)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     return to_svg(figure, column, f"{title} over epochs, one line a combination")
 
 
 def _draw(axes: Axes, best: Line, column: str, hue: int, dashes: tuple[int, int] | None) -> None:
-    marker = "o" if len(best.epochs) < 4 else None  # one epoch alone would leave no mark at all
+    marker = "o" if len(best.epochs) < 4 else None  # a line through a single epoch would be invisible
     style = {"dashes": dashes} if dashes else {}
     axes.plot(
         best.epochs,
@@ -91,7 +91,8 @@ def _draw(axes: Axes, best: Line, column: str, hue: int, dashes: tuple[int, int]
 
 
 def _scale(axes: Axes, shown: list[Line], loss: bool) -> None:
-    """The coloured lines fill the panel; a diverged run or the first steep epochs would flatten them."""
+    """Fit the y axis to the colored lines after their first fifth; a diverged run or steep first epochs would
+    flatten them."""
     values = [value for line in shown for value in line.mean[len(line.mean) // 5 :]]
     low, high = min(values), max(values)
     if loss and low > 0 and high > 30 * low:

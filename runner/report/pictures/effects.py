@@ -1,4 +1,4 @@
-"""What each factor does, drawn: a line over ordered values, dots for the others, runs where there is no design."""
+"""Plots of the factors: a line over ordered values, dots for unordered ones, a scatter plot without a design."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,23 +15,23 @@ _CAP = {"capsize": 3, "capthick": 1.2, "elinewidth": 1.2}
 
 
 def factor_panels(
-    found: Sequence[Factor], margins: Sequence[Sequence[Margin]], tested: Sequence[Sequence[Margin]] | None
+    swept: Sequence[Factor], margins: Sequence[Sequence[Margin]], tested: Sequence[Sequence[Margin]] | None
 ) -> list[tuple[str, str]]:
-    """(title, svg) of each factor: validation accuracy with intervals, test accuracy behind it where it is known.
+    """Return (title, SVG) of each factor: validation accuracy with intervals, and test accuracy behind it if known.
 
-    All panels share the accuracy's axis, so that a large effect looks large.
+    All panels have the same accuracy axis, so that a large effect looks large.
     """
     with settings():
         limits = _limits([*margins, *(tested or [])])
-        behind = tested or [None] * len(found)
-        drawn = enumerate(zip(found, margins, behind))
-        return [(factor.title, _panel(i, factor, own, test, limits)) for i, (factor, own, test) in drawn]
+        behind = tested or [None] * len(swept)
+        panels = enumerate(zip(swept, margins, behind))
+        return [(factor.title, _panel(i, factor, levels, test, limits)) for i, (factor, levels, test) in panels]
 
 
-def scatter_panels(found: Sequence[Factor], cells: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:
-    """(title, svg) of each factor with a dot a run, where the values are as many as the runs (a random search)."""
+def scatter_panels(swept: Sequence[Factor], cells: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:
+    """Return (title, SVG) of each factor with a dot for each run, for designs such as a random search."""
     with settings():
-        return [(factor.title, _scatter(i, factor, cells)) for i, factor in enumerate(found)]
+        return [(factor.title, _scatter(i, factor, cells)) for i, factor in enumerate(swept)]
 
 
 def _limits(groups: Sequence[Sequence[Margin]]) -> tuple[float, float]:
@@ -56,15 +56,15 @@ def _panel(
 
 
 def _line(axes: Axes, factor: Factor, margins: Sequence[Margin], limits: tuple[float, float], behind: bool) -> None:
-    """Through the numbers solid, on to the words dotted."""
+    """Plot levels as a line, solid through numbers and dotted on to words such as `null`."""
     known = [i for i, margin in enumerate(margins) if margin.mean is not None]
-    aside = 0.012 * (max(factor.places) - min(factor.places)) if behind else 0.0
-    x, y = [factor.places[i] + aside for i in known], [margins[i].mean for i in known]
-    colour = REST if behind else HUES[0]
-    solid = sum(i < factor.numbers for i in known)
-    axes.plot(x[:solid], y[:solid], color=colour, linewidth=1.2 if behind else 1.8, zorder=2)
-    axes.plot(x[max(0, solid - 1) :], y[max(0, solid - 1) :], color=colour, linewidth=1.2, linestyle=":", zorder=2)
-    axes.errorbar(x, y, yerr=_bars(margins, known), fmt="o", color=colour, markersize=3 if behind else 5, **_CAP)
+    offset = 0.012 * (max(factor.places) - min(factor.places)) if behind else 0.0
+    x, y = [factor.places[i] + offset for i in known], [margins[i].mean for i in known]
+    color = REST if behind else HUES[0]
+    numeric = sum(i < factor.numbers for i in known)
+    axes.plot(x[:numeric], y[:numeric], color=color, linewidth=1.2 if behind else 1.8, zorder=2)
+    axes.plot(x[max(0, numeric - 1) :], y[max(0, numeric - 1) :], color=color, linewidth=1.2, linestyle=":", zorder=2)
+    axes.errorbar(x, y, yerr=_bars(margins, known), fmt="o", color=color, markersize=3 if behind else 5, **_CAP)
     ticks(axes, factor.places, [short(level, 14) for level in factor.levels])
     axes.set_ylim(*limits)
     axes.set_xlabel(short(factor.title, 48) + (", logarithmic" if factor.log else ""))
@@ -74,9 +74,9 @@ def _line(axes: Axes, factor: Factor, margins: Sequence[Margin], limits: tuple[f
 def _dots(axes: Axes, factor: Factor, margins: Sequence[Margin], limits: tuple[float, float], behind: bool) -> None:
     known = [i for i, margin in enumerate(margins) if margin.mean is not None]
     y = np.array(known) + (0.18 if behind else 0.0)
-    colour = REST if behind else HUES[0]
+    color = REST if behind else HUES[0]
     means = [margins[i].mean for i in known]
-    axes.errorbar(means, y, xerr=_bars(margins, known), fmt="o", color=colour, markersize=3 if behind else 5, **_CAP)
+    axes.errorbar(means, y, xerr=_bars(margins, known), fmt="o", color=color, markersize=3 if behind else 5, **_CAP)
     axes.set_yticks(range(len(factor.levels)), [short(level) for level in factor.levels])
     axes.set_ylim(len(factor.levels) - 0.5, -0.5)
     axes.set_xlim(*limits)
@@ -85,7 +85,7 @@ def _dots(axes: Axes, factor: Factor, margins: Sequence[Margin], limits: tuple[f
 
 
 def _bars(margins: Sequence[Margin], known: Sequence[int]) -> list[list[float]] | None:
-    """Return the intervals' lengths below and above the means; none below zero, where a mean lies outside [0, 1]."""
+    """Return the lengths of the intervals below and above the means, at least 0 (a mean may be outside [0, 1])."""
     shown = [margins[i] for i in known]
     if any(margin.low is None for margin in shown):
         return None

@@ -1,4 +1,4 @@
-"""Heat maps for pairs of factors, as tables: they scale, scroll on a phone and can be read aloud."""
+"""Heat maps for pairs of factors, as HTML tables: they scale, scroll on a phone and work with screen readers."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -10,12 +10,12 @@ from runner.report.statistics.effects import Effects
 from runner.report.statistics.factors import Factor
 
 MOST_MAPS, MOST_LEVELS = 6, 12
-_FAINTEST, _STRONGEST = 4, 50  # percent of the hue: the ink stays readable on it, light and dark
+_FAINTEST, _STRONGEST = 4, 50  # percent of the hue: text stays readable on it, in light and dark mode
 
 
 @dataclass(frozen=True)
 class Heat:
-    """`cells` [rows][columns]: (validation accuracy, test accuracy, percent of the hue), None where nothing ran."""
+    """Heat map: `cells` [rows][columns] of (validation accuracy, test accuracy, percent of the hue), None if empty."""
 
     down: Factor
     across: Factor
@@ -23,27 +23,27 @@ class Heat:
     cells: list[list[tuple[float, float | None, int] | None]]
 
 
-def heat_maps(found: Sequence[Factor], effects: Effects, tests: Sequence[Mapping[str, float]]) -> list[Heat]:
-    """The pairs with the largest interaction first; those with very many values are left out.
+def heat_maps(swept: Sequence[Factor], effects: Effects, tests: Sequence[Mapping[str, float]]) -> list[Heat]:
+    """Return heat maps, those with the largest interaction first, of factors with at most `MOST_LEVELS` levels.
 
-    A cell is the mean of its combinations' least-squares means. `tests`: seed -> test accuracy a combination.
+    A cell is the mean of its combinations' least-squares means. `tests`: seed -> test accuracy of each combination.
     """
     shares = {term.factors: term.share for term in effects.terms if len(term.factors) == 2}
-    small = [factor for factor in found if len(factor.levels) <= MOST_LEVELS]
+    small = [factor for factor in swept if len(factor.levels) <= MOST_LEVELS]
     pairs = sorted(itertools.combinations(small, 2), key=lambda pair: -shares.get(pair, 0.0))
     tested = np.array([np.mean(list(test.values())) if test else np.nan for test in tests])
     return [_heat(*pair, shares.get(pair), effects.fit.means, tested) for pair in pairs[:MOST_MAPS]]
 
 
 def _heat(down: Factor, across: Factor, share: float | None, means: np.ndarray, tested: np.ndarray) -> Heat:
-    if down.places and not across.places:  # what has an order reads along the line
+    if down.places and not across.places:  # an ordered factor goes across
         down, across = across, down
     grid: list[list[tuple[float, float | None] | None]] = []
     for row in range(len(down.levels)):
-        here = [(down.codes == row) & (across.codes == column) for column in range(len(across.levels))]
-        grid.append([_mean(means[at], tested[at]) if at.any() else None for at in here])
-    known = [cell[0] for line in grid for cell in line if cell]
-    low, span = min(known), (max(known) - min(known)) or 1.0
+        masks = [(down.codes == row) & (across.codes == column) for column in range(len(across.levels))]
+        grid.append([_mean(means[at], tested[at]) if at.any() else None for at in masks])
+    accuracies = [cell[0] for line in grid for cell in line if cell]
+    low, span = min(accuracies), (max(accuracies) - min(accuracies)) or 1.0
     strength = _STRONGEST - _FAINTEST
     cells = [
         [(*cell, round(_FAINTEST + strength * (cell[0] - low) / span)) if cell else None for cell in line]

@@ -1,4 +1,4 @@
-"""All combinations at once: parallel coordinates, and accuracy over time and memory."""
+"""Plots of all combinations: parallel coordinates, and accuracy over time and memory."""
 
 from collections.abc import Sequence
 
@@ -11,22 +11,22 @@ from runner.report.results.tables import Row
 from runner.report.statistics.factors import Factor
 
 MOST_GREY = 300
-_MOST_NAMES = 9  # along one axis
+_MOST_NAMES = 9  # along an axis
 _HALO = {"boxstyle": "square,pad=0.1", "facecolor": CARD, "edgecolor": "none", "alpha": 0.8}
 
 
-def parallel_coordinates(rows: Sequence[Row], found: Sequence[Factor], means: Sequence[float]) -> str:
-    """A line a combination, an axis a factor, validation accuracy the last; the first of `rows` in their colours.
+def parallel_coordinates(rows: Sequence[Row], swept: Sequence[Factor], means: Sequence[float]) -> str:
+    """Return an SVG with a line for each combination, an axis for each factor, and validation accuracy on the last.
 
-    `means` [rows] are the accuracies; `found` are coded for the same rows.
+    The first of `rows` have colors. `means` [rows] are the accuracies; `swept` has codes for the same rows.
     """
-    heights = [_heights(factor) for factor in found]
+    heights = [_heights(factor) for factor in swept]
     low, high = min(means), max(means)
     last = [(mean - low) / ((high - low) or 1.0) for mean in means]
     lines = np.array(
-        [[*(height[factor.codes[i]] for height, factor in zip(heights, found)), last[i]] for i in range(len(rows))]
+        [[*(height[factor.codes[i]] for height, factor in zip(heights, swept)), last[i]] for i in range(len(rows))]
     )
-    x = np.arange(len(found) + 1)
+    x = np.arange(len(swept) + 1)
     with settings():
         figure, axes = panel(max(4.6, 1.7 * len(x)), 3.4, left=0.25, bottom=0.35)
         axes.grid(False)
@@ -35,13 +35,13 @@ def parallel_coordinates(rows: Sequence[Row], found: Sequence[Factor], means: Se
         paths = [np.column_stack([x, line]) for line in rest]
         axes.add_collection(LineCollection(paths, colors=REST, linewidths=0.7, alpha=0.45, zorder=1))
         for i, (line, (hue, dashes)) in reversed(list(enumerate(zip(lines, STYLES)))):
-            line = np.r_[line[:-1] + 0.008 * i, line[-1]]  # side by side where they share a value
+            line = np.r_[line[:-1] + 0.008 * i, line[-1]]  # an offset, so that lines do not hide each other
             style = {"dashes": dashes} if dashes else {}
             axes.plot(x, line, color=HUES[hue], linewidth=1.8, zorder=3, **style)
-        for place, (factor, height) in enumerate(zip(found, heights)):
+        for place, (factor, height) in enumerate(zip(swept, heights)):
             _axis(axes, place, height, factor.marks)
         _axis(axes, x[-1], [0.0, 0.5, 1.0], [f"{value:.4f}" for value in (low, (low + high) / 2, high)])
-        axes.set_xticks(x, [*(short(factor.keys[0].rpartition(".")[2], 16) for factor in found), "val accuracy"])
+        axes.set_xticks(x, [*(short(factor.keys[0].rpartition(".")[2], 16) for factor in swept), "val accuracy"])
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.spines["bottom"].set_visible(False)
@@ -54,11 +54,11 @@ def parallel_coordinates(rows: Sequence[Row], found: Sequence[Factor], means: Se
 
 
 def costs(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """(title, svg): validation accuracy over seconds, and over memory where the results tell it."""
+    """Return (title, SVG) of validation accuracy over seconds, and over peak memory if the results contain it."""
     pictures = []
     with settings():
-        for title, name, of in (("Seconds a run", "seconds", seconds), ("Peak memory, MB", "memory", memory)):
-            points = [(i, cost, row.metrics["val_accuracy"]) for i, row in enumerate(rows) if (cost := of(row))]
+        for title, name, measure in (("Seconds a run", "seconds", seconds), ("Peak memory, MB", "memory", memory)):
+            points = [(i, cost, row.metrics["val_accuracy"]) for i, row in enumerate(rows) if (cost := measure(row))]
             points = [(i, cost, accuracy.mean) for i, cost, accuracy in points if accuracy]
             if len(points) > 1:
                 pictures.append((title, _cloud(points, name, title)))
@@ -66,14 +66,14 @@ def costs(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 
 def seconds(row: Row) -> float | None:
-    """Mean over the finished runs."""
+    """Return the mean seconds of the finished runs."""
     return row.metrics["seconds"].mean if row.metrics["seconds"] else None
 
 
 def memory(row: Row) -> float | None:
-    """The largest peak of the finished runs, MB; None where no result tells it."""
-    known = [record.facts.get("peak_memory_mb") for record in row.done]
-    return max((value for value in known if isinstance(value, int | float)), default=None)
+    """Return the largest peak memory of the finished runs in MB; None if no result contains it."""
+    peaks = [record.facts.get("peak_memory_mb") for record in row.done]
+    return max((value for value in peaks if isinstance(value, int | float)), default=None)
 
 
 def _cloud(points: Sequence[tuple[int, float, float]], name: str, title: str) -> str:
@@ -84,8 +84,8 @@ def _cloud(points: Sequence[tuple[int, float, float]], name: str, title: str) ->
         if i < len(STYLES):
             hue, dashes = STYLES[i]
             axes.plot(cost, accuracy, "s" if dashes else "o", color=HUES[hue], markersize=6, zorder=3)
-    known = [cost for _, cost, _ in points]
-    if min(known) > 0 and max(known) > 20 * min(known):
+    values = [cost for _, cost, _ in points]
+    if min(values) > 0 and max(values) > 20 * min(values):
         axes.set_xscale("log")
         plain_log(axes.xaxis)
     axes.set_xlabel(title[0].lower() + title[1:])

@@ -1,4 +1,4 @@
-"""Reads what runs left in a folder; no torch, no pandas: a thousand runs in a second."""
+"""Records of runs, read from their result.json and metrics.csv without torch or pandas: 1,000 runs in a second."""
 
 import csv
 import json
@@ -17,12 +17,12 @@ STATUSES = ("done", "pruned", "diverged", "out_of_memory", "failed", "interrupte
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run: its result.json, checked, and its metrics.csv. `status`: `interrupted` where nobody does it any more,
-    `not started` where it had made no step.
+    """RunRecord: a run's validated result.json, and its metrics.csv.
 
-    `metrics` has every name of `METRICS`, None where it is not known. `curves` maps a column of metrics.csv
-    to one value an epoch. `facts` is the rest of result.json, for display. Of a `damaged` one nothing is
-    known.
+    `status` is `interrupted` if no process works on the run any more, `not started` if it had made no step by then.
+    `metrics` has every name of `METRICS`, None for a missing value. `curves` maps a column of metrics.csv to a value
+    for each epoch. `facts` is the rest of result.json, for display. A damaged record has no other content than
+    `reason`.
     """
 
     folder: Path
@@ -35,32 +35,32 @@ class RunRecord:
     metrics: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(METRICS))
     curves: dict[str, list[float | None]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
-    damaged: bool = False
+    is_damaged: bool = False
 
     @property
     def ignores(self) -> list[str]:
-        """Parts of the config that do not matter to the run's task."""
+        """Return the parts of the config that the run's task ignores."""
         ignores = self.facts.get("ignores")
         return [str(part) for part in ignores] if isinstance(ignores, list) else []
 
     @property
-    def walked(self) -> bool:
-        """Whether it was a run of `task=surface`, which has a verdict in place of accuracies."""
+    def is_surface(self) -> bool:
+        """Return whether the run is of `task=surface`, which has a verdict instead of accuracies."""
         return "verdict" in self.facts
 
     @property
     def columns(self) -> dict[str, str]:
-        """Title -> key of the result, for a task that is neither training nor a walk on a surface; else empty."""
+        """Return title -> key of the result for other tasks than `train` and `surface`; empty for these two."""
         columns = self.facts.get("columns")
-        if self.walked or not isinstance(columns, dict) or "val_accuracy" in columns.values():
+        if self.is_surface or not isinstance(columns, dict) or "val_accuracy" in columns.values():
             return {}
         return columns
 
 
 def collect(folder: Path) -> list[RunRecord]:
-    """The runs of a sweep's folder, or of a lone run's own (`folder/result.json`).
+    """Read the runs of a sweep's folder, or the run in `folder` itself, sorted by name.
 
-    A damaged result.json becomes a record with status `failed` and the reason; nothing is raised for it.
+    A damaged result.json does not raise: its record has the status `failed`, and the reason.
     """
     folder = Path(folder).resolve()
     names = {run: run.relative_to(folder).as_posix() for run in run_folders(folder)}
@@ -70,7 +70,7 @@ def collect(folder: Path) -> list[RunRecord]:
 
 
 def natural(text: str) -> list[tuple[int, float, str]]:
-    """A sort key that puts `lr=2` before `lr=10`."""
+    """Return a sort key that puts `lr=2` before `lr=10`."""
     parts = re.split(r"(\d+)", text)
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
 
@@ -81,7 +81,7 @@ def _read(folder: Path, name: str) -> RunRecord:
         return _record(folder, name, content)
     except (OSError, ValueError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         reason = f"{RESULT} cannot be read: {_one_line(error)}"
-        return RunRecord(folder, name, "failed", reason, damaged=True)
+        return RunRecord(folder, name, "failed", reason, is_damaged=True)
 
 
 def _record(folder: Path, name: str, content: Any) -> RunRecord:
@@ -95,7 +95,7 @@ def _record(folder: Path, name: str, content: Any) -> RunRecord:
     overrides = _typed(facts, "overrides", list, [])
     choices = _typed(facts, "choices", dict, {})
     reason = facts.pop("reason", None)
-    facts.pop("run", None)  # its path below the sweep's folder is the run's name, even where it was renamed
+    facts.pop("run", None)  # the name is the path below the sweep's folder, because the folder may have been renamed
     return RunRecord(
         folder=folder,
         run=name,
@@ -128,9 +128,9 @@ def _number(value: Any, name: str) -> float | None:
 
 
 def _curves(file: Path) -> dict[str, list[float | None]]:
-    """Columns of metrics.csv up to the first row that is not whole (a running or killed run leaves one).
+    """Read the columns of metrics.csv up to the first incomplete row, which a running or killed run may leave.
 
-    An epoch that was written twice (a resumed run repeats it) counts as it was written last.
+    Of an epoch that a resumed run repeated, the last row counts.
     """
     try:
         rows = list(csv.reader(file.read_text(encoding="utf-8", errors="replace").splitlines()))

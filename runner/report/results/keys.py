@@ -1,4 +1,4 @@
-"""The columns that tell runs apart, and the values of a run in them, as they are typed."""
+"""Swept keys: the columns that distinguish runs, and each run's values in them, in the syntax of overrides."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,20 +11,19 @@ from runner.report.results.provenance import CODE, Programs
 from runner.store.plans import flat
 from runner.store.revisions import covers
 
-# Typed keys that cannot make two runs differ in kind: where they lie, what they run on.
+# Overridden keys that do not change the experiment: where its files are, and which machine it runs on.
 WITHOUT_EFFECT = ("name", "device", "threads", "rerun", "hydra", "sweep", "dry_run")
 
 
 class SweptKeys:
-    """The columns that tell the runs of a folder apart, and each run's values in them.
+    """SweptKeys: the columns that distinguish the runs of a folder, and each run's values in them.
 
-    These are the union of what the runs swept. A folder may hold several commands: a key that one of them set
-    for all its runs (`epochs=5`, then `epochs=10`) and that the runs differ in counts as swept too, else a
-    mean would mix the two.
+    These are the union of the keys that the runs swept. A folder may hold the runs of several commands: a key that
+    each of them fixed (`epochs=5`, then `epochs=10`) counts as swept too, because a mean would mix both values.
     """
 
     def __init__(self, records: Iterable[RunRecord]) -> None:
-        self._records = [record for record in records if not record.damaged]
+        self._records = [record for record in records if not record.is_damaged]
         self._configs: dict[int, Any] = {}
         swept = list(dict.fromkeys(key for record in self._records for key in record.swept))
         self.names = swept + [key for key in self._typed() if key not in swept and self._differs(key)]
@@ -34,14 +33,16 @@ class SweptKeys:
             self.names.append(CODE)
 
     def value(self, record: RunRecord, key: str) -> str:
-        """Return a value as typed; of a run that did not sweep `key`, what it ran with; else nothing. Of a run that
-        asks trained networks, return what these were trained with."""
-        if record.damaged:
+        """Return a run's value of `key` in the syntax of overrides; empty if it has none.
+
+        For a run that evaluates trained networks, and ignores `key`, this is the value they were trained with.
+        """
+        if record.is_damaged:
             return ""
         if key == CODE:
             return self.programs.label(record)
         if key == "precision" and record.facts.get("precision") in _PRECISIONS:
-            return _PRECISIONS[record.facts["precision"]]  # which `auto` was
+            return _PRECISIONS[record.facts["precision"]]  # resolved from `auto`
         if key in record.swept:
             return plain(record.swept[key])
         if key in record.choices:
@@ -54,18 +55,20 @@ class SweptKeys:
         return "" if isinstance(node, dict) else plain(node)
 
     def _of_networks(self) -> list[str]:
-        """Return keys in which the networks differ that runs of the same settings asked."""
-        asking = [record for record in self._records if record.facts.get("origins")]
-        settings = [tuple(self.value(record, name) for name in self.names) for record in asking]
+        """Return keys that only the evaluated networks differ in, for runs with the same settings."""
+        evaluating = [record for record in self._records if record.facts.get("origins")]
+        settings = [tuple(self.value(record, name) for name in self.names) for record in evaluating]
         if len(set(settings)) == len(settings):
             return []
-        keys = dict.fromkeys(key for record in asking for key in _trained_keys(record))
+        keys = dict.fromkeys(key for record in evaluating for key in _trained_keys(record))
         return [
-            key for key in keys if key not in self.names and len({_trained_with(record, key) for record in asking}) > 1
+            key
+            for key in keys
+            if key not in self.names and len({_trained_with(record, key) for record in evaluating}) > 1
         ]
 
     def _mixed(self) -> bool:
-        """Return whether runs of the same settings, but for the seed, had different programs."""
+        """Return whether runs that differ at most in the seed had different programs."""
         programs = [self.programs.key(record) for record in self._records]
         if len(set(programs)) < 2:
             return False
@@ -74,7 +77,7 @@ class SweptKeys:
         return len(set(zip(settings, programs))) > len(set(settings))
 
     def _typed(self) -> list[str]:
-        """Keys typed in some run's command, but not with the same value in all of them."""
+        """Return the keys that some run overrides, but not all with the same value."""
         typed = [typed_overrides(record) for record in self._records]
         keys = dict.fromkeys(key for overrides in typed for key in overrides)
         return [
@@ -101,7 +104,7 @@ _PRECISIONS = {dtype: name for name, dtype in PRECISIONS.items()}
 
 
 def _leaf(node: Any, key: str) -> Any:
-    """Return the value of a dotted key; `_NOTHING` where there is none."""
+    """Return the value of a dotted key; `_NOTHING` if it is missing."""
     for part in key.split("."):
         if not isinstance(node, dict) or part not in node:
             return _NOTHING
@@ -110,7 +113,7 @@ def _leaf(node: Any, key: str) -> Any:
 
 
 def _trained_with(record: RunRecord, key: str) -> str:
-    """Return what networks that answer were trained with, of a key that does not matter to the run's own task."""
+    """Return the value of `key` that the networks which the run evaluates were trained with; a list if they differ."""
     origins = record.facts.get("origins") or []
     leaves = [_leaf(origin.get("config"), key) for origin in origins if isinstance(origin, dict)]
     values = list(dict.fromkeys(plain(leaf) for leaf in leaves if leaf is not _NOTHING and not isinstance(leaf, dict)))
@@ -118,7 +121,7 @@ def _trained_with(record: RunRecord, key: str) -> str:
 
 
 def _trained_keys(record: RunRecord) -> Iterable[str]:
-    """Yield the keys, dotted, that networks which answer were trained with."""
+    """Yield the dotted keys of the configs that a run's evaluated networks were trained with."""
     for origin in record.facts.get("origins") or []:
         config = origin.get("config") if isinstance(origin, dict) else None
         for key in flat(config) if isinstance(config, dict) else ():
@@ -127,22 +130,22 @@ def _trained_keys(record: RunRecord) -> Iterable[str]:
 
 
 def label(record: RunRecord, group: list[RunRecord]) -> str:
-    """A run's name among others: the values in which they differ (`adam`, `sgd, lr=0.1`)."""
+    """Return a run's label within `group`: its values of the keys that differ (`adam`, `sgd, lr=0.1`)."""
     keys = SweptKeys(group)
     names = [key for key in keys.names if len({keys.value(other, key) for other in group}) > 1] or ["optimizer"]
-    own = [key for key in names if key in record.swept] or names  # what its own product swept, where several were
+    own = [key for key in names if key in record.swept] or names  # not those that only other commands swept
     values = {key: keys.value(record, key) for key in own}
     return ", ".join(v if k == "optimizer" else f"{k.rpartition('.')[2]}={v}" for k, v in values.items() if v != "")
 
 
 def typed_overrides(record: RunRecord) -> dict[str, str]:
-    """What was typed for a run: key -> value."""
+    """Return key -> value of a run's overrides."""
     pairs = (override.lstrip("+").partition("=") for override in record.overrides)
     return {key: value for key, equals, value in pairs if equals}
 
 
 def plain(value: Any) -> str:
-    """A value as it is typed: `[dropout,l2]`, `true`, `null`, `0.001`."""
+    """Format a value in the syntax of overrides: `[dropout,l2]`, `true`, `null`, `0.001`."""
     if isinstance(value, list | tuple):
         return f"[{','.join(plain(item) for item in value)}]"
     if isinstance(value, dict):

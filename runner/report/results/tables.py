@@ -1,4 +1,4 @@
-"""results.csv, and the combinations with their mean and standard deviation over seeds."""
+"""Tables of results: results.csv, and the combinations with mean and standard deviation over seeds."""
 
 import csv
 import io
@@ -11,8 +11,8 @@ from runner.report.results.collect import METRICS, RunRecord, natural
 from runner.report.results.keys import SweptKeys
 from runner.report.results.provenance import CODE
 
-FEWEST = 3  # seeds of a combination that is judged: two settle nothing
-LOST = {  # statuses of runs that give no result -> in words
+FEWEST = 3  # seeds of a combination that is tested, because two settle nothing
+LOST = {  # status of a run without a result -> in words
     "diverged": "diverged",
     "failed": "failed",
     "out_of_memory": "ran out of memory",
@@ -22,12 +22,12 @@ LOST = {  # statuses of runs that give no result -> in words
     "planned": "not started",
 }
 
-WALK = ("verdict", "steps_to_tolerance", "final_loss", "distance", "evaluations")  # what a walk on a surface ends with
+SURFACE = ("verdict", "steps_to_tolerance", "final_loss", "distance", "evaluations")  # results of task=surface
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """Mean and sample standard deviation (n - 1; None for one value) of a metric."""
+    """Statistic: mean and sample standard deviation (n - 1; None for one value) of a metric."""
 
     n: int
     mean: float
@@ -36,9 +36,9 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Row:
-    """A combination: all swept keys but the seed, with the runs that share them.
+    """Row: a combination of values of all swept keys except the seed, with its runs.
 
-    The statistics are over the runs that are `done`: a diverged or stopped run has no final value to average.
+    The statistics are over runs that are `done`, because a diverged or stopped run has no final value to average.
     """
 
     values: dict[str, str]
@@ -53,7 +53,7 @@ class Row:
         return ", ".join(values) or alone
 
     @property
-    def drawn(self) -> bool:
+    def has_curves(self) -> bool:
         return any(record.curves for record in self.records)
 
     @property
@@ -62,25 +62,25 @@ class Row:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all of its runs are done; the seeds that are left of the others may be its luckiest."""
+        """Return whether all runs are done; otherwise the remaining seeds may be the luckiest."""
         return len(self.done) == len(self.records)
 
     @property
     def gaps(self) -> str:
-        """`2 of 5 seeds diverged, 1 failed`; empty where it is complete."""
+        """Return the unfinished runs in words, `2 of 5 seeds diverged, 1 failed`; empty if all are done."""
         return gaps(record.status for record in self.records)
 
 
 def metric_columns(records: list[RunRecord]) -> tuple[str, ...]:
-    """What results.csv says of the runs: classifiers have accuracies, walks on surfaces a verdict."""
-    walks = any(record.walked for record in records)
-    trained = any(not record.walked and not record.columns for record in records)
+    """Return the columns of results: accuracies for classifiers, a verdict for `task=surface`, others by task."""
+    has_surface = any(record.is_surface for record in records)
+    has_trained = any(not record.is_surface and not record.columns for record in records)
     others = dict.fromkeys(key for record in records for key in record.columns.values() if key not in METRICS)
-    return (*(WALK if walks else ()), *others, *(METRICS if trained else ("seconds",)))
+    return (*(SURFACE if has_surface else ()), *others, *(METRICS if has_trained else ("seconds",)))
 
 
 def results_csv(records: list[RunRecord]) -> str:
-    """One line a run: `run status`, each swept key, the metrics with all their digits."""
+    """Return results.csv: a line for each run with name, status, swept keys, and metrics with all digits."""
     keys, columns = SweptKeys(records), metric_columns(records)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -94,32 +94,32 @@ def results_csv(records: list[RunRecord]) -> str:
 
 
 def summarize(records: list[RunRecord], keys: SweptKeys | None = None) -> list[Row]:
-    """The combinations, by mean validation accuracy, then by mean validation loss; those without come last.
+    """Group runs into combinations, sorted by mean validation accuracy, then by mean validation loss.
 
-    A combination with runs that are not done stands after all that are complete. A damaged run is left out: what it was
-    cannot be known.
+    Combinations with unfinished runs come after all complete ones. A damaged run is left out, because its settings are
+    unknown.
     """
     keys = keys or SweptKeys(records)
     names = [name for name in keys.names if name != "seed"]
     groups: dict[tuple[str, ...], list[RunRecord]] = {}
     for record in records:
-        if not record.damaged:
+        if not record.is_damaged:
             groups.setdefault(tuple(keys.value(record, name) for name in names), []).append(record)
     rows = [_row(dict(zip(names, values)), group) for values, group in groups.items()]
     return sorted(rows, key=_order)
 
 
 def by_seed(row: Row, keys: SweptKeys, metric: str = "val_accuracy") -> dict[str, float]:
-    """seed -> value of the combination's finished runs; runs of one seed (on two devices, say) count as one."""
+    """Return seed -> value of a combination's finished runs; runs of a seed (on two devices, say) are averaged."""
     values: dict[str, list[float]] = {}
     for record in row.done:
         if (value := record.metrics[metric]) is not None:
             values.setdefault(keys.value(record, "seed") if "seed" in keys.names else "", []).append(value)
-    return {seed: statistics.fmean(found) for seed, found in values.items()}
+    return {seed: statistics.fmean(samples) for seed, samples in values.items()}
 
 
 def gaps(statuses: Iterable[str]) -> str:
-    """Return what happened to the runs of a combination that are not done: `2 of 5 seeds diverged, 1 failed`."""
+    """Return a combination's unfinished runs in words: `2 of 5 seeds diverged, 1 failed`."""
     counts = Counter(statuses)
     lost = [f"{counts[status]} {words}" for status, words in LOST.items() if counts[status]]
     if not lost:

@@ -1,6 +1,6 @@
-"""The leaderboard's statistics, and what they allow to say in plain words. Selection is on validation accuracy.
+"""Verdict on the leaderboard, in words. Selection is on validation accuracy.
 
-A combination with runs that did not finish takes no part: what is left of it may be its luckiest seeds.
+A combination with unfinished runs takes no part, because its remaining seeds may be the luckiest.
 """
 
 import math
@@ -24,15 +24,16 @@ _METRIC = "val_accuracy"
 
 @dataclass(frozen=True)
 class Verdict:
-    """`rows` in the order of the (adjusted) means; `adjusted` and `judged` say something of each, None of some.
+    """Verdict: which combination leads, and whether the others are distinguishable from it.
 
-    `settled` is True where the leader is told apart from all others, False where not, None where nothing can be said.
+    `rows` are in the order of the (adjusted) means; `adjusted` and `judged` have an entry for each, or None.
+    `settled`: whether the leader is distinguishable from all others; None without a verdict.
     """
 
     rows: list[Row]
     headline: str
     lines: list[str]
-    notes: list[str] = field(default_factory=list)  # how it was found, and its limits
+    notes: list[str] = field(default_factory=list)  # the method and its limits
     settled: bool | None = None
     adjusted: list[float | None] | None = None
     judged: list[str | None] | None = None
@@ -41,7 +42,7 @@ class Verdict:
 
 
 def verdict(rows: Sequence[Row], keys: SweptKeys) -> Verdict:
-    """Return what the runs of a folder settle, and what not."""
+    """Return the verdict on the combinations of a folder."""
     cells = [by_seed(row, keys) for row in rows]
     rows, cells, adjusted = _ordered(rows, cells)
     judgable = [i for i, cell in enumerate(cells) if rows[i].is_complete and len(cell) >= FEWEST]
@@ -52,15 +53,15 @@ def verdict(rows: Sequence[Row], keys: SweptKeys) -> Verdict:
     if refusal is not None:
         headline, lines = refusal
         return Verdict(rows, headline, lines, [*images(rows), *rules(rows), *left_out(rows)], adjusted=adjusted)
-    # Imported here: scipy.stats takes half a second, and one seed has no need of it.
+    # Imported here, because scipy.stats takes half a second to import and a single seed does not need it.
     from runner.report.statistics.multiple_comparisons import METHOD, compare
 
     comparison = compare(pooled)
     judged = [_unjudged(row, cell) for row, cell in zip(rows, cells)]
     for place, i in enumerate(judgable):
         judged[i] = "–" if place == comparison.leader else _judged(comparison.against(place))
-    named = [(rows[judgable[pair.one]].name, rows[judgable[pair.other]].name, pair) for pair in comparison.pairs]
-    every = len(named) == math.comb(len(judgable), 2)
+    pairs = [(rows[judgable[pair.one]].name, rows[judgable[pair.other]].name, pair) for pair in comparison.pairs]
+    has_all = len(pairs) == math.comb(len(judgable), 2)
     return Verdict(
         rows=rows,
         headline=_headline(comparison, pooled, len(judgable) - 1),
@@ -74,7 +75,7 @@ def verdict(rows: Sequence[Row], keys: SweptKeys) -> Verdict:
         settled=not comparison.rivals,
         adjusted=adjusted,
         judged=judged,
-        pairs=named if every and len(judgable) > 2 else [],
+        pairs=pairs if has_all and len(judgable) > 2 else [],
         method=METHOD,
     )
 
@@ -82,7 +83,7 @@ def verdict(rows: Sequence[Row], keys: SweptKeys) -> Verdict:
 def interval(statistic: Statistic | None) -> tuple[float, float] | None:
     """Return the 95 % confidence interval of a mean accuracy over seeds, mean ± t(n - 1) s / √n, cut to [0, 1].
 
-    None where the seeds show no spread: a handful of equal counts of images does not make the mean exact.
+    None if the seeds have no spread, because a few equal counts of correct images do not make the mean exact.
     """
     if statistic is None or not statistic.deviation:
         return None
@@ -93,7 +94,10 @@ def interval(statistic: Statistic | None) -> tuple[float, float] | None:
 def _ordered(
     rows: Sequence[Row], cells: Sequence[Mapping[str, float]]
 ) -> tuple[list[Row], list[Mapping[str, float]], list[float | None] | None]:
-    """Order by the least-squares mean where seeds are missing: a combination that missed a hard seed looks better."""
+    """Order combinations by the least-squares mean if seeds are missing, because one without a hard seed looks better.
+
+    Returns rows, cells and these means; None in place of the means if the plain means decide.
+    """
     known = [i for i, cell in enumerate(cells) if cell and rows[i].is_complete]
     pooled = fit([cells[i] for i in known]) if len(known) > 1 else None
     if pooled is None or pooled.layout.balanced or not pooled.layout.blocked:
@@ -109,24 +113,24 @@ def _ordered(
 def _refusal(
     rows: Sequence[Row], cells: Sequence[Mapping[str, float]], judgable: Sequence[int]
 ) -> tuple[str, list[str]] | None:
-    """Return headline and lines where there is no verdict, else None."""
+    """Return headline and lines if there is no verdict, else None."""
     known = [i for i, cell in enumerate(cells) if cell]
-    whole = [i for i in known if rows[i].is_complete]
+    complete = [i for i in known if rows[i].is_complete]
     if not known:
         done = any(row.done for row in rows)
         return f"Nothing to order: no run has {'a validation accuracy' if done else 'finished yet'}.", []
-    if len(rows) > 1 and not whole:
+    if len(rows) > 1 and not complete:
         return "No verdict: each combination has seeds that did not finish.", [
             "What is left of a combination may be its luckiest seeds, so none of them leads."
         ]
     if len(known) == 1:
-        one = ["It has one seed. One seed settles nothing: another can give another number."]
-        return "Nothing to compare: one combination has finished.", one if len(cells[known[0]]) == 1 else []
+        hint = ["It has one seed. One seed settles nothing: another can give another number."]
+        return "Nothing to compare: one combination has finished.", hint if len(cells[known[0]]) == 1 else []
     if len(judgable) > 1:
         return None
-    most = max(len(cells[i]) for i in whole)
+    most = max(len(cells[i]) for i in complete)
     if most < FEWEST:
-        each = "each combination" if whole == known else "each combination that is complete"
+        each = "each combination" if complete == known else "each combination that is complete"
         return f"No verdict: {each} has {'one seed' if most == 1 else 'two seeds at most'}.", [
             f"{'One seed settles' if most == 1 else 'Two seeds settle'} nothing: another can turn this order round. "
             "Sweep the seed as well (seed=0,1,2,3,4)."
@@ -137,7 +141,7 @@ def _refusal(
 
 
 def _unjudged(row: Row, cell: Mapping[str, float]) -> str | None:
-    """Return why a combination is not judged; None where it has no result."""
+    """Return the reason why a combination is not tested; None if it has no result."""
     if not cell:
         return None
     if not row.is_complete:
@@ -162,35 +166,35 @@ def _judged(pair: "Pair") -> str:
 
 def _headline(comparison: "Comparison", pooled: Fit, others: int) -> str:
     rivals = len(comparison.rivals)
-    equal = pooled.counts.min() == pooled.counts.max()
-    seeds = f"with {'these' if equal else 'up to'} {count(int(pooled.counts.max()), 'seed')}"
+    is_equal = pooled.counts.min() == pooled.counts.max()
+    seeds = f"with {'these' if is_equal else 'up to'} {count(int(pooled.counts.max()), 'seed')}"
     if not rivals:
-        whom = "the other one" if others == 1 else f"each of the {others} others"
-        return f"The first combination is distinguishable from {whom} {seeds}."
-    whom = "the other one" if others == 1 else f"{rivals} of the {others} others"
+        compared = "the other one" if others == 1 else f"each of the {others} others"
+        return f"The first combination is distinguishable from {compared} {seeds}."
+    compared = "the other one" if others == 1 else f"{rivals} of the {others} others"
     if 1 < rivals == others:
-        whom = f"any of the {others} others"
-    return f"Not settled: the first combination is not distinguishable from {whom} {seeds}."
+        compared = f"any of the {others} others"
+    return f"Not settled: the first combination is not distinguishable from {compared} {seeds}."
 
 
 def _lines(rows: Sequence[Row], comparison: "Comparison") -> list[str]:
-    leader, own = rows[comparison.leader], rows[comparison.leader].metrics[_METRIC]
-    ends = interval(own)
+    leader, score = rows[comparison.leader], rows[comparison.leader].metrics[_METRIC]
+    ends = interval(score)
     spread = "the same in each" if ends is None else "95 % interval " + " to ".join(number(x, _METRIC) for x in ends)
     lines = [
-        f"First: {leader.name}. Mean validation accuracy {number(own.mean, _METRIC)} over {count(own.n, 'seed')}, "
+        f"First: {leader.name}. Mean validation accuracy {number(score.mean, _METRIC)} over {count(score.n, 'seed')}, "
         f"{spread}."
     ]
-    ahead = [pair for pair in comparison.pairs if pair.one == comparison.leader]
-    near = min(ahead, key=lambda pair: pair.difference)
+    pairs = [pair for pair in comparison.pairs if pair.one == comparison.leader]
+    rival = min(pairs, key=lambda pair: pair.difference)
     lines.append(
-        f"Nearest: {rows[near.other].name}. Difference {near.difference:.4f}, 95 % interval {near.low:+.4f} to "
-        f"{near.high:+.4f}, {probability(near.p)}."
+        f"Nearest: {rows[rival.other].name}. Difference {rival.difference:.4f}, 95 % interval {rival.low:+.4f} to "
+        f"{rival.high:+.4f}, {probability(rival.p)}."
     )
-    if math.isinf(near.more):
-        lines.append(f"The difference seen between these two is so small that {further(near.more)} would be needed.")
-    elif near.more:
+    if math.isinf(rival.more):
+        lines.append(f"The difference seen between these two is so small that {further(rival.more)} would be needed.")
+    elif rival.more:
         lines.append(
-            f"For these two {further(near.more)} would tell (with 80 % power, if the difference seen is the true one)."
+            f"For these two {further(rival.more)} would tell (with 80 % power, if the difference seen is the true one)."
         )
     return lines

@@ -1,4 +1,4 @@
-"""A swept key as a factor: its levels in order, and where they stand on an axis."""
+"""Factors: swept keys with their levels in order, and the positions of these on an axis."""
 
 import math
 import statistics
@@ -10,16 +10,16 @@ import numpy as np
 from runner.report.results.collect import natural
 from runner.report.results.tables import Row
 
-DECADES = 30  # largest over smallest positive number, from which on the axis is logarithmic
-SCATTERED = 8  # levels, above which a numeric factor with hardly two runs a level is drawn run by run
+DECADES = 30  # ratio of largest to smallest positive number from which the axis is logarithmic
+SCATTERED = 8  # a numeric factor with more levels, and fewer than two runs for each, is drawn as a scatter plot
 
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """`keys` that change together (one, as a rule); `codes` [rows]: which of `levels` each combination has.
+    """Factor: `keys` that change together (usually one). `codes` [rows]: the index in `levels` of each combination.
 
     `places` are the levels' positions on an axis, None for a factor without an order: the numbers (or their
-    logarithms), then the words (`all`, `null`), each a step further on.
+    logarithms), then words such as `null`, one step apart.
     """
 
     keys: tuple[str, ...]
@@ -35,26 +35,26 @@ class Factor:
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """The levels as an axis names them: numbers of many digits (0.0012345678) with three."""
+        """Return the labels of the levels on an axis: long numbers (0.0012345678) with three digits."""
         return tuple(
             f"{float(level):.3g}" if i < self.numbers and len(level) > 7 and "%" not in level else level
             for i, level in enumerate(self.levels)
         )
 
-    def scattered(self, runs: int) -> bool:
-        """Whether it has about as many values as there are `runs`, as in a random search."""
+    def is_scattered(self, runs: int) -> bool:
+        """Return whether it has about as many levels as there are `runs`, as in a random search."""
         return self.places is not None and len(self.levels) > max(SCATTERED, runs / 2)
 
 
 def factors(rows: Sequence[Row], names: Sequence[str]) -> list[Factor]:
-    """Those of the keys `names` that vary over `rows`; keys whose values go in step are one factor."""
-    found: dict[tuple[int, ...], list[str]] = {}
+    """Return the keys of `names` that vary over `rows` as factors; keys that vary together are one factor."""
+    keys_by_codes: dict[tuple[int, ...], list[str]] = {}
     for name in names:
         values = [row.values[name] for row in rows]
         first = {value: i for i, value in reversed(list(enumerate(values)))}
         if len(first) > 1:
-            found.setdefault(tuple(first[value] for value in values), []).append(name)
-    return [_factor(tuple(keys), [row.values[keys[0]] for row in rows]) for keys in found.values()]
+            keys_by_codes.setdefault(tuple(first[value] for value in values), []).append(name)
+    return [_factor(tuple(keys), [row.values[keys[0]] for row in rows]) for keys in keys_by_codes.values()]
 
 
 def _factor(keys: tuple[str, ...], values: Sequence[str]) -> Factor:
@@ -63,20 +63,20 @@ def _factor(keys: tuple[str, ...], values: Sequence[str]) -> Factor:
     words = sorted(distinct - set(number), key=natural)
     levels = (*sorted(number, key=number.__getitem__), *words)
     code = {level: i for i, level in enumerate(levels)}
-    ordered = len(number) >= 2 and len(number) > len(words)
-    log = ordered and _spread([number[level] for level in levels if level in number])
+    is_ordered = len(number) >= 2 and len(number) > len(words)
+    log = is_ordered and _needs_log([number[level] for level in levels if level in number])
     return Factor(
         keys=keys,
         levels=tuple(level or "(not set)" for level in levels),
         codes=np.array([code[value] for value in values]),
         numbers=len(number),
-        places=_places([number[level] for level in levels[: len(number)]], len(words), log) if ordered else None,
+        places=_places([number[level] for level in levels[: len(number)]], len(words), log) if is_ordered else None,
         log=log,
     )
 
 
 def _number(text: str) -> float | None:
-    """`0.1`, `1e-3`, `5%`; words and `nan` are none."""
+    """Parse `0.1`, `1e-3`, `5%`; return None for words and `nan`."""
     try:
         value = float(text.removesuffix("%"))
     except ValueError:
@@ -84,13 +84,13 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _spread(numbers: Sequence[float]) -> bool:
+def _needs_log(numbers: Sequence[float]) -> bool:
     positive = [value for value in numbers if value > 0]
     return min(numbers) >= 0 and len(positive) >= 2 and max(positive) >= DECADES * min(positive)
 
 
 def _places(numbers: Sequence[float], words: int, log: bool) -> tuple[float, ...]:
-    """On a logarithmic axis zero stands a step before the smallest number."""
+    """Return the positions on an axis; on a logarithmic one zero is one step before the smallest number."""
     places = [math.log10(value) for value in numbers if value > 0] if log else list(numbers)
     step = statistics.median(b - a for a, b in zip(places, places[1:]))
     if len(places) < len(numbers):

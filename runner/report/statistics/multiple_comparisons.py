@@ -1,9 +1,9 @@
-"""Which combinations the seeds tell apart, corrected for having picked the best after the fact.
+"""Multiple comparisons of combinations, corrected for selecting the best one after the fact.
 
-All pairs by the studentized range, whatever the number of combinations. A pair differs only where two tests say so:
-Tukey's with one residual pooled over all (Tukey-Kramer where seeds are missing), and that of Games and Howell (1976)
-with each combination's own variance. Pooled errors alone call too many pairs different where combinations spread
-unequally, own variances alone where seeds are few. docs/report.md has the rates of false alarms and the power.
+All pairs are tested by the studentized range, for any number of combinations. A pair differs only if two tests are
+significant: Tukey's with a residual pooled over all (Tukey-Kramer if seeds are missing), and that of Games and Howell
+(1976) with each combination's own variance. Pooled errors alone have too many false alarms if variances are unequal,
+own variances alone if there are few seeds. docs/report.md has the rates of false alarms and the power.
 """
 
 import math
@@ -18,17 +18,17 @@ from runner.report.statistics.studentized import quantile, tail
 
 ALPHA = 0.05
 POWER = 0.8
-ALL_PAIRS = 8  # combinations, up to which every pair is listed; of more, the leader against each
+ALL_PAIRS = 8  # up to so many combinations every pair is listed; of more, only the leader against each
 METHOD = "Tukey's comparison of all pairs, with the pooled residual and with each combination's own (Games and Howell)"
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A difference of two least-squares means; `low` and `high` hold for all pairs of the page at once (95 %).
+    """Pair: a difference of two least-squares means; `low` and `high` hold for all pairs of the page at once (95 %).
 
     They are the wider of the two tests' intervals, and `p` is the larger of their p values. `more`: about how many
-    further seeds would tell them apart, if the difference seen is the true one; 0 where they are told apart, infinity
-    where not even `MOST_SEEDS` would.
+    more seeds would make it significant, if the observed difference is the true one. It is 0 if it is significant,
+    infinity if more than `MOST_SEEDS` are needed.
     """
 
     one: int
@@ -46,25 +46,25 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`pairs` are all pairs, or of many combinations the leader against each."""
+    """Comparison: `pairs` are all pairs, or of many combinations the leader against each."""
 
     leader: int
     pairs: list[Pair]
 
     def against(self, other: int) -> Pair:
-        """The leader against another."""
+        """Return the pair of the leader and combination `other`."""
         return next(pair for pair in self.pairs if (pair.one, pair.other) == (self.leader, other))
 
     @property
     def rivals(self) -> list[Pair]:
-        """The leader against those that it is not told apart from, the nearest first."""
+        """Return the leader's pairs that are not significant, the smallest difference first."""
         near = [pair for pair in self.pairs if pair.one == self.leader and not pair.is_significant]
         return sorted(near, key=lambda pair: pair.difference)
 
 
 @dataclass(frozen=True)
 class Differences:
-    """The pairs means[ones] - means[others] under both tests; arrays [..., pairs].
+    """Differences means[ones] - means[others] of pairs, with the errors of both tests; arrays [..., pairs].
 
     `pooled` and `own` are standard errors, `df` belongs to `own`. An interval is `difference` ± `margin`.
     """
@@ -81,14 +81,14 @@ class Differences:
 
 
 def compare(fit: Fit) -> Comparison | None:
-    """Return the comparison of the combinations of `fit`, each with `FEWEST` seeds or more.
+    """Compare the combinations of `fit`, each with at least `FEWEST` seeds.
 
-    None where there is nothing to judge by: one combination, no degrees of freedom, or a residual of zero.
+    Returns None if no test is possible: one combination, no degrees of freedom, or a residual of zero.
     """
     k = len(fit.means)
     if k < 2 or not fit.deviation:
         return None
-    order = np.argsort(-fit.means.round(12), kind="stable")  # of equal means the first in the table leads
+    order = np.argsort(-fit.means.round(12), kind="stable")  # of equal means, the first in the table leads
     first, second = np.triu_indices(k, 1)
     if k > ALL_PAIRS:
         first, second = first[: k - 1], second[: k - 1]
@@ -101,13 +101,13 @@ def compare(fit: Fit) -> Comparison | None:
 
 
 def differences(fit: Fit, ones: np.ndarray, others: np.ndarray) -> Differences:
-    """Return the pairs means[ones] - means[others] with errors and margins, corrected for all pairs of `fit`."""
+    """Return means[ones] - means[others] with errors and margins, corrected for all pairs of `fit`."""
     pooled = fit.difference(ones, others)
     own, df = fit.own_difference(ones, others)
     k = fit.means.shape[-1]
     if k == 2 and not fit.layout.blocked:
-        # For two samples of three Welch's test has 6 % false alarms in place of 5. With one degree of freedom less it
-        # keeps its level at all spreads and sizes tried. For more pairs the pooled test beside it makes up for it.
+        # For two samples of three, Welch's test has 6 % false alarms instead of 5. With one degree of freedom less it
+        # keeps its level at all spreads and sizes tried. For more pairs the pooled test compensates for it.
         df = np.maximum(df - 1, fit.counts.min() - 1)
     critical = quantile(k, ALPHA)
     margin = np.maximum(critical(fit.layout.df) * pooled, critical(df) * own) / math.sqrt(2)
@@ -115,31 +115,31 @@ def differences(fit: Fit, ones: np.ndarray, others: np.ndarray) -> Differences:
 
 
 def probabilities(pairs: Differences, fit: Fit) -> np.ndarray:
-    """Return the p value of each pair: the larger of the two tests'."""
+    """Return the p value of each pair: the larger one of the two tests."""
     k, q = len(fit.means), np.abs(pairs.difference) * math.sqrt(2)
     return np.maximum(tail(q / pairs.pooled, k, fit.layout.df), tail(q / pairs.own, k, pairs.df))
 
 
 def further(pairs: Differences, fit: Fit, ones: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return about how many more seeds tell the pairs apart in 80 of 100 repetitions, if the differences are true.
+    """Estimate how many more seeds give a power of 80 % for each pair, if the observed differences are true.
 
     The power of a comparison of two means over n seeds each is that of the noncentral t distribution at the corrected
-    critical value, with the residuals of the runs that there are. Both tests have it together where the chances that
-    either misses add up to no more than a fifth.
+    critical value, with the present residuals. The probabilities that the two tests miss the difference may add up to
+    20 %.
     """
     k, root = len(fit.means), math.sqrt(2)
     most = fit.counts.max()
     counts = np.unique(np.geomspace(most + 1, most + MOST_SEEDS, 60).round())
     critical = quantile(k, ALPHA)
-    now = 2 / (1 / fit.counts[ones] + 1 / fit.counts[others])  # seeds of each, as its error counts them
-    grown = (counts - 1) / (now - 1)[:, None]
+    present = 2 / (1 / fit.counts[ones] + 1 / fit.counts[others])  # harmonic mean of the two numbers of seeds
+    df_ratio = (counts - 1) / (present - 1)[:, None]
     missed = 0.0
     for error, df in (
-        (pairs.pooled, np.broadcast_to((counts - 1) * (k - 1 if fit.layout.blocked else k), grown.shape)),
-        (pairs.own, pairs.df[:, None] * grown),
+        (pairs.pooled, np.broadcast_to((counts - 1) * (k - 1 if fit.layout.blocked else k), df_ratio.shape)),
+        (pairs.own, pairs.df[:, None] * df_ratio),
     ):
-        shift = np.abs(pairs.difference / error)[:, None] * np.sqrt(counts / now[:, None])
-        shift = np.minimum(shift, 40)  # as good as certain, and still computed
+        shift = np.abs(pairs.difference / error)[:, None] * np.sqrt(counts / present[:, None])
+        shift = np.minimum(shift, 40)  # where the power is 1 already
         missed = missed + stats.nct.cdf(critical(df) / root, df, shift)
     enough = missed <= 1 - POWER
     return np.where(enough.any(1), counts[enough.argmax(1)] - most, np.inf)

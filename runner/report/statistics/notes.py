@@ -1,4 +1,4 @@
-"""Notes under the verdict: how it was found, what it leaves open, which runs take no part in it."""
+"""Notes under the verdict: its method, its limits, and the runs that take no part in it."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,10 +14,10 @@ from runner.report.statistics.distributions import wilson
 if TYPE_CHECKING:
     from runner.report.statistics.multiple_comparisons import Comparison
 
-SETTLED = 5  # seeds a combination, under which even a distinguishable leader is a first answer
+SETTLED = 5  # with fewer seeds for each combination, even a distinguishable leader is only a first answer
 _METRIC = "val_accuracy"
 _MOST_NAMED = 3  # combinations in a note
-RULES = {  # of `runner.train.selection` -> in words
+RULES = {  # selection rule of `runner.train.selection` -> in words
     "last": "of the last epoch",
     "val_loss": "of the epoch with the lowest validation loss",
     "val_accuracy": "of the epoch with the best validation accuracy",
@@ -25,7 +25,7 @@ RULES = {  # of `runner.train.selection` -> in words
 
 
 def limits(rows: Sequence[Row], comparison: "Comparison", pooled: Fit) -> list[str]:
-    """Return how the verdict was found, and what it is about."""
+    """Return notes on the method of the verdict and its scope."""
     leader, notes = rows[comparison.leader], []
     if not comparison.rivals:
         first = "Fewer than 5 seeds: take it as a first answer. " if pooled.counts.max() < SETTLED else ""
@@ -35,7 +35,7 @@ def limits(rows: Sequence[Row], comparison: "Comparison", pooled: Fit) -> list[s
     notes += images([leader])
     seeds = "seeds as blocks" if pooled.layout.blocked else "without blocks, for the combinations ran different seeds"
     notes.append(
-        "How: a pair differs only where Tukey's test by the pooled residual and Games and Howell's by the two "
+        "Method: a pair differs only if Tukey's test by the pooled residual and Games and Howell's by the two "
         f"combinations' own spread both say so at 5 %, corrected for all pairs of {len(rows)} combinations; {seeds}; "
         f"pooled residual {pooled.deviation:.2g} with {count(pooled.layout.df, 'degree')} of freedom. Chosen on "
         "validation accuracy; the test split took no part."
@@ -44,23 +44,23 @@ def limits(rows: Sequence[Row], comparison: "Comparison", pooled: Fit) -> list[s
 
 
 def images(rows: Sequence[Row]) -> list[str]:
-    """Return what the validation images leave open, by the first combination whose result tells their number."""
+    """Return a note on the uncertainty due to the number of validation images, for the first combination."""
     first = next((row for row in rows if row.metrics[_METRIC]), None)
     data = first.done[0].facts.get("data") if first else None
-    images = data.get("val") if isinstance(data, dict) else None
-    if not isinstance(images, int) or images < 1:
+    size = data.get("val") if isinstance(data, dict) else None
+    if not isinstance(size, int) or size < 1:
         return []
     mean = min(1.0, first.metrics[_METRIC].mean)
-    low, high = (number(end, _METRIC) for end in wilson(mean, images))
+    low, high = (number(end, _METRIC) for end in wilson(mean, size))
     return [
-        f"Every seed is measured on the same {count(images, 'validation image')}: what other images would change is in "
+        f"Every seed is measured on the same {count(size, 'validation image')}: what other images would change is in "
         f"none of these numbers. An accuracy of {number(mean, _METRIC)} on that many leaves {low} to {high} open "
         "(Wilson's 95 % interval)."
     ]
 
 
 def doubts(cells: Sequence[Mapping[str, float]], pooled: Fit) -> list[str]:
-    """Return what may mislead: missing seeds, combinations without any spread."""
+    """Return notes on missing seeds and on combinations without any spread."""
     notes = []
     if not pooled.layout.balanced and pooled.layout.blocked:
         notes.append(
@@ -77,13 +77,13 @@ def doubts(cells: Sequence[Mapping[str, float]], pooled: Fit) -> list[str]:
 
 
 def weights_of(record: RunRecord) -> str | None:
-    """Return which epoch's weights a run tested; None where its result does not tell."""
+    """Return the epoch of the weights that a run tested, in words; None if its result does not contain it."""
     fact = record.facts.get("select")
     return RULES.get(fact.get("rule")) if isinstance(fact, dict) else None
 
 
 def rules(rows: Sequence[Row]) -> list[str]:
-    """Return which combinations tested the weights of which epoch, where these are not chosen in one way."""
+    """Return a note on combinations with different rules for selecting the tested epoch, if there are any."""
     named: dict[str, list[str]] = {}
     for row in rows:
         for words in dict.fromkeys(filter(None, map(weights_of, row.done))):
@@ -98,7 +98,7 @@ def rules(rows: Sequence[Row]) -> list[str]:
 
 
 def left_out(rows: Sequence[Row]) -> list[str]:
-    """Return which runs are in no mean, and which combinations cannot lead because of them."""
+    """Return notes on unfinished runs, which are in no mean, and on combinations that cannot lead because of them."""
     statuses = sum((row.statuses for row in rows), Counter())
     counts = [f"{statuses[status]} {status.replace('_', ' ')}" for status in LOST if statuses[status]]
     notes = [f"Left out of all means: {', '.join(counts)}."] if counts else []
@@ -106,12 +106,12 @@ def left_out(rows: Sequence[Row]) -> list[str]:
     if len(rows) > 1 and gaps:
         named = _named(f"{row.name} ({row.gaps})" for row in gaps)
         notes.append(
-            f"Not compared, and after all others in the table: {named}. The seeds that are left may be the "
+            f"Not compared, and after all others in the table: {named}. The remaining seeds may be the "
             "luckiest, so such a combination cannot lead."
         )
     return notes
 
 
 def _named(combinations: Iterable[str]) -> str:
-    """Return the first combinations, and how many others there are."""
+    """Return the first combinations as text, and the number of the others."""
     return few(combinations, _MOST_NAMED, "; ", "; and ")

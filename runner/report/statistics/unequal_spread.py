@@ -1,7 +1,7 @@
-"""Tests and intervals that hold where combinations spread unequally over the seeds.
+"""Tests and intervals for combinations with unequal variances over the seeds.
 
-Each is the more cautious one of two: by the pooled residual, and by each combination's own variance. All take values
-with leading dimensions, as `runner.report.statistics.block_design`.
+Each is the more cautious one of two: with the pooled residual, and with each combination's own variance. All take
+values with leading dimensions, as `runner.report.statistics.block_design` does.
 """
 
 import numpy as np
@@ -13,12 +13,12 @@ from runner.report.statistics.distributions import f_tail, t_quantile
 def term_p(columns: np.ndarray, y: np.ndarray, fit: Fit) -> np.ndarray:
     """Return the p value [...] of a term of the model: the larger one of two F tests.
 
-    columns: orthonormal [n, df], what the term adds to the model. y: the values [..., n] that `fit` is of.
+    columns: an orthonormal basis [n, df] of the term's part of the model. y: the values [..., n] of `fit`.
 
-    One test is against the pooled residual. For the other, with the combinations' own variances v, the term's squares
-    are expected to be the trace of U' diag(v) U without an effect, U being the columns; degrees of freedom are matched
-    by two moments, those of the estimated trace too (Box 1954; the ANOVA-type statistic of Brunner, Dette and Munk
-    1997). It is 1 where a variance is not known.
+    One test is against the pooled residual. The other uses the combinations' own variances v. Without an effect, the
+    expected squares of the term are the trace of U' diag(v) U, where U are the columns. The degrees of freedom of the
+    squares and of the estimated trace are matched by two moments (Box 1954; the ANOVA-type statistic of Brunner, Dette
+    and Munk 1997). p is 1 if a variance is unknown.
     """
     rows, count = fit.layout.rows, columns.shape[1]
     squares = ((y @ columns) ** 2).sum(-1)
@@ -34,9 +34,9 @@ def term_p(columns: np.ndarray, y: np.ndarray, fit: Fit) -> np.ndarray:
 
 
 def half_interval(weights: np.ndarray, fit: Fit, level: float) -> np.ndarray:
-    """Return half the interval [...] of the sum `weights` [n] @ y, which misses the true sum with probability `level`.
+    """Return half the width [...] of the confidence interval of `weights` [n] @ y with error probability `level`.
 
-    It is infinite where a variance is not known.
+    It is infinite if a variance is unknown.
     """
     rows = fit.layout.rows
     by_pooled = t_quantile(fit.layout.df, 1 - level / 2) * np.asarray(fit.deviation) * np.sqrt((weights**2).sum())
@@ -48,8 +48,7 @@ def half_interval(weights: np.ndarray, fit: Fit, level: float) -> np.ndarray:
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Return adjusted p values along the last axis (Holm 1979): the chance of any false alarm among them stays below
-    the level."""
+    """Return p values adjusted along the last axis (Holm 1979), which controls the family-wise error rate."""
     p = np.asarray(p)
     order = np.argsort(p, axis=-1, kind="stable")
     steps = np.arange(p.shape[-1], 0, -1)
@@ -60,15 +59,15 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def _freedom(parts: np.ndarray, fit: Fit) -> np.ndarray:
-    """Return the degrees of freedom of the sum of `parts` [..., k], what each combination adds to a variance."""
+    """Return the degrees of freedom of a variance, the sum of `parts` [..., k] of the combinations (Satterthwaite)."""
     noise = ((parts @ fit.layout.noise) * parts).sum(-1)
     return np.maximum(parts.sum(-1) ** 2 / np.maximum(noise, fit.least**2), 1.0)
 
 
 def _doubled(parts: np.ndarray) -> np.ndarray:
-    """Return what to multiply variances by where degrees of freedom are counted: 2 for the largest of `parts`, else 1.
+    """Return the factors of variances in degrees of freedom: 2 for the largest of `parts`, else 1.
 
-    Where a single combination spreads widely and its variance comes out small by chance, the plain approximations have
-    6 to 8 % false alarms in place of 5; with this, none of the cases tried is above it.
+    Without them there are 6 to 8 % false alarms instead of 5, if a single combination has a large variance and its
+    estimate is small by chance. With them, none of the cases tried is above 5 %.
     """
     return np.where(np.arange(parts.shape[-1]) == parts.argmax(-1)[..., None], 2.0, 1.0)
