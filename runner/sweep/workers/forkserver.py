@@ -1,4 +1,4 @@
-"""The server process that workers are forked from. Light, so that it can be started before torch is loaded here."""
+"""Fork server that workers are forked from. Loads no torch, so that it can start before torch is imported here."""
 
 import contextlib
 import multiprocessing
@@ -8,13 +8,13 @@ from multiprocessing import forkserver
 
 import psutil
 
-SINGLE = {"OMP_NUM_THREADS": "1"}  # of a process that does runs: torch sets each one's own number of threads
+SINGLE = {"OMP_NUM_THREADS": "1"}  # in workers: torch sets the number of threads of each run
 
 
 def prepare(targets: Iterable[str] = ()) -> None:
-    """Start the server, if it is not running: it imports, while the sweep is planned, what runs and a report need.
+    """Start the server, if it is not running. While the sweep is planned it imports what runs and a report need.
 
-    targets: `_target_`s of options; the modules of the runner's own are imported too, so that no worker has to.
+    targets: `_target_`s of options. Modules of this package are imported in the server, so that no worker has to.
     """
     modules = [target.rpartition(".")[0] for target in targets if target.startswith("runner.")]
     context = multiprocessing.get_context("forkserver")
@@ -24,8 +24,11 @@ def prepare(targets: Iterable[str] = ()) -> None:
 
 
 def stop() -> None:
-    """End the server. A worker that it was asked for while it still loaded would otherwise begin after this process has
-    gone, and fail with a traceback."""
+    """Kill the server.
+
+    Otherwise a worker that was requested while the server was loading would start after this process has ended, and
+    fail with a traceback.
+    """
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error):
             if any("multiprocessing.forkserver" in word for word in child.cmdline()):
@@ -34,7 +37,7 @@ def stop() -> None:
 
 @contextlib.contextmanager
 def environment(values: dict[str, str]) -> Iterator[None]:
-    """Inside, the environment has these too; what the user set stays."""
+    """Add environment variables inside the context, except those that the user has set."""
     added = {key: value for key, value in values.items() if key not in os.environ}
     os.environ.update(added)
     try:

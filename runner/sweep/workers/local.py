@@ -1,4 +1,4 @@
-"""The launcher `local`: the runs of a plan in worker processes of this machine; a lone run in this process."""
+"""Launcher `local`: executes plans in worker processes of this machine, a lone run in this process."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +17,11 @@ from runner.sweep.workers import processes
 
 @dataclass(frozen=True)
 class Local:
-    """`workers`: `auto`, a number, or 0 for this process; `runs_per_gpu`: `auto` or a number; `timeout`: seconds that a
-    run may take, or None; `fuse`: `auto`, true or false; `fuse_max`: `auto` or a number. Raises `ConfigError` for other
-    values."""
+    """Launcher of worker processes. Raises `ConfigError` for invalid values.
+
+    workers: `auto`, a number, or 0 for this process. runs_per_gpu: `auto` or a number. timeout: seconds per
+    run, or None. fuse: `auto`, True or False. fuse_max: `auto` or a number.
+    """
 
     context: HydraContext
     workers: Any
@@ -31,13 +33,13 @@ class Local:
     def __post_init__(self) -> None:
         numbers = ("workers", self.workers, 0), ("runs_per_gpu", self.runs_per_gpu, 1), ("fuse_max", self.fuse_max, 1)
         for key, value, least in numbers:
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
-            if value != "auto" and not whole:
+            is_valid = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            if value != "auto" and not is_valid:
                 raise ConfigError(
                     f"hydra.launcher.{key}={shown(value)}: must be auto, or a whole number of at least {least}"
                 )
-        seconds = isinstance(self.timeout, int | float) and not isinstance(self.timeout, bool) and self.timeout > 0
-        if self.timeout is not None and not seconds:
+        is_positive = isinstance(self.timeout, int | float) and not isinstance(self.timeout, bool) and self.timeout > 0
+        if self.timeout is not None and not is_positive:
             raise ConfigError(f"hydra.launcher.timeout={shown(self.timeout)}: must be seconds above 0, or null")
         if self.fuse != "auto" and not isinstance(self.fuse, bool):
             raise ConfigError(f"hydra.launcher.fuse={shown(self.fuse)}: must be auto, true or false")
@@ -45,18 +47,18 @@ class Local:
             raise ConfigError("hydra.launcher.timeout needs worker processes: leave hydra.launcher.workers=0 out")
 
     def count(self, runs: int, lone: bool, device: str) -> int:
-        """How many runs are done at once, of so many on that device; 0: in this process."""
+        """Return how many of `runs` are executed at once on that device; 0: in this process."""
         if self.workers == 0 or lone and self.timeout is None and self.workers == "auto":
             return 0
         if self.workers != "auto":
             return max(1, min(self.workers, runs))
         if device == "cuda":
-            each = self.runs_per_gpu if self.runs_per_gpu != "auto" else 1
-            return max(1, min(runs, torch.cuda.device_count() * each))
+            per_gpu = self.runs_per_gpu if self.runs_per_gpu != "auto" else 1
+            return max(1, min(runs, torch.cuda.device_count() * per_gpu))
         return max(1, min(runs, cores(), processes.room()))
 
     def make_executor(self, plan: Plan, display: Display) -> Executor:
-        """Those who do the plan's runs."""
+        """Return the executor of the plan's runs."""
         if plan.workers == 0:
             return ThisProcess(plan.resources, self.context, display)
         devices: list[str | None] = [None] * plan.workers

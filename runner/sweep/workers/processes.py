@@ -21,7 +21,7 @@ from runner.core import interruption
 from runner.core.devices import cores
 from runner.store.ledger import read
 from runner.store.lock import start_time
-from runner.sweep.run.executor import Outcome, Executor
+from runner.sweep.run.executor import Executor, Outcome
 from runner.sweep.run.work import Work
 from runner.sweep.workers.forkserver import prepare, stop
 
@@ -72,13 +72,13 @@ class Processes(Executor):
         if isinstance(error, KeyboardInterrupt) and self._running:
             self.save()
         is_idle = error is None and not self._running
-        joins = []
+        threads = []
         for pool in filter(None, self._pools):
             pool.close() if is_idle else pool.stop()
-            joins.append(threading.Thread(target=pool.join))  # in threads: each join polls every `LOOK`
-            joins[-1].start()
-        for join in joins if not is_idle else ():
-            join.join()
+            threads.append(threading.Thread(target=pool.join))  # in threads: each join polls every `LOOK`
+            threads[-1].start()
+        for thread in threads if not is_idle else ():
+            thread.join()
         if isinstance(error, KeyboardInterrupt):
             stop()
 
@@ -126,12 +126,12 @@ class Processes(Executor):
         limit = None if self.limit is None else self.limit * (1 + len(work.mates))  # mates share the time
         try:
             if pool is not None:
-                return pool.schedule(_work, args=[work], timeout=limit)
+                return pool.schedule(_execute, args=[work], timeout=limit)
         except RuntimeError:  # its idle worker was killed
             pool.stop()
             pool.join()
         pool = self._pools[slot] = self._pool(slot)
-        return pool.schedule(_work, args=[work], timeout=limit)
+        return pool.schedule(_execute, args=[work], timeout=limit)
 
     def _pool(self, slot: int) -> ProcessPool:
         visible = {} if self._devices[slot] is None else {"CUDA_VISIBLE_DEVICES": self._devices[slot]}
@@ -162,10 +162,10 @@ def _begin(*setup: Any) -> None:
     worker.begin(worker.WorkerSetup(*setup))
 
 
-def _work(work: Work) -> bool:
+def _execute(work: Work) -> bool:
     from runner.sweep.workers import worker
 
-    return worker.work(work)
+    return worker.execute(work)
 
 
 def _report(folder: Path) -> Path:

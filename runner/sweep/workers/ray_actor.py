@@ -1,4 +1,4 @@
-"""Where Ray has room for a run. Light: its worker process loads torch while Ray's own process starts."""
+"""RayActor: executes runs in a worker process on a Ray node. Loads no torch; the worker does, while Ray starts."""
 
 from typing import TYPE_CHECKING
 
@@ -12,28 +12,30 @@ if TYPE_CHECKING:
 
 
 class RayActor:
-    """An actor of Ray's, with CPUs and GPUs of its own: does one run at a time, in a worker process as the launcher
-    `local` has them. A crash costs that run, and neither the actor nor what is loaded."""
+    """Ray actor with its own CPUs and GPUs. It executes one run at a time in a worker process, like launcher `local`.
+
+    A crash ends the run only: the actor and its fork server stay.
+    """
 
     def __init__(self, limit: float | None):
-        self.limit = limit  # seconds that a run may take
+        self.limit = limit  # seconds per run
         self.executor: Processes | None = None
         prepare()
 
-    def work(self, origin: "CommandOrigin", what: "Work") -> "tuple[Ended, Said]":
-        """Does a run; also what stands in its folder then."""
+    def work(self, origin: "CommandOrigin", work: "Work") -> "tuple[Outcome, ResultStamp]":
+        """Execute a run. Return its outcome and the stamp of the result in its folder."""
         from runner.sweep.workers.processes import Processes
         from runner.sweep.workers.remote import ResultStamp
 
         if self.executor is None:
             origin.enter()
             self.executor = Processes(origin.context, [None], self.limit)
-        self.executor.submit(what)
-        while not (ended := self.executor.wait(1.0)):
+        self.executor.submit(work)
+        while not (outcomes := self.executor.wait(1.0)):
             pass
-        return ended[0], ResultStamp.of(what.job.folder)
+        return outcomes[0], ResultStamp.of(work.job.folder)
 
     def save(self) -> None:
-        """Have the run that is under way saved, and its process ended; wait for that. Called beside `work`."""
+        """Save a checkpoint of the current run, end its process and wait for that. Ray calls it during `work`."""
         if self.executor is not None:
             self.executor.save()

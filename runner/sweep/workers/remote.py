@@ -1,4 +1,4 @@
-"""What other machines need to do a sweep's runs, and how their ends are seen from here."""
+"""Runs on other machines: what they need from this one, and how this one sees their results."""
 
 import importlib.util
 import os
@@ -21,28 +21,27 @@ from runner.sweep.plan.plan import Plan
 from runner.sweep.run.work import Work, perform
 from runner.task.resources import Resources
 
-BEGAN = time.monotonic()  # this process
-USED = 0.8  # of a job's time, after which a signal means that it is up, and not that another job is preferred
-SIGHT = 60.0  # seconds after which a file of another machine must be seen here: network file systems keep directories
+BEGAN = time.monotonic()  # start of this process
+USED = 0.8  # share of a job's time after which a signal means timeout; before, it means preemption
+SIGHT = 60.0  # seconds until another machine's file must be visible here: network file systems cache directories
 
 
 @dataclass(frozen=True)
 class CommandOrigin:
-    """Where a command was typed."""
+    """Place where a command was typed: folder, module path and sweep."""
 
     context: HydraContext
-    folder: Path  # where Python was started
-    path: list[str]  # where Python looks for modules
-    sweep: Path  # whose runs these are
+    folder: Path  # working directory
+    path: list[str]  # sys.path
+    sweep: Path  # folder of the sweep
 
     @classmethod
     def here(cls, context: HydraContext, sweep: Path) -> "CommandOrigin":
-        """This process's."""
+        """Return the origin of this process."""
         return cls(context, Path.cwd(), list(sys.path), sweep.absolute())
 
     def enter(self) -> None:
-        """Makes this process, on whichever machine, like the one where the command was typed. Raises `ConfigError`
-        where it does not see the sweep's folder."""
+        """Set the working directory and module path. Raises `ConfigError` if the sweep's folder is not visible."""
         if not self.folder.is_dir() or not self.sweep.is_dir():
             raise ConfigError(
                 f"{self.sweep}: {platform.node()} does not see this folder; all machines must share a file system "
@@ -54,22 +53,24 @@ class CommandOrigin:
 
 @dataclass(frozen=True)
 class ResultStamp:
-    """What another machine says of a run that it has done."""
+    """Status and start time of a result, by which machines compare what they see of it."""
 
     status: str
     started: str | None
 
     @classmethod
-    def of(cls, folder: Path) -> "Said":
-        """As the run's folder has it."""
+    def of(cls, folder: Path) -> "ResultStamp":
+        """Return the stamp of the result in a run's folder."""
         record = read(folder)
         return cls("", None) if record is None else cls(record.status, record.result.get("started"))
 
 
 @dataclass
 class RemoteRun:
-    """A run for a process of its own, on another machine. `limit`: seconds that it may take; `advanced`: whether it
-    made a step before it was interrupted."""
+    """A run for a process of another machine.
+
+    limit: seconds of the job. advanced: the run made at least one step before it was interrupted.
+    """
 
     origin: CommandOrigin
     work: Work
@@ -77,7 +78,7 @@ class RemoteRun:
     advanced: bool = False
 
     def __call__(self) -> tuple[bool, ResultStamp] | ConfigError | DiskFull:
-        """`perform`; also what stands in the run's folder then. Its refusals are returned: they travel as they are."""
+        """Execute the run. Return the value of `perform` and the result's stamp; or an error that the caller raises."""
         try:
             self.origin.enter()
             setup_globals()
@@ -93,8 +94,10 @@ class RemoteRun:
         return done, ResultStamp.of(self.work.job.folder)
 
     def checkpoint(self) -> Any:
-        """Return what submitit queues where the job's time was up, or another one took its place: the same, which goes
-        on from the run's checkpoint. None where all its time was too little for a step."""
+        """Return the job for submitit to requeue after a timeout or preemption; it resumes from the checkpoint.
+
+        None if the job's whole time was too short for a step.
+        """
         from submitit.helpers import DelayedSubmission
 
         if not self.advanced and time.monotonic() - BEGAN > USED * self.limit:
@@ -102,7 +105,7 @@ class RemoteRun:
         return DelayedSubmission(replace(self, advanced=False))
 
     def _end(self, number: int) -> NoReturn:
-        """End this job after its run was saved; submitit's own handler, if it has one for the signal, requeues it."""
+        """End this job after its run was saved. submitit's handler for the signal, if there is one, requeues it."""
         handler = signal.getsignal(number)
         if callable(handler) and handler is not signal.default_int_handler:
             handler(number, None)
@@ -110,16 +113,16 @@ class RemoteRun:
 
 
 def _steps(work: Work) -> int:
-    """Return after how many steps a run was interrupted, as its folder has it."""
+    """Return the step at which a run was interrupted, from the result in its folder."""
     record = read(work.job.folder)
     stopped = None if record is None else record.result.get("stopped")
     return stopped["step"] if stopped else 0
 
 
-def seen(work: Work, said: ResultStamp) -> None:
-    """Waits until this machine sees the end that another has written. Raises `ConfigError` where it never does."""
+def wait_until_visible(work: Work, stamp: ResultStamp) -> None:
+    """Wait until this machine sees the result that another wrote. Raises `ConfigError` after `SIGHT` seconds."""
     folder, deadline = work.job.folder, time.monotonic() + SIGHT
-    while ResultStamp.of(folder) != said:
+    while ResultStamp.of(folder) != stamp:
         if time.monotonic() > deadline:
             raise ConfigError(
                 f"{folder}: another machine has written a result there that this one does not see; all machines must "
@@ -128,11 +131,11 @@ def seen(work: Work, said: ResultStamp) -> None:
         time.sleep(0.2)
         for path in reversed(folder.parents):
             if work.job.sweep in (path, *path.parents) and path.is_dir():
-                list(path.iterdir())  # makes a network file system look again
+                list(path.iterdir())  # makes a network file system refresh its cache
 
 
 def check_precision(plan: Plan, gpus: float) -> None:
-    """Raise `ConfigError` where `precision=auto` was resolved on a machine without the GPU that the runs will have."""
+    """Raise `ConfigError` if `precision=auto` was resolved here without a GPU while the runs will have one."""
     overrides = plan.entries[0].job.overrides
     typed = any(word.startswith("precision=") and word != "precision=auto" for word in overrides)
     if gpus and not typed and plan.device == "cpu" and plan.entries[0].job.config["device"] == "auto":
@@ -142,7 +145,7 @@ def check_precision(plan: Plan, gpus: float) -> None:
         )
 
 
-def needs(package: str, extra: str, launcher: str) -> None:
-    """Raises `ConfigError` where a launcher's package is not installed."""
+def check_installed(package: str, extra: str, launcher: str) -> None:
+    """Raise `ConfigError` if a launcher's package is not installed."""
     if importlib.util.find_spec(package) is None:
         raise ConfigError(f"hydra/launcher={launcher} needs {package}: pip install 'runner[{extra}]'")

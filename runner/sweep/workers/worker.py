@@ -1,7 +1,6 @@
-"""A worker process: what it has loaded before its first run, and what it does with one.
+"""Worker process: executes runs of a sweep one after the other.
 
-The server that workers are forked from imports this once (`runner.sweep.workers.forkserver`), so that a worker is there
-in a few milliseconds.
+The fork server imports this module once (`runner.sweep.workers.forkserver`), so that a worker starts in milliseconds.
 """
 
 import gc
@@ -23,46 +22,46 @@ from runner.store.lock import is_alive
 from runner.sweep.run.work import Work, perform
 from runner.task.resources import Resources
 
-gc.freeze()  # all that is loaded stays, in the workers too
+gc.freeze()  # loaded modules stay: workers need not collect them
 
-LOOK = 1.0  # seconds between two looks at whether the sweep is still there
+LOOK = 1.0  # seconds between two checks that the sweep's process is alive
 
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """A worker's place in a sweep."""
+    """Setup of a worker: Hydra's context, and environment and process of the sweep."""
 
     context: HydraContext
-    environment: dict[str, str]  # of the sweep's process; the server may be older
-    path: list[str]  # where Python looks for modules
-    parent: tuple[int, float]  # the sweep's process and when it began
+    environment: dict[str, str]  # of the sweep's process: the fork server's may be outdated
+    path: list[str]  # sys.path
+    parent: tuple[int, float]  # pid and start time of the sweep's process
 
 
-_post: WorkerSetup
-_resources: Resources  # what this worker's runs share
+_setup: WorkerSetup
+_resources: Resources  # shared by this worker's runs
 
 
-def begin(post: WorkerSetup) -> None:
-    """Makes this process a worker."""
-    global _post, _resources
+def begin(setup: WorkerSetup) -> None:
+    """Set this process up as a worker."""
+    global _setup, _resources
     os.environ.clear()
-    os.environ.update(post.environment)
-    sys.path[:] = post.path
+    os.environ.update(setup.environment)
+    sys.path[:] = setup.path
     setup_globals()
     interruption.begin_worker()
     malloc.keep()
-    _post, _resources = post, Resources()
-    threading.Thread(target=_follow, args=post.parent, daemon=True).start()
+    _setup, _resources = setup, Resources()
+    threading.Thread(target=_watch_parent, args=setup.parent, daemon=True).start()
 
 
-def work(what: Work) -> bool:
-    """`perform`, with what this worker has; ends the process where a signal asked for it."""
+def execute(work: Work) -> bool:
+    """Execute a run with this worker's resources, as `perform` does. Ends the process after a signal."""
     with interruption.working():
-        return perform(what, _resources, _post.context, Listener())
+        return perform(work, _resources, _setup.context, Listener())
 
 
-def _follow(pid: int, started: float) -> None:
-    """End this process where the sweep's is gone, which tells nobody when it is killed: what it trains is saved."""
+def _watch_parent(pid: int, started: float) -> None:
+    """End this process, with a checkpoint, once the sweep's process has died: a killed process sends no signal."""
     while is_alive(pid, started):
         time.sleep(LOOK)
     os.kill(os.getpid(), signal.SIGTERM)
