@@ -25,7 +25,7 @@ from runner.evaluation.monte_carlo import MonteCarlo
 from runner.evaluation.standard import Standard
 from runner.evaluation.views import Views
 from runner.model.convnet import ConvNet
-from runner.model.library_noise import own
+from runner.model.library_noise import replace_library_noise
 from runner.model.mlp import MLP
 from runner.model.noise import Noise, noisy, sampled
 from runner.model.resnet import ResNet
@@ -171,7 +171,7 @@ def test_noise_of_library_models(name, kinds):
     """Layers of torchvision's models count where their probability is above zero."""
     with torch.device("meta"):
         model = torchvision.models.get_model(name, weights=None)
-        own(model, None)
+        replace_library_noise(model, None)
     found = noisy(model)
     assert {type(layer).__name__ for layer in found} == kinds and all(layer.p > 0 for layer in found)
 
@@ -280,7 +280,7 @@ def test_monte_carlo_of_a_photo_model():
     """efficientnet's passes differ by its dropout and stochastic depth; its norms' statistics stay."""
     torch.manual_seed(0)
     model = torchvision.models.efficientnet_b0(num_classes=5)
-    own(model, seeded())
+    replace_library_noise(model, seeded())
     model(normalizer(32)(photos(4, 32)))  # once in training, that the norms' statistics fit its activations
     model.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -12,7 +12,7 @@ from torch import nn
 
 from runner.build.check import check
 from runner.build.complaints import Refused
-from runner.model.library_noise import own
+from runner.model.library_noise import replace_library_noise
 from runner.model.noise import CHUNK, FEW, drop, mask, noisy
 from runner.regularization.stochastic_depth import DropPath, StochasticDepth, blocks
 from runner.task.resources import Resources
@@ -129,7 +129,7 @@ def test_dropout_as_torchs(kind, shapes, inplace):
     """What shares a draw, how often it is dropped, what is kept, and whether x is overwritten are as in torch."""
     theirs = nn.Sequential(kind(0.3, inplace=inplace))
     ours = copy.deepcopy(theirs)
-    own(ours, seeded(4))
+    replace_library_noise(ours, seeded(4))
     assert type(ours[0]).__module__.startswith("runner")
     for shape in shapes:
         torch.manual_seed(0)
@@ -149,7 +149,7 @@ def test_stochastic_depth_as_torchvisions(mode):
     """Rows are dropped one by one, or the batch as one; for few rows with torchvision's own draws."""
     theirs = nn.Sequential(torchvision.ops.StochasticDepth(0.4, mode))
     ours = copy.deepcopy(theirs)
-    own(ours, seeded(4))
+    replace_library_noise(ours, seeded(4))
     x = torch.randn(50, 3, 2, 2, generator=seeded())
     torch.manual_seed(4)
     assert isinstance(ours[0], DropPath) and torch.equal(ours(x), theirs(x))
@@ -181,7 +181,7 @@ def test_what_is_replaced():
     model.drop.eval()
     names, keys = [name for name, _ in model.named_modules()], list(model.state_dict())
     noise = seeded()
-    own(model, noise)
+    replace_library_noise(model, noise)
     assert [name for name, _ in model.named_modules()] == names and list(model.state_dict()) == keys
     assert model.drop is model.body[3] and model.drop.noise is noise and not model.drop.training
     assert type(model.none) is nn.Dropout and type(model.mine) is Halved
@@ -195,7 +195,7 @@ def test_a_run_draws_from_its_own_generator(name):
     """A training pass of a network of torchvision moves the run's noise and leaves torch's stream; the stack's
     stochastic depth finds the branches as before."""
     model, noise = torchvision.models.get_model(name, weights=None, num_classes=3), seeded()
-    own(model, noise)
+    replace_library_noise(model, noise)
     states, x = (torch.get_rng_state(), noise.get_state()), torch.randn(2, 3, 32, 32, generator=seeded())
     model(x)
     assert torch.equal(torch.get_rng_state(), states[0]) and not torch.equal(noise.get_state(), states[1])

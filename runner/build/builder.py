@@ -1,4 +1,4 @@
-"""From a checked config to objects."""
+"""Builder: builds objects from a checked config."""
 
 import functools
 import inspect
@@ -20,15 +20,15 @@ from runner.core.timeline import Timeline, timeline
 from runner.data.normalize import sample
 from runner.data.splits import Splits
 from runner.model.fitted import Fitted
-from runner.model.library_noise import own
+from runner.model.library_noise import replace_library_noise
 from runner.optimizer.param_groups import parameter_groups, scaled
 from runner.train.parts import Parts
 
-Rule = Callable[[Context], str | None]  # the line that the user sees, or None
+Rule = Callable[[Context], str | None]  # returns the line that the user sees, or None
 
 
 class Builder:
-    """Builds what checked configs say; keeps the data, which runs share."""
+    """Builder of all objects of a checked config. It keeps loaded data sets, because runs share them."""
 
     def __init__(self) -> None:
         self._data = DataSets()
@@ -36,63 +36,63 @@ class Builder:
     # -- data ---------------------------------------------------------------------------------------------------
 
     def splits(self, config: dict[str, Any], device: torch.device | None = None) -> Splits:
-        """Return the data of a config, cut and normalized; loaded once for all configs that share it."""
-        source = config["transfer"].get("weights", "asked")  # a class of the user's own may have them elsewhere
+        """Return the data of a config, split and normalized; loaded once for all configs that share it."""
+        source = config["transfer"].get("weights", "unknown")  # a user's own class may get them elsewhere
         weights = None if source is None else self.transfer(config).weights(config["model"])
         return self._data.of(config, device, weights, functools.partial(self.model, config))
 
     # -- objects ------------------------------------------------------------------------------------------------
 
     def model(self, config: dict[str, Any], splits: Splits) -> nn.Module:
-        """A fresh network for the data, its weights drawn from the seed."""
-        given = {
+        """Return an untrained network for the data, with initial weights drawn from the seed."""
+        sizes = {
             "in_channels": splits.channels,
             "num_classes": len(splits.classes),
             "image_size": splits.size,
         }
         node = config["model"]
-        takes = inspect.signature(locate("model", node["_target_"], config["trust"])).parameters
-        if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
-            given = {key: value for key, value in given.items() if key in takes}
-        with torch.random.fork_rng(devices=[]):  # torch draws initial weights from its global generator, on the CPU
+        parameters = inspect.signature(locate("model", node["_target_"], config["trust"])).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            sizes = {key: value for key, value in sizes.items() if key in parameters}
+        with torch.random.fork_rng(devices=[]):  # torch draws initial weights from its global CPU generator
             torch.default_generator.manual_seed(config["seed"])
-            model = construct("model", node, config["trust"], **given)
+            model = construct("model", node, config["trust"], **sizes)
         if not isinstance(model, nn.Module):
             raise ConfigError(f"model: {node['_target_']} gives a {type(model).__name__}, not a torch.nn.Module")
         return model
 
     def transfer(self, config: dict[str, Any]) -> Any:
-        """From which weights training starts, and which of them it moves."""
+        """Return the transfer option: initial weights, and which of them are trained."""
         return _option(config, "transfer")
 
     def stack(self, config: dict[str, Any], group: str) -> dict[str, Any]:
-        """The items of a stack or pipeline, in order."""
+        """Return the items of a stack or pipeline by name, in order."""
         return {
             name: construct(f"{group}.{name}", node, config.get("trust", [])) for name, node in config[group].items()
         }
 
     def ensemble(self, config: dict[str, Any]) -> Any:
-        """What is averaged: weights of a run, or answers of several networks."""
+        """Return the ensemble option: averages weights of a run, or predictions of several networks."""
         return _option(config, "ensemble")
 
     def evaluation(self, config: dict[str, Any]) -> Any:
-        """How a trained network is asked."""
+        """Return the evaluation option: computes predictions of a trained network."""
         return _option(config, "evaluation")
 
     def task(self, config: dict[str, Any]) -> Any:
-        """What a run does: rehearses a config, executes a job."""
+        """Return the task option: runs the preflight of a config and executes a job."""
         return _option(config, "task")
 
     def schedule(self, config: dict[str, Any], length: Timeline) -> Any:
-        """The multiplier of the rates over a run of this length."""
+        """Return the schedule: the multiplier of the learning rates over a run of this length."""
         return _option(config, "schedule", timeline=length)
 
     def surface(self, config: dict[str, Any]) -> Any:
-        """The function of the plane that `task=surface` walks on."""
+        """Return the function of two parameters that `task=surface` minimizes."""
         return _option(config, "surface")
 
     def optimizer(self, config: dict[str, Any], groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """The optimizer over parameter groups, whose rates are its own times `lr_scale` times the group's."""
+        """Return the optimizer over parameter groups. Learning rates are its own times `lr_scale` times the group's."""
         unwrap_optimizers()
         node = {"_target_": config["optimizer"]["_target_"]} | arguments("optimizer", config["optimizer"])
         node["lr"] = node["lr"] * config["lr_scale"]
@@ -106,10 +106,10 @@ class Builder:
         noise: torch.Generator | None,
         rules: Sequence[Rule] | None = None,
     ) -> Parts:
-        """Build everything that a run owns.
+        """Build the model, the optimizer and all options of a run.
 
-        rules: where given, they and every option's `check` are asked about the combination. Raises `Refused` with
-            their lines.
+        rules: if not None, check the combination by them and by every option's `check`. Raises `Refused` with their
+            lines.
         """
         model = self.model(config, splits)
         if isinstance(model, Fitted) and device.type != "meta":
@@ -118,10 +118,10 @@ class Builder:
         transfer = self.transfer(config)
         ensemble, evaluation = self.ensemble(config), self.evaluation(config)
         transfer.load(model, config["model"], splits.classes)
-        own(model, noise)
+        replace_library_noise(model, noise)
         length = timeline(config, len(splits.train))
         schedule = self.schedule(config, length)
-        with torch.device(splits.train.labels.device):  # not the meta device of a rehearsal
+        with torch.device(splits.train.labels.device):  # not the meta device of a preflight
             for transform in pipeline.values():
                 transform.fit(splits.train, splits.size)
         context = _context(config, model, splits, stack, pipeline, transfer, schedule)
@@ -133,15 +133,15 @@ class Builder:
                 item.modify(model, noise)
         transfer.prepare(model)
         if rules is not None:
-            asked = [*pipeline.values(), schedule, transfer, ensemble, evaluation]
-            lines += [line for option in asked if (line := option.check(context))]
+            options = [*pipeline.values(), schedule, transfer, ensemble, evaluation]
+            lines += [line for option in options if (line := option.check(context))]
             lines += [line for rule in rules if (line := rule(context))]
         if lines:
             raise Refused(lines)
         model.to(device)
-        # Without any decay there is nothing to spare vectors from, and a second group would cost time each step.
-        spare = config["optimizer"]["no_decay"] and config["optimizer"].get("weight_decay") != 0
-        groups = parameter_groups(model, transfer.rates(model), spare, config["optimizer"]["norm_bias_lr_scale"])
+        # no second group without weight decay, because it would cost time each step
+        no_decay = config["optimizer"]["no_decay"] and config["optimizer"].get("weight_decay") != 0
+        groups = parameter_groups(model, transfer.rates(model), no_decay, config["optimizer"]["norm_bias_lr_scale"])
         optimizer = self.optimizer(config, groups)
         if rules is not None and isinstance(optimizer, Option) and (line := optimizer.check(context)):
             raise Refused([line])
@@ -149,7 +149,7 @@ class Builder:
 
 
 def _option(config: dict[str, Any], group: str, **arguments: Any) -> Any:
-    """Return the object of a group's option."""
+    """Build the option of a group."""
     return construct(group, config[group], config.get("trust", []), **arguments)
 
 
@@ -162,7 +162,7 @@ def _context(
     transfer: Any,
     schedule: Any,
 ) -> Context:
-    """Return what an option's `check` is shown of a combination."""
+    """Return the context of a combination for every option's `check`."""
     return Context(
         config=config,
         model=model,

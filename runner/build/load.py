@@ -1,4 +1,4 @@
-"""The networks of a finished run, ready to answer, in one call: `load("outputs/first/RUN")`."""
+"""Loading of a finished run's networks for prediction: `load("outputs/first/RUN")`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,27 +12,27 @@ from runner.build.builder import Builder
 from runner.core.errors import ConfigError
 from runner.core.text import few
 from runner.evaluation.trained import Inputs, LoadedRun, TrainedNetwork, digest
-from runner.model.library_noise import own
+from runner.model.library_noise import replace_library_noise
 from runner.store import checkpoint
 from runner.store.about import contents, refusal
 from runner.transfer.published import set_transform_input
 
 
 def load(path: str | Path, device: torch.device | str = "cpu", trust: Sequence[str] = ()) -> LoadedRun:
-    """The networks that answer for a run, in evaluation mode, from its folder or its checkpoint.
+    """Load the networks of a run in evaluation mode, from its folder or its checkpoint.
 
-    trust: packages of your own that its classes may come from, as in the config; the file's own word does not count.
+    trust: your own packages that its classes may come from, as in the config; the file's own `trust` is ignored.
     Raises `ConfigError`, naming the file, where it is missing, damaged, or of a run that is not finished.
     """
     file = place(path)
-    kept = read(path, device)
-    abouts = [describe_network(text, path, list(trust)) for text in kept["abouts"]]
-    networks = [_network(path, *pair, device) for pair in zip(abouts, kept["members"], strict=True)]
-    return LoadedRun([one.eval() for one in networks], file.parent, kept["training"], digest(kept["members"]))
+    state = read(path, device)
+    abouts = [describe_network(text, path, list(trust)) for text in state["abouts"]]
+    networks = [_network(path, *pair, device) for pair in zip(abouts, state["members"], strict=True)]
+    return LoadedRun([network.eval() for network in networks], file.parent, state["training"], digest(state["members"]))
 
 
 def place(path: str | Path) -> Path:
-    """The checkpoint's file, of a run's folder or of itself. Raises `ConfigError` where there is none."""
+    """Return the path of a checkpoint, given itself or its run's folder. Raises `ConfigError` where there is none."""
     file = Path(path).expanduser()
     file = file / checkpoint.FILE if file.is_dir() else file
     if not file.is_file():
@@ -41,24 +41,24 @@ def place(path: str | Path) -> Path:
 
 
 def read(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """What the checkpoint of a finished run holds. Raises `ConfigError`, see `load`."""
+    """Return the contents of a finished run's checkpoint. Raises `ConfigError`, see `load`."""
     file = place(path)
     try:
-        kept = checkpoint.load(file, device)
+        state = checkpoint.load(file, device)
     except checkpoint.Damaged as error:
         raise ConfigError(f"{error}; train that run again, or leave it out") from error
-    kept = contents(kept, file)
-    if not isinstance(kept.get("training"), str):
+    state = contents(state, file)
+    if not isinstance(state.get("training"), str):
         raise ConfigError(f"{file}: no checkpoint of a run (it does not say of which training it is)")
-    if kept["members"] is None:
+    if state["members"] is None:
         raise ConfigError(f"{path}: this run is not finished; type its command again first, or leave it out")
-    return kept
+    return state
 
 
 def _network(
     path: str | Path, about: dict[str, Any], state: dict[str, Tensor], device: torch.device | str
 ) -> TrainedNetwork:
-    """The model with its stack's layers, under trained weights."""
+    """Return the model with its stack's layers and its trained weights."""
     config = about["config"]
     inputs = Inputs(
         about["channels"],
@@ -70,14 +70,14 @@ def _network(
         about["identity"],
     )
     try:
-        if not config["trust"]:  # a class of the user's own may need real numbers
+        if not config["trust"]:  # a user's own class may need real values
             _compare(path, _shapes(config, inputs), state)
         model = _untrained(config, inputs, torch.Generator())
         set_transform_input(model, about["transform_input"])
-        Builder().stack(config, "augmentation")  # which an evaluation takes its views from
+        Builder().stack(config, "augmentation")  # checked here, because an evaluation takes its views from it
     except ConfigError as error:
         raise error if str(error).startswith(f"{path}: ") else refusal(path, str(error)) from error
-    except Exception as error:  # torch's layers raise anything for arguments that make no sense
+    except Exception as error:  # torch's layers raise errors of any type for invalid arguments
         if config["trust"]:
             raise
         raise refusal(path, f"its network cannot be built ({type(error).__name__}: {error})") from error
@@ -91,14 +91,14 @@ def _network(
 def _untrained(config: dict[str, Any], inputs: Inputs, noise: torch.Generator | None) -> nn.Module:
     builder = Builder()
     model = builder.model(config, inputs)
-    own(model, noise)
+    replace_library_noise(model, noise)
     for item in builder.stack(config, "regularization").values():
         item.modify(model, noise)
     return model
 
 
 def _shapes(config: dict[str, Any], inputs: Inputs) -> dict[str, torch.Size] | None:
-    """The network's tensors, known without taking memory, whatever the sizes; None where it needs real numbers."""
+    """Return the shapes of the network's tensors without allocating them; None where it needs real values."""
     try:
         with torch.device("meta"):
             model = _untrained(config, inputs, None)
@@ -107,9 +107,9 @@ def _shapes(config: dict[str, Any], inputs: Inputs) -> dict[str, torch.Size] | N
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
-def _compare(path: str | Path, wanted: dict[str, torch.Size] | None, state: dict[str, Tensor]) -> None:
-    """Raises `ConfigError` where the weights have other names or shapes than the network."""
+def _compare(path: str | Path, expected: dict[str, torch.Size] | None, state: dict[str, Tensor]) -> None:
+    """Raise `ConfigError` where the weights have other names or shapes than the network."""
     shapes = {name: tensor.shape for name, tensor in state.items()}
-    if wanted is not None and wanted != shapes:
-        names = [name for name in wanted | shapes if wanted.get(name) != shapes.get(name)]
+    if expected is not None and expected != shapes:
+        names = [name for name in expected | shapes if expected.get(name) != shapes.get(name)]
         raise refusal(path, f"its weights are not those of its own config ({few(names)})")

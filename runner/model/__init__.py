@@ -1,1 +1,1 @@
-"""Networks, their stages from input to head, and the image sizes that their published weights want."""
+"""Networks, their stages from input to head, and the image sizes of their published weights."""

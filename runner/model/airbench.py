@@ -12,22 +12,22 @@ from runner.core.errors import ConfigError
 from runner.core.schema import Below1, Rate
 from runner.model.fitted import Fitted
 
-PATCH = 2  # pixels a side
+PATCH = 2  # side of a patch in pixels
 
 
 class Airbench(Fitted):
-    """Whitening conv2x2, GELU; three blocks of (conv3x3, pool, norm, GELU, conv3x3, norm, GELU); global maximum;
-    linear, its logits times `logit_scale`.
+    """Whitening conv2x2, GELU; three blocks of (conv3x3, pool, norm, GELU, conv3x3, norm, GELU); global max pool;
+    linear head with logits scaled by `logit_scale`.
 
-    Images [B, C, H, W] to logits [B, K]. The first filters are the whitening of the training images' patches, with both
-    signs, and do not train; their bias does. Each 3x3 convolution begins as the identity in as many of its filters as
-    it has inputs, an implicit shortcut; the others as torch draws them. Norms have a bias and no weight. Pools leave a
-    single pixel as it is, so that small images fit. 1,972,792 parameters for 3x32x32 and ten classes.
+    Images [B, C, H, W] to logits [B, K]. The first layer's filters whiten the training images' patches, with both
+    signs. They do not train, but their bias does. In each 3x3 convolution, as many filters as there are inputs start as
+    the identity, an implicit shortcut; the others have torch's default init. Norms have a bias and no weight. Pools
+    leave single pixels unchanged, so that small images fit. 1,972,792 parameters for 3x32x32 and ten classes.
 
-    widths: of the three blocks.
-    look_at: training images whose patches are whitened.
-    whiten_eps: is added to the variances of the patches' components: weak ones are amplified less.
-    norm_decay: the share of a norm's running statistics that stays in each step.
+    widths: channels of the three blocks.
+    look_at: number of training images for the whitening.
+    whiten_eps: added to the variances of the patches' components, so that weak components are amplified less.
+    norm_decay: weight of the old running statistics of a norm in each step.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class Airbench(Fitted):
         nn.init.zeros_(self.whiten.bias)
         self.gelu = nn.GELU()
         side, width = image_size - PATCH + 1, filters
-        for number, wide in enumerate(widths, start=1):
-            setattr(self, f"block{number}", _block(width, wide, norm_decay, halve=side > 1))
-            side, width = max(1, side // 2), wide
+        for number, block_width in enumerate(widths, start=1):
+            setattr(self, f"block{number}", _block(width, block_width, norm_decay, halve=side > 1))
+            side, width = max(1, side // 2), block_width
         self.head = nn.Linear(width, num_classes, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,18 +67,18 @@ class Airbench(Fitted):
         return self.head(x.amax(dim=(2, 3))) * self.logit_scale
 
     def fit(self, images: Iterator[Tensor]) -> None:
-        """Sets the filters of the first layer."""
+        """Set the filters of the first layer."""
         filters = whitening(images, PATCH, self.whiten_eps)
         with torch.no_grad():
             self.whiten.weight.copy_(torch.cat((filters, -filters)))
 
 
 def whitening(images: Iterator[Tensor], size: int, eps: float) -> Tensor:
-    """Filters `[F, C, size, size]`, F = C size^2: the eigenvectors of the patches' second moments, each divided by the
-    root of its eigenvalue and `eps`, the largest eigenvalue first.
+    """Return whitening filters `[F, C, size, size]`, F = C size^2, for the images' patches.
 
-    In float64 on the CPU, each filter's largest weight positive: any device finds the same. With `eps` 0 the answers to
-    the patches have the identity for their second moments.
+    They are the eigenvectors of the patches' second moments divided by sqrt(eigenvalue + eps), the largest eigenvalue
+    first. With `eps` 0, the second moments of the filters' outputs are the identity. Computed in float64 on the CPU,
+    with each filter's largest weight positive, so that the result is the same on all devices.
     """
     moments, count, channels = 0.0, 0, 0
     for batch in images:
@@ -112,6 +112,6 @@ def _conv(inputs: int, width: int) -> nn.Conv2d:
 
 
 def _norm(width: int, decay: float) -> nn.BatchNorm2d:
-    norm = nn.BatchNorm2d(width, eps=1e-12, momentum=1 - decay)  # torch's momentum is the share of the new
+    norm = nn.BatchNorm2d(width, eps=1e-12, momentum=1 - decay)  # torch's momentum is the weight of the new statistics
     norm.weight.requires_grad_(False)
     return norm

@@ -1,4 +1,4 @@
-"""Attention as a formula, for who looks at its operations."""
+"""Attention as plain operations, for code that inspects or differentiates them."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,8 +9,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 @contextlib.contextmanager
 def plain_attention() -> Iterator[None]:
-    """Inside, it is matrix products and a softmax: none of the kernels that torch chooses by the device,
-    nor the one for a whole layer of a transformer at test time."""
+    """Compute attention inside the context as matrix products and a softmax.
+
+    This turns off torch's fused attention kernels and the fast path for whole transformer layers at test time.
+    """
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -13,8 +13,8 @@ class ConvNet(nn.Sequential):
 
     Images [B, C, H, W] to logits [B, K]. With `channels=[32, 64]`, `hidden=128`: conv3x3-32, ReLU, pool,
     conv3x3-64, ReLU, pool, flatten, linear 128, ReLU, linear K; 421,642 parameters for 1x28x28 and ten
-    classes. No normalisation, so that the batch-norm regularizer has something to add. Weights start as torch
-    draws them.
+    classes. Without norms, so that the norms of the regularization stack can be added. Weights have torch's default
+    init.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The layer of stochastic depth, apart from torchvision's blocks, whose import takes seconds."""
+"""The layer of stochastic depth. Imports no torchvision, because that takes seconds."""
 
 from typing import Literal
 
@@ -9,11 +9,10 @@ from runner.model.noise import Noise, mask
 
 
 class DropPath(Noise):
-    """Zeros a residual branch `[B, ...]` with probability p while training, and divides it by `1 - p` where it is kept.
+    """Drop path: zeros a residual branch `[B, ...]` with probability p while training, else divides it by `1 - p`.
 
-    So the mean over draws is the branch itself, and testing changes nothing (the paper, section 3, trains without the
-    division and multiplies by `1 - p` at test time). per: each sample of a batch draws for itself, or one draw is for
-    all of them.
+    So the mean over draws is the branch itself, and the layer is the identity at test time. The paper (section 3)
+    trains without the division and multiplies by `1 - p` at test time. per: one draw per sample, or one per batch.
     """
 
     item = "stochastic_depth"
@@ -29,7 +28,7 @@ class DropPath(Noise):
         return branch * mask(branch.new_empty((rows,) + (1,) * (branch.ndim - 1)), self.p, self.noise)
 
     def hook(self, module: nn.Module, inputs: tuple[Tensor, ...], branch: Tensor) -> Tensor:
-        """As a forward hook of the module that gives the branch; bound, so that a deep copy has hooks of its own."""
+        """Apply to a branch as its module's forward hook. A bound method, so that a deep copy gets its own hook."""
         return self(branch)
 
     def extra_repr(self) -> str:

@@ -1,4 +1,4 @@
-"""Networks that look at training images before they train."""
+"""Base class of networks that are initialized from training images."""
 
 import abc
 from collections.abc import Iterator
@@ -7,17 +7,17 @@ from torch import Tensor, nn
 
 
 class Fitted(nn.Module, abc.ABC):
-    """A network part of whose first weights follows from the data.
+    """Network with some initial weights computed from data.
 
-    look_at: training images that it wants to see, or fewer where there are fewer.
+    look_at: number of training images that `fit` gets, or all if there are fewer.
     """
 
     look_at: int
 
     @abc.abstractmethod
     def fit(self, images: Iterator[Tensor]) -> None:
-        """Once, as soon as it is made: batches `[B, C, H, W]` of training images, normalised, not augmented.
+        """Initialize weights from batches `[B, C, H, W]` of training images, normalized and not augmented.
 
-        They are spread evenly over the training split, so that the seed does not choose them. What is found must lie in
-        parameters or buffers: a network that is loaded from a checkpoint is not fitted again.
+        Called once after construction. The images are evenly spaced in the training split, independent of the seed.
+        Store results in parameters or buffers, because a network loaded from a checkpoint is not fitted again.
         """

@@ -1,4 +1,4 @@
-"""Layers as formulas of simpler operations, for second derivatives."""
+"""Layers as compositions of simpler operations, for second derivatives."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from runner.model.attention import plain_attention
 
 
 class _Formulas(TorchFunctionMode):
-    """Replaces functions whose own backward pass has no derivative in torch."""
+    """Mode that replaces functions with a backward pass that torch cannot differentiate."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is hardsigmoid:

@@ -1,6 +1,6 @@
-"""The noise that a network brings from torch or torchvision, drawn from its run's own generator.
+"""Replacements for random layers of torch and torchvision that draw from the run's own generator.
 
-torch's layers draw from the process's one generator: what a run gets would depend on what else the process trains.
+torch's layers draw from the global generator, so a run's draws would depend on other runs in the process.
 """
 
 import sys
@@ -15,69 +15,71 @@ from runner.model.noise import Noise, drop, mask
 if TYPE_CHECKING:
     import torchvision
 
-SPACE = {nn.Dropout: None, nn.Dropout1d: 1, nn.Dropout2d: 2, nn.Dropout3d: 3}  # axes whose numbers share a draw
+SHARED_AXES = {nn.Dropout: None, nn.Dropout1d: 1, nn.Dropout2d: 2, nn.Dropout3d: 3}  # number of axes that share a draw
 PER = {"row": "sample", "batch": "batch"}
 
 
 class SeededDropout(Noise):
-    """`torch.nn.Dropout`, or `Dropout1d`, `2d` and `3d`, which drop whole channels of `[B, C, ...]`."""
+    """Counterpart of `nn.Dropout`, and of `Dropout1d`, `2d` and `3d`, which drop whole channels of `[B, C, ...]`."""
 
-    def __init__(self, of: nn.modules.dropout._DropoutNd, noise: torch.Generator | None):
+    def __init__(self, layer: nn.modules.dropout._DropoutNd, noise: torch.Generator | None):
         super().__init__(noise)
-        self.p, self.inplace, self.space = of.p, of.inplace, SPACE[type(of)]
+        self.p, self.inplace, self.shared_axes = layer.p, layer.inplace, SHARED_AXES[type(layer)]
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.active:
             return x
-        if self.space is None and not self.inplace:
+        if self.shared_axes is None and not self.inplace:
             return drop(x, self.p, self.noise)
-        drawn = mask(self._draws(x), self.p, self.noise)
-        return x.mul_(drawn) if self.inplace else x * drawn
+        kept = mask(self._draws(x), self.p, self.noise)
+        return x.mul_(kept) if self.inplace else x * kept
 
     def _draws(self, x: Tensor) -> Tensor:
-        """A tensor with a number for each draw. As in torch, `[C, L]` and `[C, D, H, W]` are single samples, while
-        three axes are `[B, C, L]` to `Dropout2d`."""
-        if self.space is None:
+        """Return a tensor with one element per draw.
+
+        As in torch, `[C, L]` and `[C, D, H, W]` are single samples, but `Dropout2d` takes three axes as `[B, C, L]`.
+        """
+        if self.shared_axes is None:
             return x
-        axes = 1 if self.space != 2 and x.ndim == self.space + 1 else 2
+        axes = 1 if self.shared_axes != 2 and x.ndim == self.shared_axes + 1 else 2
         return x.new_empty((*x.shape[:axes], *(1,) * (x.ndim - axes)))
 
     def extra_repr(self) -> str:
-        return f"p={self.p}, inplace={self.inplace}" + ("" if self.space is None else f", space={self.space}")
+        text = f"p={self.p}, inplace={self.inplace}"
+        return text if self.shared_axes is None else f"{text}, space={self.shared_axes}"
 
 
 class SeededStochasticDepth(DropPath):
-    """`torchvision.ops.StochasticDepth`."""
+    """Counterpart of `torchvision.ops.StochasticDepth`."""
 
     item = ""
 
-    def __init__(self, of: "torchvision.ops.StochasticDepth", noise: torch.Generator | None):
-        super().__init__(of.p, PER[of.mode], noise)
+    def __init__(self, layer: "torchvision.ops.StochasticDepth", noise: torch.Generator | None):
+        super().__init__(layer.p, PER[layer.mode], noise)
 
 
-def kinds() -> dict[type[nn.Module], type[Noise]]:
-    """Layer of a library -> ours. Where torchvision is not loaded no network has its layer, and to load it takes
-    seconds."""
-    found: dict[type[nn.Module], type[Noise]] = dict.fromkeys(SPACE, SeededDropout)
-    if "torchvision" in sys.modules:
-        from torchvision.ops import StochasticDepth as OfTorchvision
+def replacements() -> dict[type[nn.Module], type[Noise]]:
+    """Return the replacement class for each library class."""
+    classes: dict[type[nn.Module], type[Noise]] = dict.fromkeys(SHARED_AXES, SeededDropout)
+    if "torchvision" in sys.modules:  # else no network has its layers, and the import takes seconds
+        from torchvision.ops import StochasticDepth
 
-        found[OfTorchvision] = SeededStochasticDepth
-    return found
+        classes[StochasticDepth] = SeededStochasticDepth
+    return classes
 
 
-def own(model: nn.Module, noise: torch.Generator | None) -> None:
-    """Puts layers that draw from `noise` in the place of torch's, under their names and with their hooks.
+def replace_library_noise(model: nn.Module, noise: torch.Generator | None) -> None:
+    """Replace the random layers of torch and torchvision by ones that draw from `noise`, with their names and hooks.
 
-    Layers of p = 0, which never draw, stay; so do those of a user's own class derived from torch's.
+    Layers with p = 0 never draw and stay. So do instances of the user's subclasses of torch's layers.
     """
-    known = kinds()
-    made: dict[nn.Module, Noise] = {}  # one layer may stand in several places
+    classes = replacements()
+    replaced: dict[nn.Module, Noise] = {}  # because a layer may be in several places
     for path, module in list(model.named_modules(remove_duplicate=False))[1:]:
-        kind = known.get(type(module))
+        kind = classes.get(type(module))
         if kind is None or module.p == 0:
             continue
-        if module not in made:
-            made[module] = kind(module, noise).train(module.training)
-            vars(made[module]).update({key: value for key, value in vars(module).items() if "hook" in key})
-        model.set_submodule(path, made[module])
+        if module not in replaced:
+            replaced[module] = kind(module, noise).train(module.training)
+            vars(replaced[module]).update({key: value for key, value in vars(module).items() if "hook" in key})
+        model.set_submodule(path, replaced[module])

@@ -9,8 +9,8 @@ from torch import nn
 class MLP(nn.Sequential):
     """Flatten, then `Linear, ReLU` for each width in `hidden`, then the linear head.
 
-    Images [B, C, H, W] to logits [B, K]. `hidden=[]` is softmax regression. Weights and biases start as
-    torch's `nn.Linear` draws them: uniform within ±1/sqrt(inputs).
+    Images [B, C, H, W] to logits [B, K]. `hidden=[]` is softmax regression. Weights and biases have the
+    default init of `nn.Linear`: uniform within ±1/sqrt(inputs).
     """
 
     def __init__(self, hidden: list[PositiveInt], *, in_channels: int, num_classes: int, image_size: int):

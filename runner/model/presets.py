@@ -1,4 +1,4 @@
-"""The image size, crop and normalisation that go with an architecture's published weights."""
+"""Image size, crop and normalization of an architecture's published weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ BUILDER = "runner.model.torchvision_model.build"
 
 @dataclass(frozen=True)
 class Preset:
-    """Shorter side to `resize` pixels, the central square of `size`; channels less `mean`, over `std`."""
+    """Resize of the shorter side to `resize` pixels, center crop to `size`, normalization by `mean` and `std`."""
 
     resize: int
     size: int
@@ -18,15 +18,13 @@ class Preset:
 
 
 def preset(node: Mapping[str, Any], weights: Any = None) -> Preset | None:
-    """The preset of torchvision's weights (of the default ones) for a model's config node; None for any other model.
+    """Return the preset of torchvision's (default) weights for a model's config node; None for other models.
 
-    Reads what torchvision knows about its weights and downloads nothing.
+    Uses torchvision's metadata and downloads nothing.
     """
     if node.get("_target_") != BUILDER or "name" not in node:
         return None
-    from torchvision.models import (
-        get_model_weights,
-    )  # here, since it takes seconds that other models need not pay
+    from torchvision.models import get_model_weights  # here, because the import takes seconds
 
     from runner.model.torchvision_model import check_name
 

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from runner.core.errors import ConfigError
 
 WIDTHS = (16, 32, 64)
-SMALLEST = 4  # pixels: two halvings leave one
+SMALLEST = 4  # pixels a side: halved twice, one is left
 
 
 class ResNet(nn.Module):
     """Conv3x3-16, norm, ReLU; three stages of n = (depth - 2) / 6 blocks; global mean; linear head.
 
     Images [B, C, H, W] to logits [B, K]. The stages are 16, 32 and 64 wide; the second and the third begin
-    with stride 2. Shortcut A (the paper's choice for CIFAR) drops every second pixel and pads with zero
-    channels where the shape changes; B is a 1x1 convolution with a norm. Convolutions have no bias and start
-    from He's normal distribution (fan out). For 3x32x32 and ten classes: depth 20 has 269,722 parameters with
+    with stride 2. Where the shape changes, shortcut A (the paper's choice for CIFAR) drops every second pixel and
+    pads with zero channels; B is a 1x1 convolution with a norm. Convolutions have no bias and He normal init (fan
+    out). For 3x32x32 and ten classes: depth 20 has 269,722 parameters with
     A and 272,474 with B, depth 56 has 853,018 and 855,770.
     """
 
@@ -49,11 +49,11 @@ class ResNet(nn.Module):
         x = self.stage1(x)
         x = self.stage2(x)
         x = self.stage3(x)
-        return self.head(x.mean(dim=(2, 3)))  # a mean, since average pooling is slow under vmap
+        return self.head(x.mean(dim=(2, 3)))  # because average pooling is slow under vmap
 
 
 class BasicBlock(nn.Module):
-    """`relu(shortcut(x) + branch(x))`, where branch is conv3x3, norm, ReLU, conv3x3, norm."""
+    """`relu(shortcut(x) + branch(x))` with the branch conv3x3, norm, ReLU, conv3x3, norm."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, shortcut: Literal["A", "B"]):
         super().__init__()
@@ -84,7 +84,7 @@ class BasicBlock(nn.Module):
 
 
 class PadShortcut(nn.Module):
-    """Option A: every `stride`-th pixel, and `extra` channels of zeros behind the others. No parameters."""
+    """Shortcut A: every `stride`-th pixel, and `extra` zero channels after the others. No parameters."""
 
     def __init__(self, stride: int, extra: int):
         super().__init__()
@@ -99,12 +99,12 @@ class PadShortcut(nn.Module):
 
 
 def conv3x3(in_channels: int, channels: int, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution that keeps the size (divided by `stride`); no bias, for a norm follows."""
+    """Return a 3x3 convolution with padding 1, without bias, because a norm follows."""
     return nn.Conv2d(in_channels, channels, kernel_size=3, stride=stride, padding=1, bias=False)
 
 
 def blocks_per_stage(depth: int, fixed: int) -> int:
-    """n of depth = 6n + `fixed`: three stages of n blocks of two layers, `fixed` layers outside of them."""
+    """Return n of depth = 6n + `fixed`: three stages of n blocks of two layers, and `fixed` other layers."""
     blocks, rest = divmod(depth - fixed, 6)
     if rest or blocks < 1:
         nearest = 6 * max(1, round((depth - fixed) / 6)) + fixed
@@ -113,7 +113,7 @@ def blocks_per_stage(depth: int, fixed: int) -> int:
 
 
 def check_size(image_size: int) -> None:
-    """Refuses images that are used up before the last stage."""
+    """Raise ConfigError for images too small for the last stage."""
     if image_size < SMALLEST:
         raise ConfigError(
             f"this residual network halves the image twice and needs at least {SMALLEST} pixels a side, "
@@ -122,7 +122,7 @@ def check_size(image_size: int) -> None:
 
 
 def init_weights(model: nn.Module) -> None:
-    """He's normal distribution for the convolutions; a zero bias in the head."""
+    """Initialize convolutions with He normal (fan out) and linear biases with zero."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""Any classifier of torchvision, for any number of channels and classes, with a stem for small images."""
+"""torchvision's classifiers for any number of channels and classes, with stems for small images."""
 
 from bisect import bisect_left
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from torchvision import models
 
 from runner.core.errors import ConfigError, did_you_mean
 
-SMALL = 64  # pixels: up to here `small_images: auto` changes the stem
-MAXVIT_STEP = 224  # pixels: a window of 7 on a map 32 times smaller
-FEWEST_PATCHES = 7  # a side, as ViT-B/32 has at 224 pixels
+SMALL = 64  # pixels: up to this size `small_images: auto` changes the stem
+MAXVIT_STEP = 224  # pixels: windows of 7 on a feature map that is 32 times smaller
+FEWEST_PATCHES = 7  # per side, as in ViT-B/32 at 224 pixels
 
 
 @dataclass(frozen=True)
 class Stem:
-    """What the field changes for small images: the first convolution, and the pools that are left out."""
+    """Stem for small images: the first convolution, and the pools to remove (`without`)."""
 
     kernel: int
     stride: int
@@ -30,8 +30,7 @@ class Stem:
 
 
 # As for CIFAR in He et al. 2015 (4.2), Huang et al. 2017 (DenseNet) and github.com/kuangliu/pytorch-cifar;
-# the patches of ConvNeXt and Swin are cut to 2x2. Families that stand nowhere here have no such habit in the
-# field.
+# ConvNeXt and Swin get 2x2 patches. For other families no such convention is established.
 SMALL_STEMS: dict[type[nn.Module], Stem] = {
     models.ResNet: Stem(3, 1, without=("maxpool",)),
     models.DenseNet: Stem(3, 1, without=("features.pool0",)),
@@ -47,7 +46,7 @@ SMALL_STEMS: dict[type[nn.Module], Stem] = {
     models.SwinTransformer: Stem(2, 2),
 }
 
-# What a family's constructor needs beside the number of classes, by the module that defines it.
+# Further constructor arguments of a family, by its module.
 CONSTRUCTOR: dict[str, Callable[[str, int], dict[str, Any]]] = {
     "torchvision.models.googlenet": lambda name, size: {"aux_logits": False, "init_weights": True},
     "torchvision.models.inception": lambda name, size: {"aux_logits": False, "init_weights": True},
@@ -63,18 +62,18 @@ def build(
     num_classes: int,
     image_size: int,
 ) -> nn.Module:
-    """`torchvision.models.<name>`, untrained: images [B, C, H, W] to logits [B, K].
+    """Build `torchvision.models.<name>`, untrained: images [B, C, H, W] to logits [B, K].
 
-    The first convolution is made anew where the channels or the stem differ from torchvision's, the other
-    layers start as torchvision draws them. `small_images`: `auto` changes the stem up to 64 pixels, for the
-    families that have a rule; `true` always, and is an error for the others; `false` never.
+    The first convolution is replaced if the channels or the stem differ from torchvision's. The other layers have
+    torchvision's init. `small_images`: `auto` changes the stem up to 64 pixels, if the family has a stem for small
+    images; `true` always, and raises ConfigError for other families; `false` never.
     """
     check_name(name)
     family = models.get_model_builder(name).__module__
     options = CONSTRUCTOR[family](name, image_size) if family in CONSTRUCTOR else {}
     with _ConstantsOnCpu():
         model = models.get_model(name, weights=None, num_classes=num_classes, **options)
-    model.to(torch.empty(0).device)  # what _ConstantsOnCpu left there
+    model.to(torch.empty(0).device)  # tensors that _ConstantsOnCpu left on the CPU
 
     stem = SMALL_STEMS.get(type(model))
     transformer = isinstance(model, models.VisionTransformer)
@@ -95,7 +94,7 @@ def build(
 
 
 def check_name(name: str) -> None:
-    """Refuses a name that torchvision has no classifier of."""
+    """Raise ConfigError unless torchvision has a classifier of this name."""
     known = models.list_models(module=models)
     if name not in known:
         raise ConfigError(
@@ -105,17 +104,16 @@ def check_name(name: str) -> None:
 
 
 def first_conv(model: nn.Module) -> tuple[str, nn.Conv2d]:
-    """The dotted name of the convolution that meets the image, and itself."""
+    """Return the first convolution and its dotted name."""
     return next((path, part) for path, part in model.named_modules() if isinstance(part, nn.Conv2d))
 
 
 def replace_first_conv(
     model: nn.Module, in_channels: int, kernel: int | None = None, stride: int | None = None
 ) -> None:
-    """Makes the first convolution anew for `in_channels`, with He's normal distribution (fan out), zero bias.
+    """Replace the first convolution by a new one for `in_channels`, with He normal init (fan out) and zero bias.
 
-    Patches (kernel = stride) get LeCun's normal distribution, as ViT has it: a norm or a projection follows
-    them, and no ReLU.
+    Patch embeddings (kernel = stride) get LeCun normal init, as in ViT, because no ReLU follows them.
     """
     path, old = first_conv(model)
     size = old.kernel_size if kernel is None else (kernel, kernel)
@@ -132,7 +130,7 @@ def replace_first_conv(
 
 
 class _ConstantsOnCpu(TorchFunctionMode):
-    """Lets RegNet compute its widths, which it does with tensors, while the weights go to the meta device."""
+    """Mode that keeps constants on the CPU: RegNet computes its widths with tensors, which fails on meta."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -151,13 +149,13 @@ def _maxvit_size(name: str, image_size: int) -> tuple[int, int]:
 
 
 def _small_patch(model: models.VisionTransformer, image_size: int) -> int:
-    """The largest patch that divides the image and leaves seven a side: 4 at 28 and 32 pixels, 8 at 64."""
+    """Return the largest patch size that divides the image into at least 7 per side: 4 at 28 and 32 pixels, 8 at 64."""
     largest = min(model.patch_size, max(1, image_size // FEWEST_PATCHES))
     return max(patch for patch in range(1, largest + 1) if image_size % patch == 0)
 
 
 def _fit_patches(model: models.VisionTransformer, name: str, in_channels: int, image_size: int, patch: int) -> None:
-    """Patches of `patch` pixels, and as many positions as an image of `image_size` pixels then has."""
+    """Set the patch size in pixels, and the position embedding for images of `image_size` pixels."""
     if image_size % patch:
         below = image_size // patch * patch
         sizes = f"{below} or {below + patch}" if below else f"{patch}"
@@ -170,26 +168,26 @@ def _fit_patches(model: models.VisionTransformer, name: str, in_channels: int, i
     if (image_size, patch) != (model.image_size, model.patch_size):
         model.image_size, model.patch_size = image_size, patch
         model.seq_length = (image_size // patch) ** 2 + 1
-        positions = torch.empty(1, model.seq_length, model.hidden_dim).normal_(std=0.02)  # as torchvision draws
+        positions = torch.empty(1, model.seq_length, model.hidden_dim).normal_(std=0.02)  # torchvision's init
         model.encoder.pos_embedding = nn.Parameter(positions)
 
 
 def _check_size(model: nn.Module, name: str, in_channels: int, image_size: int) -> None:
-    """Refuses images that are used up before the head."""
-    promised = max(models.get_model_weights(name).DEFAULT.meta["min_size"])
-    if image_size >= promised or isinstance(model, models.VisionTransformer):
+    """Raise ConfigError for images too small for the network."""
+    min_size = max(models.get_model_weights(name).DEFAULT.meta["min_size"])
+    if image_size >= min_size or isinstance(model, models.VisionTransformer):
         return
-    if not _takes(model, in_channels, image_size):
-        sizes = range(image_size + 1, promised)
-        smallest = sizes.start + bisect_left(sizes, True, key=lambda size: _takes(model, in_channels, size))
+    if not _accepts_size(model, in_channels, image_size):
+        sizes = range(image_size + 1, min_size)
+        smallest = sizes.start + bisect_left(sizes, True, key=lambda size: _accepts_size(model, in_channels, size))
         raise ConfigError(
             f"{name} needs images of at least {smallest} pixels a side, not {image_size}: "
             "choose larger images or another model"
         )
 
 
-def _takes(model: nn.Module, in_channels: int, image_size: int) -> bool:
-    """Whether shapes pass through the network; on the meta device, so without arithmetic and memory."""
+def _accepts_size(model: nn.Module, in_channels: int, image_size: int) -> bool:
+    """Return whether a forward pass works at this size, tried on the meta device."""
     state = {path: tensor.to("meta") for path, tensor in model.state_dict(keep_vars=True).items()}
     images = torch.empty(1, in_channels, image_size, image_size, device="meta")
     training = model.training

@@ -12,8 +12,8 @@ class WideResNet(nn.Module):
     """Conv3x3-16; three stages of n = (depth - 4) / 6 blocks; norm, ReLU; global mean; linear head.
 
     Images [B, C, H, W] to logits [B, K]. The stages are 16, 32 and 64 times `width` wide; the second and the
-    third begin with stride 2. Convolutions have no bias and start from He's normal distribution (fan out).
-    The dropout of the paper is left to the regularization stack. For 3x32x32 and ten classes: WRN-16-4 has
+    third begin with stride 2. Convolutions have no bias and He normal init (fan out). For the paper's dropout, use
+    the regularization stack. For 3x32x32 and ten classes: WRN-16-4 has
     2,748,890 parameters, WRN-28-10 has 36,479,194.
     """
 
@@ -42,14 +42,14 @@ class WideResNet(nn.Module):
         x = self.stage1(x)
         x = self.stage2(x)
         x = self.stage3(x)
-        return self.head(x.mean(dim=(2, 3)))  # a mean, since average pooling is slow under vmap
+        return self.head(x.mean(dim=(2, 3)))  # because average pooling is slow under vmap
 
 
 class PreActivationBlock(nn.Module):
-    """`shortcut(x) + branch(x)`, where branch is norm, ReLU, conv3x3, norm, ReLU, conv3x3.
+    """`shortcut(x) + branch(x)` with the branch norm, ReLU, conv3x3, norm, ReLU, conv3x3.
 
-    Where the shape changes, the first norm and ReLU stand in `before`, since the 1x1 convolution of the
-    shortcut sees their output too (as in the authors' code).
+    Where the shape changes, the first norm and ReLU are in `before`, because the 1x1 convolution of the shortcut
+    also reads their output (as in the authors' code).
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int):
