@@ -66,7 +66,7 @@ def _each(runs: list[TrainState], on_failure: OnFailure | None, part: Callable[[
 
 
 def move(runs: list[TrainState], program: Program) -> None:
-    """Update the weights of each run; counters do not advance and no listener is called."""
+    """Update the weights of each run; the step counter does not advance and no callback runs."""
     batches = program.batches(runs)
     losses = program.gradients(runs, batches)
     objectives = [Objective(run, batch, loss, program) for run, batch, loss in zip(runs, batches, losses)]
