@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from runner.build.arguments import GIVEN
+from runner.build.arguments import BUILDER_ARGUMENTS
 from runner.build.check import check
 from runner.build.complaints import Refused
 from runner.core.schema import GROUPS, OWN_KEYS, STACKS, Config
@@ -107,7 +107,7 @@ def test_targets_exist_and_know_every_key(option):
     assert set(node) - OWN_KEYS.get(group, set()) <= set(parameters)
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     required = {name for name, p in parameters.items() if p.default is p.empty and p.kind in named}
-    assert required - GIVEN.get(group, set()) <= set(node)
+    assert required - BUILDER_ARGUMENTS.get(group, set()) <= set(node)
 
 
 @pytest.mark.parametrize("option", [option for option in GROUP_OPTIONS if split(option)[0] in STACKS])

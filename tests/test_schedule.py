@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torch.optim import lr_scheduler
 
 from runner.__main__ import main
-from runner.build.arguments import _wrong_type
+from runner.build.arguments import _type_error
 from runner.core.context import Context
 from runner.core.errors import ConfigError
 from runner.core.targets import locate
@@ -313,7 +313,7 @@ def test_ranges_stand_in_the_signatures(target, key, value, said):
     import typing
 
     hints = typing.get_type_hints(target.__init__, include_extras=True)
-    assert said in _wrong_type(value, hints[key], None)
+    assert said in _type_error(value, hints[key], None)
 
 
 def test_the_picture_shows_the_line_and_is_quick():

@@ -1,6 +1,6 @@
-"""The description of a trained network that a checkpoint carries, its options checked.
+"""Description of a trained network in a checkpoint, with checks of its options.
 
-The file's own word on whom to trust does not count.
+The file's own `trust` key is ignored.
 """
 
 from pathlib import Path
@@ -10,13 +10,13 @@ from runner.build.check import option_complaints
 from runner.core.targets import downloads
 from runner.store.about import describe, refusal, settings
 
-BUILT = ("model", "regularization", "augmentation")  # groups of its config that objects are made of
+BUILT = ("model", "regularization", "augmentation")  # groups of its config that objects are built from
 
 
 def describe_network(text: Any, source: str | Path, trust: list[str]) -> dict[str, Any]:
     """Return the description in a checkpoint's `about`, with `trust` in place of its own.
 
-    Raises `ConfigError` where it is none, or where its network may not be built.
+    Raises `ConfigError` where it is invalid, or where its network may not be built.
     """
     about = describe(text, source)
     config = settings(about, source) | {"trust": trust}
@@ -27,6 +27,6 @@ def describe_network(text: Any, source: str | Path, trust: list[str]) -> dict[st
 
 
 def check_options(source: str | Path, config: dict[str, Any], groups: tuple[str, ...]) -> None:
-    """Raises `ConfigError` where options of these groups of a checkpoint's config may not be built."""
+    """Raise `ConfigError` where options of these groups of a checkpoint's config may not be built."""
     if lines := [line for group in groups for line in option_complaints(config, group)]:
         raise refusal(source, "; ".join(lines))

@@ -1,4 +1,4 @@
-"""What was typed, checked before anything is built: types and ranges, targets and their arguments."""
+"""Checks of a config before anything is built: types and ranges, targets and their arguments."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -7,7 +7,7 @@ from runner.build.arguments import bind
 from runner.build.complaints import Refused, complaints
 from runner.core.schema import GROUPS, STACKS, Config, Keys
 
-PARTS = {  # keys that belong together, and are no choice of an option
+PARTS = {  # sections of keys that are no choice of an option
     name
     for name, field in Config.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, Keys)
@@ -17,7 +17,7 @@ PARTS = {  # keys that belong together, and are no choice of an option
 def nodes(
     config: dict[str, Any], groups: Iterable[str] = tuple(Config.model_fields)
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """`(group, path, node)` of every option and every item of a stack."""
+    """Yield (group, path, node) of every option and every item of a stack."""
     for group in groups:
         if group in STACKS:
             for name, node in config[group].items():
@@ -27,9 +27,9 @@ def nodes(
 
 
 def check(config: dict[str, Any]) -> dict[str, Any]:
-    """Types, ranges, targets and their arguments; the config with its values made exact (`lr=1` is 1.0).
+    """Return a config with its values converted to their types (`lr=1` is 1.0), after checking all of it.
 
-    Raises `Refused` with every complaint.
+    Checks types, ranges, targets and their arguments. Raises `Refused` with all errors.
     """
     lines = complaints(Config, config, "")
     for group, model in GROUPS.items():
@@ -49,7 +49,7 @@ def check(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def option_complaints(config: dict[str, Any], group: str) -> list[str]:
-    """Return what is wrong with the options of one group: types, targets, arguments; a line each."""
+    """Return the errors in the options of one group (types, targets, arguments), a line each."""
     model = GROUPS.get(group)
     lines = complaints(model, config[group], f"{group}.") if model is not None else []
     return lines + [

@@ -1,4 +1,4 @@
-"""What pydantic says against values of the config, a line a key, in the words of somebody who types one."""
+"""Error lines for config values: pydantic's errors, one line a key, in the user's words."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from runner.core.text import shown
 
 
 class Refused(ConfigError):
-    """All that is wrong with one combination, a line each."""
+    """Error with everything that is wrong with one combination, a line each."""
 
     def __init__(self, lines: list[str]):
         super().__init__("; ".join(lines))
@@ -17,19 +17,19 @@ class Refused(ConfigError):
 
 
 def complaints(model: type, values: dict[str, Any], prefix: str) -> list[str]:
-    """What is wrong with these values of a part of the config, a line a key."""
+    """Return the errors in the values of a part of the config, a line a key."""
     try:
         model.model_validate(values)
     except ValidationError as error:
-        return [_complaint(prefix, detail, model.model_fields) for detail in _one_a_key(error)]
+        return [_complaint(prefix, detail, model.model_fields) for detail in _merge_by_key(error)]
     return []
 
 
-def _one_a_key(error: ValidationError) -> list[Any]:
-    """A union complains once a member; its members' words are joined."""
+def _merge_by_key(error: ValidationError) -> list[Any]:
+    """Return one error for each key: pydantic reports one for each member of a union, and their messages are joined."""
     by_key: dict[tuple, list] = {}
     for detail in reworded(error):
-        key = tuple(part for part in detail["loc"] if not (isinstance(part, str) and _is_type_word(part)))
+        key = tuple(part for part in detail["loc"] if not (isinstance(part, str) and _is_type_name(part)))
         by_key.setdefault(key, []).append(detail)
     return [
         details[0] | {"loc": key, "msg": " or ".join(dict.fromkeys(d["msg"] for d in details))}
@@ -37,7 +37,7 @@ def _one_a_key(error: ValidationError) -> list[Any]:
     ]
 
 
-def _is_type_word(part: str) -> bool:
+def _is_type_name(part: str) -> bool:
     return "[" in part or part in ("int", "float", "bool", "str", "is-instance")
 
 
@@ -50,8 +50,8 @@ def _complaint(prefix: str, detail: Any, fields: dict[str, Any]) -> str:
     return f"{key}={shown(detail['input'])}: {detail['msg']}"
 
 
-# pydantic's complaints in the words of somebody who types a config.
-WORDS = {
+# type of pydantic's error -> message for users who type a config
+MESSAGES = {
     "int_parsing": "must be a whole number",
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
@@ -76,10 +76,10 @@ WORDS = {
 
 
 def reworded(error: ValidationError) -> list[dict[str, Any]]:
-    """pydantic's complaints, reworded."""
-    found = []
+    """Return pydantic's errors with messages for users who type a config."""
+    details = []
     for detail in error.errors():
-        words = WORDS.get(detail["type"])
-        plain = detail["msg"].replace("Input should be", "must be").removeprefix("Value error, ")
-        found.append(detail | {"msg": words.format(**detail.get("ctx", {})) if words else plain})
-    return found
+        message = MESSAGES.get(detail["type"])
+        default = detail["msg"].replace("Input should be", "must be").removeprefix("Value error, ")
+        details.append(detail | {"msg": message.format(**detail.get("ctx", {})) if message else default})
+    return details

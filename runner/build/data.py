@@ -1,4 +1,4 @@
-"""From the `data` part of a checked config to the splits that runs train on."""
+"""Data sets of runs: built from the `data` part of a checked config, kept for later runs."""
 
 import functools
 import inspect
@@ -19,19 +19,19 @@ from runner.data.splits import Source, Splits
 from runner.model.presets import preset
 from runner.transfer.weights import Weights, stem_channels
 
-SOURCES, CUTS = 4, 8  # data sets that stay loaded, and ways to cut them; each counts again on a device
-PHOTO_SIZES = (72, 64)  # resize, size: where the architecture has no preset
-CUTTING = ("val_fraction", "split_seed", "limit", "per_class", "classes")  # keys of data that `prepare` takes
+SOURCES, CUTS = 4, 8  # cached data sets, and cached splits of them; each counts again on a device
+PHOTO_SIZES = (72, 64)  # (resize, size) where the architecture has no preset
+SPLIT_KEYS = ("val_fraction", "split_seed", "limit", "per_class", "classes")  # keys of data that `prepare` takes
 DATA_DEFAULTS = {key: field.default for key, field in GROUPS["data"].model_fields.items()}
 
 
 class DataSets:
-    """Data sets that were loaded, cut and moved to a device; those of the last few configs stay."""
+    """Cache of data sets that were loaded, split and moved to a device, for the last few configs."""
 
     def __init__(self) -> None:
-        # What a sweep over keys of the data leaves behind is given up, and made again where a later run needs it.
+        # few entries, because a sweep over keys of the data would fill the memory
         self._sources: MutableMapping[str, Source] = Recent(SOURCES)
-        self._cut: MutableMapping[str, Splits] = Recent(CUTS)  # normalized by their own statistics
+        self._cut: MutableMapping[str, Splits] = Recent(CUTS)  # with their own statistics
         self._splits: MutableMapping[tuple[str, str], Splits] = Recent(CUTS)
 
     def of(
@@ -41,9 +41,9 @@ class DataSets:
         weights: Weights | None,
         network: Callable[[Splits], nn.Module],
     ) -> Splits:
-        """Return the data of a config, cut and normalized as its weights were trained, on a device.
+        """Return the data of a config on a device, split, and normalized as for its weights.
 
-        network: makes the network for splits, to look for its first kernel in a file that says nothing of its images.
+        network: builds the network for splits; its first kernel tells the channels of a file that does not name them.
         """
         node = dict(config["data"])
         sizes = preset(config["model"]) if weights is None else weights.preset
@@ -55,21 +55,21 @@ class DataSets:
                 f"data.size={node['size']} is larger than data.resize={node['resize']}, of which it is a cut"
             )
         target = locate("data", node["_target_"], config["trust"])
-        takes = inspect.signature(target).parameters
+        parameters = inspect.signature(target).parameters
         unused = [
             f"data.{key}={shown(config['data'][key])}"
-            for key, plain in DATA_DEFAULTS.items()
-            if key not in takes and key not in CUTTING and config["data"][key] != plain
+            for key, default in DATA_DEFAULTS.items()
+            if key not in parameters and key not in SPLIT_KEYS and config["data"][key] != default
         ]
         if unused:
             raise ConfigError(f"{', '.join(unused)}: data={_short(node['_target_'])} has no use for it; leave it out")
-        given = {key: value for key, value in node.items() if key in takes}
-        source_key = json.dumps([node["_target_"], given], sort_keys=True)
-        cut = {key: node[key] for key in CUTTING}
+        keys = {key: value for key, value in node.items() if key in parameters}
+        source_key = json.dumps([node["_target_"], keys], sort_keys=True)
+        cut = {key: node[key] for key in SPLIT_KEYS}
         cut_key = source_key + json.dumps(cut, sort_keys=True)
         if cut_key not in self._cut:
             if source_key not in self._sources:
-                self._sources[source_key] = construct("data", {"_target_": node["_target_"]} | given, config["trust"])
+                self._sources[source_key] = construct("data", {"_target_": node["_target_"]} | keys, config["trust"])
             self._cut[cut_key] = prepare(self._sources[source_key], **cut)
         splits = self._cut[cut_key]
         if weights is not None:
@@ -81,27 +81,27 @@ class DataSets:
 
 
 def as_trained(splits: Splits, weights: Weights, build: Callable[[], nn.Module]) -> Splits:
-    """Return a data set normalized as for its weights: grey images in as many channels as those take.
+    """Return a data set normalized as for its weights, gray images in as many channels as those take.
 
-    build: makes the network, to look for its first kernel in a file that says nothing of its images.
+    build: builds the network; its first kernel tells the channels of a file that does not name them.
     """
     channels, sizes = splits.channels, weights.preset
     if channels == 1:
-        channels = weights.channels or stem_channels(_sketch(build), weights) or 1
+        channels = weights.channels or stem_channels(_meta_network(build), weights) or 1
     if sizes is not None:
         return splits.normalized_as(sizes.mean, sizes.std, channels)
     return splits.normalized_as(splits.mean.tolist(), splits.std.tolist(), channels)
 
 
-def _sketch(build: Callable[[], nn.Module]) -> nn.Module:
-    """Return the network without numbers where it can be made without."""
+def _meta_network(build: Callable[[], nn.Module]) -> nn.Module:
+    """Build the network, on the meta device if possible."""
     try:
         with torch.device("meta"):
             return build()
-    except (NotImplementedError, RuntimeError):  # a model that needs real numbers
+    except (NotImplementedError, RuntimeError):  # a model that needs real values
         return build()
 
 
 def _short(target: str) -> str:
-    """The file that a target lies in: the option's name, as a rule."""
+    """Return the name of the file with the target: usually the option's name."""
     return target.split(".")[-2]

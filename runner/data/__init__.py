@@ -1,1 +1,1 @@
-"""Data sets: a source is loaded, cut into training, validation and test splits, and handed out in batches."""
+"""Data sets: sources, their training, validation and test splits, and batches."""

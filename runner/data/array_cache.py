@@ -1,4 +1,4 @@
-"""Arrays that were read from files of a format of their own, kept for the next process, which maps them into memory."""
+"""Cache of arrays read from slow file formats; later processes map them into memory."""
 
 import math
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from runner.data.photo_cache import settled, stamped
+from runner.data.photo_cache import file_stamp, is_settled
 from runner.data.splits import ResidentSplit, Source
 from runner.store.cache import name, open_cache
 from runner.store.entry import CacheEntry, Write
@@ -16,12 +16,12 @@ PARTS = ("train", "test")
 
 
 def source(files: Path, about: Any, cache_dir: str | None, read: Callable[[], Source]) -> Source:
-    """Load what `read` makes of `files`, or what it once made of them, if none of those that lie there has changed.
+    """Return the source that `read` loads from files, from the cache if none of the files has changed.
 
-    `files` is a folder, or a file that may lie beside others of the set; `about`: what else `read` goes by.
+    files: a folder, or one file beside the others of the set. about: JSON values of all else that `read` depends on.
     """
     stamps = _stamps(files)
-    if not stamps or not all(map(settled, stamps.values())):
+    if not stamps or not all(map(is_settled, stamps.values())):
         return read()
 
     def make() -> tuple[int, Write]:
@@ -41,23 +41,24 @@ def source(files: Path, about: Any, cache_dir: str | None, read: Callable[[], So
 
 
 def _stamps(files: Path) -> dict[str, list[int]]:
-    """Of the files of the set, by their paths."""
-    home = files if files.is_dir() else files.parent
-    there = home.rglob("*") if files.is_dir() else home.glob("*")
-    stamps = {path.relative_to(home).as_posix(): stamped(path) for path in sorted(there) if not path.is_dir()}
-    return {name: stamp for name, stamp in stamps.items() if stamp}
+    """Return the stamps of the set's files by their relative paths."""
+    folder = files if files.is_dir() else files.parent
+    paths = folder.rglob("*") if files.is_dir() else folder.glob("*")
+    stamps = {path.relative_to(folder).as_posix(): file_stamp(path) for path in sorted(paths) if not path.is_dir()}
+    return {path: stamp for path, stamp in stamps.items() if stamp}
 
 
 def _source(entry: CacheEntry) -> Source:
     """Cut an entry's payload into labels int64 [N] and images uint8 [N, C, H, W] of each part."""
-    shapes, at = entry.content["shapes"], 0
+    shapes, offset = entry.content["shapes"], 0
     labels, images = [], []
     for shape in shapes:
-        labels.append(torch.frombuffer(entry.payload, dtype=torch.int64, count=shape[0], offset=at))
-        at += labels[-1].nbytes
+        labels.append(torch.frombuffer(entry.payload, dtype=torch.int64, count=shape[0], offset=offset))
+        offset += labels[-1].nbytes
     for shape in shapes:
-        images.append(torch.frombuffer(entry.payload, dtype=torch.uint8, count=math.prod(shape), offset=at).view(shape))
-        at += images[-1].nbytes
+        pixels = torch.frombuffer(entry.payload, dtype=torch.uint8, count=math.prod(shape), offset=offset)
+        images.append(pixels.view(shape))
+        offset += images[-1].nbytes
     train, test = map(ResidentSplit, images, labels)
     content = entry.content
     return Source(train, None, test, tuple(content["classes"]), content["identity"], shapes[0][-1])

@@ -1,4 +1,4 @@
-"""Images that are arrays: checks, and a user's own .npz file."""
+"""Images in arrays: checks, and loading of a user's .npz file."""
 
 import hashlib
 import zipfile
@@ -16,7 +16,7 @@ OPTIONAL = ("x_val", "y_val", "classes")
 
 
 def load(root: str | None) -> Source:
-    """`root` is an .npz file, or a folder holding exactly one."""
+    """Load a data set from an .npz file. root: the file, or a folder with exactly one."""
     path = _find(place(root))
     arrays = _read(path)
     pairs = {}
@@ -33,9 +33,9 @@ def load(root: str | None) -> Source:
 
 
 def source(pairs: dict[str, tuple[np.ndarray, np.ndarray]], classes: tuple[str, ...], where: str) -> Source:
-    """A source from images uint8 [N, C, H, W] and integer labels [N] of `train`, `test` and perhaps `val`.
+    """Return a source from images uint8 [N, C, H, W] and integer labels [N] of `train`, `test` and perhaps `val`.
 
-    ConfigError: lengths, sizes or label ranges that do not fit together; `where` names the origin.
+    where: origin, for messages. ConfigError: lengths, sizes or label ranges do not fit together.
     """
     shape = pairs["train"][0].shape[1:]
     digest = hashlib.sha256(repr(classes).encode())
@@ -47,12 +47,12 @@ def source(pairs: dict[str, tuple[np.ndarray, np.ndarray]], classes: tuple[str, 
         if len(x) == 0:
             raise ConfigError(f"{name} has no images; at least one is needed")
         if x.shape[1:] != shape:
-            found = f"images are {_size(x.shape[1:])}, those of train {_size(shape)}"
-            raise ConfigError(f"{name} {found}; make them equal")
-        wrong = y[(y < 0) | (y >= len(classes))]
-        if len(wrong):
+            sizes = f"images are {_size(x.shape[1:])}, those of train {_size(shape)}"
+            raise ConfigError(f"{name} {sizes}; make them equal")
+        invalid = y[(y < 0) | (y >= len(classes))]
+        if len(invalid):
             allowed = f"0 to {len(classes) - 1} ({len(classes)} classes)"
-            raise ConfigError(f"{name} has the label {int(wrong[0])}, out of range; labels are {allowed}")
+            raise ConfigError(f"{name} has the label {int(invalid[0])}, out of range; labels are {allowed}")
         x, y = np.ascontiguousarray(x), y.astype(np.int64)
         digest.update(f"{part} {x.shape}".encode())
         digest.update(x)
@@ -62,7 +62,7 @@ def source(pairs: dict[str, tuple[np.ndarray, np.ndarray]], classes: tuple[str, 
 
 
 def check_images(x: np.ndarray, where: str) -> np.ndarray:
-    """Uint8 [N, H, W] or [N, H, W, C] as [N, C, H, W]; anything else is a ConfigError."""
+    """Return images uint8 [N, H, W] or [N, H, W, C] as [N, C, H, W]. ConfigError: any other array."""
     wanted = "uint8 [N, H, W] or [N, H, W, C] is wanted"
     if x.dtype != np.uint8:
         raise ConfigError(f"{where} is {x.dtype}; {wanted} (0 to 255)")
@@ -73,8 +73,8 @@ def check_images(x: np.ndarray, where: str) -> np.ndarray:
     if x.shape[-1] not in (1, 3, 4) and x.shape[1] in (1, 3, 4):
         raise ConfigError(f"{where} has the shape {list(x.shape)}, channels first; {wanted} (transpose it)")
     if x.shape[1] != x.shape[2]:
-        found = f"{x.shape[1]}x{x.shape[2]}"
-        raise ConfigError(f"{where} images are {found}; squares are wanted (crop or pad them)")
+        size = f"{x.shape[1]}x{x.shape[2]}"
+        raise ConfigError(f"{where} images are {size}; squares are wanted (crop or pad them)")
     if 0 in x.shape[1:]:
         raise ConfigError(f"{where} has the shape {list(x.shape)}: images without pixels; {wanted}")
     return x.transpose(0, 3, 1, 2)
@@ -93,11 +93,11 @@ def _check_labels(y: np.ndarray, where: str) -> np.ndarray:
 
 
 def _count_classes(y: np.ndarray, where: str) -> tuple[str, ...]:
-    """The names "0", "1", ...: as many as the labels of training need."""
+    """Return the names "0", "1", ... up to the highest training label."""
     highest = int(y.max())
-    if highest >= len(y):  # some class must be empty; also keeps a wild label from making a billion names
-        found = f"y_train has the label {highest} among {len(y)} images"
-        raise ConfigError(f"{where}: {found}; labels count from 0, without gaps")
+    if highest >= len(y):  # a class is empty; the check also bounds the number of names
+        reason = f"y_train has the label {highest} among {len(y)} images"
+        raise ConfigError(f"{where}: {reason}; labels count from 0, without gaps")
     return tuple(str(label) for label in range(highest + 1))
 
 
@@ -106,8 +106,8 @@ def _check_classes(names: np.ndarray, where: str) -> tuple[str, ...]:
         raise ConfigError(f"{where}: classes is {names.dtype} {list(names.shape)}; strings [K] are wanted")
     classes = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
     if len(set(classes)) != len(classes):
-        double = next(name for name in classes if classes.count(name) > 1)
-        raise ConfigError(f"{where}: classes has the name '{double}' twice; names must differ")
+        duplicate = next(name for name in classes if classes.count(name) > 1)
+        raise ConfigError(f"{where}: classes has the name '{duplicate}' twice; names must differ")
     return classes
 
 
@@ -116,18 +116,18 @@ def _find(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise ConfigError(f"data.root='{path}': no such file or folder; an .npz file is wanted")
-    found = sorted(path.glob("*.npz"))
-    if len(found) != 1:
-        names = f" ({', '.join(file.name for file in found[:5])})" if found else ""
+    files = sorted(path.glob("*.npz"))
+    if len(files) != 1:
+        names = f" ({', '.join(file.name for file in files[:5])})" if files else ""
         wanted = "exactly one is wanted, or the path of one"
-        raise ConfigError(f"data.root='{path}' holds {len(found)} .npz files{names}; {wanted}")
-    return found[0]
+        raise ConfigError(f"data.root='{path}' holds {len(files)} .npz files{names}; {wanted}")
+    return files[0]
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        with path.open("rb") as raw:
-            if not zipfile.is_zipfile(raw):
+        with path.open("rb") as stream:
+            if not zipfile.is_zipfile(stream):
                 wanted = "make one with numpy.savez_compressed"
                 raise ConfigError(f"data.root='{path}' is not an .npz file; {wanted}")
         with np.load(path, allow_pickle=False) as file:
@@ -145,16 +145,16 @@ def _member(file: np.lib.npyio.NpzFile, key: str, where: str) -> np.ndarray:
         raise ConfigError(f"{where}: {key} {reason}; plain uint8 and integer arrays are wanted") from error
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ConfigError(f"{where}: {key} is damaged ({error}); make the file again") from error
-    if not isinstance(array, np.ndarray):  # numpy hands out the bytes of a member that is no .npy
+    if not isinstance(array, np.ndarray):  # numpy returns the bytes of a member that is no .npy
         raise ConfigError(f"{where}: {key} is no array; make the file with numpy.savez_compressed")
     return array
 
 
-def _check_keys(found: list[str], where: str) -> None:
-    missing = [key for key in REQUIRED if key not in found]
-    if ("x_val" in found) != ("y_val" in found):
-        missing += [key for key in ("x_val", "y_val") if key not in found]
-    unknown = [key for key in found if key not in REQUIRED + OPTIONAL]
+def _check_keys(keys: list[str], where: str) -> None:
+    missing = [key for key in REQUIRED if key not in keys]
+    if ("x_val" in keys) != ("y_val" in keys):
+        missing += [key for key in ("x_val", "y_val") if key not in keys]
+    unknown = [key for key in keys if key not in REQUIRED + OPTIONAL]
     if missing or unknown:
         near = did_you_mean(unknown[0], REQUIRED + OPTIONAL) if unknown else ""
         parts = [f"no {', '.join(missing)}"] if missing else []

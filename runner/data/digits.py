@@ -1,4 +1,4 @@
-"""The embedded data set: 1,797 handwritten digits, 8x8, grey (see digits.LICENSE.md beside this file)."""
+"""Digits: the embedded data set of 1,797 handwritten digits, 8x8, gray (see digits.LICENSE.md beside this file)."""
 
 from pathlib import Path
 
@@ -7,5 +7,5 @@ from runner.data.splits import Source
 
 
 def load() -> Source:
-    """The test split (20 %, stratified) was fixed when the file was made."""
+    """Load the digits. The file fixes the test split (20 %, stratified)."""
     return arrays.load(str(Path(__file__).with_name("digits.npz")))

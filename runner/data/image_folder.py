@@ -1,4 +1,4 @@
-"""Folders of photos, one folder a class."""
+"""Image folders: photos in one folder a class."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from runner.data.decode import SUFFIXES
 from runner.data.photos import Decoding, Parts
 from runner.data.splits import Source, place
 
-VALIDATION = ("val", "valid", "validation")  # names that people give to that folder
+VALIDATION = ("val", "valid", "validation")  # accepted names of that folder
 LAYOUT = "train/CLASS/*.jpg beside val/ and test/ (or one of them), or CLASS/*.jpg"
 
 
@@ -27,24 +27,24 @@ def load(
     on_corrupt: Literal["error", "skip"] = "error",
     cache_dir: str | None = None,
 ) -> Source:
-    """Folders `train`, and one of `val` and `test` (that is the test split) or both (each is what it says).
+    """Load the folders `train`, `val` and `test`. If only one of `val` and `test` is there, it is the test split.
 
-    Where there is no second folder, `test_fraction` of each class is cut off for testing: always the same
-    photos, whatever `split_seed` is. ConfigError: no folder, no images, an empty class, classes that differ.
+    Without both, `test_fraction` of each class is split off for testing: always the same photos, whatever
+    `split_seed` is. ConfigError: no folder, no images, an empty class, classes that differ.
     """
     folder = place(root)
-    how = Decoding(resize, size, resident, budget_gb, workers, on_corrupt, cache_dir)
+    decoding = Decoding(resize, size, resident, budget_gb, workers, on_corrupt, cache_dir)
     parts, classes = _parts(folder, test_fraction)
-    return photos.source(folder, parts, classes, how)
+    return photos.source(folder, parts, classes, decoding)
 
 
 def _parts(root: Path, test_fraction: float) -> tuple[Parts, tuple[str, ...]]:
     if not root.is_dir():
         raise ConfigError(f"data.root='{root}': no such folder; looked for {LAYOUT}")
-    inside = [folder.name for folder in _folders(root)]
-    val = next((name for name in VALIDATION if name in inside), None)
-    test = "test" if "test" in inside else None
-    if "train" not in inside:
+    names = [folder.name for folder in _folders(root)]
+    val = next((name for name in VALIDATION if name in names), None)
+    test = "test" if "test" in names else None
+    if "train" not in names:
         if val or test:
             raise ConfigError(f"data.root='{root}' has '{val or test}' but no 'train'; looked for {LAYOUT}")
         return _cut(*_read(root, ""), test_fraction)
@@ -54,13 +54,13 @@ def _parts(root: Path, test_fraction: float) -> tuple[Parts, tuple[str, ...]]:
     parts = {"train": train}
     for part, name in (("val", val if test else None), ("test", test or val)):
         if name is not None:
-            parts[part], found = _read(root, name)
-            _same_classes(classes, found, name)
+            parts[part], part_classes = _read(root, name)
+            _check_classes(classes, part_classes, name)
     return parts, classes
 
 
 def _read(root: Path, part: str) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
-    """The photos of the class folders in `root/part`, sorted, and the names of the classes."""
+    """Return the photos of the class folders in `root/part`, sorted, with their labels; and the class names."""
     base = root / part
     folders = _folders(base)
     if not folders:
@@ -68,7 +68,7 @@ def _read(root: Path, part: str) -> tuple[list[tuple[str, int]], tuple[str, ...]
     photos_of = {folder.name: _images(folder) for folder in folders}
     if not any(photos_of.values()):
         raise ConfigError(f"data.root='{root}': no images in '{base.name}'; wanted: {LAYOUT}")
-    empty = [name for name, found in photos_of.items() if not found]
+    empty = [name for name, paths in photos_of.items() if not paths]
     if empty:
         kinds = " ".join(sorted(SUFFIXES))
         raise ConfigError(f"class folder '{base / empty[0]}' has no images ({kinds}); fill or remove it")
@@ -76,7 +76,7 @@ def _read(root: Path, part: str) -> tuple[list[tuple[str, int]], tuple[str, ...]
         names = ", ".join(photos_of)
         raise ConfigError(f"data.root='{root}': {names} hold only folders; call splits train, val, test: {LAYOUT}")
     members = [
-        (photo.relative_to(root).as_posix(), label) for label, found in enumerate(photos_of.values()) for photo in found
+        (photo.relative_to(root).as_posix(), label) for label, paths in enumerate(photos_of.values()) for photo in paths
     ]
     return members, tuple(photos_of)
 
@@ -86,18 +86,18 @@ def _folders(base: Path) -> list[Path]:
 
 
 def _images(folder: Path) -> list[Path]:
-    """All image files below `folder`, also through links; hidden ones (`._x.jpg` of a Mac) are none."""
+    """Return all image files below a folder, also through links, without hidden ones (`._x.jpg` of a Mac)."""
     return sorted(
-        Path(where) / name
-        for where, _, names in os.walk(folder, followlinks=True)
+        Path(parent) / name
+        for parent, _, names in os.walk(folder, followlinks=True)
         for name in names
         if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
     )
 
 
-def _same_classes(train: tuple[str, ...], found: tuple[str, ...], name: str) -> None:
-    missing = sorted(set(train) - set(found))
-    extra = sorted(set(found) - set(train))
+def _check_classes(train: tuple[str, ...], classes: tuple[str, ...], name: str) -> None:
+    missing = sorted(set(train) - set(classes))
+    extra = sorted(set(classes) - set(train))
     if missing or extra:
         parts = [f"lacks {', '.join(missing)}"] if missing else []
         parts += [f"also has {', '.join(extra)}"] if extra else []
@@ -109,14 +109,14 @@ def _cut(
 ) -> tuple[Parts, tuple[str, ...]]:
     if not 0 < test_fraction < 1:
         raise ConfigError(f"data.test_fraction={test_fraction}: there is no test folder; between 0 and 1 is wanted")
-    random = np.random.RandomState(0)  # the legacy generator: its stream is frozen for ever
-    testing: set[int] = set()
+    generator = np.random.RandomState(0)  # the legacy generator, because its stream never changes
+    test_rows: set[int] = set()
     labels = np.array([label for _, label in members])
     for label, name in enumerate(classes):
         rows = np.flatnonzero(labels == label)
         if len(rows) < 2:
             raise ConfigError(f"class '{name}' has one image; a test split is cut off, so at least two are needed")
         count = min(max(1, round(test_fraction * len(rows))), len(rows) - 1)
-        testing.update(random.permutation(rows)[:count].tolist())
-    train = [member for row, member in enumerate(members) if row not in testing]
-    return {"train": train, "test": [members[row] for row in sorted(testing)]}, classes
+        test_rows.update(generator.permutation(rows)[:count].tolist())
+    train = [member for row, member in enumerate(members) if row not in test_rows]
+    return {"train": train, "test": [members[row] for row in sorted(test_rows)]}, classes

@@ -1,4 +1,4 @@
-"""The last thing that happens to images before the network."""
+"""Normalize: the last step from images to network inputs. Samples of images."""
 
 from collections.abc import Iterator
 
@@ -11,10 +11,10 @@ CHUNK = 64  # images
 
 
 class Normalize:
-    """uint8 or [0, 1] images of any size -> float32 `[B, C, size, size]`, mean 0 and standard deviation 1 a channel.
+    """Callable: uint8 or [0, 1] images of any size -> float32 [B, C, size, size], mean 0 and std 1 a channel.
 
-    What is larger than the network's input is cut to its centre. An image of one channel is repeated to the C channels
-    of mean and standard deviation: it becomes what an image of C equal channels becomes.
+    Larger images are cut to their center. Images of one channel are repeated to the C channels of mean and standard
+    deviation, with the same result as for C equal channels.
     """
 
     def __init__(self, splits: Splits, device: torch.device, memory_format: torch.memory_format):
@@ -34,13 +34,13 @@ class Normalize:
         return images.contiguous(memory_format=self.memory_format)
 
     def undo(self, images: Tensor) -> Tensor:
-        """Network inputs as images in [0, 1], to look at."""
+        """Return network inputs as images in [0, 1], for pictures."""
         return (images * self.std + self.mean).clamp(0, 1)
 
 
 def sample(splits: Splits, count: int) -> Iterator[Tensor]:
-    """Batches of so many training images, or all of fewer, as the network gets them: from all over the split, which may
-    be sorted by class."""
+    """Yield `count` training images (all if there are fewer) in normalized batches, evenly spaced over the split."""
+    # evenly spaced, because a split may be sorted by class
     images, device = len(splits.train), splits.train.labels.device
     count = min(count, images)
     rows = torch.arange(count, device=device) * images // count
@@ -49,7 +49,7 @@ def sample(splits: Splits, count: int) -> Iterator[Tensor]:
 
 
 def sample_by_class(labels: Tensor, count: int, draws: torch.Generator) -> Tensor:
-    """Return the rows of `count` images, or of all where there are fewer: drawn at random, of each class its share."""
+    """Return the rows of `count` images (all if there are fewer), drawn at random in proportion to the classes."""
     order = torch.randperm(len(labels), generator=draws)
     order = order[labels.cpu()[order].argsort(stable=True)]  # class by class, each in a random order
     count = min(count, len(order))

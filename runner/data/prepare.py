@@ -1,4 +1,4 @@
-"""From a source to the splits of a run: classes kept, images drawn, validation cut, statistics taken."""
+"""Preparation of a run's splits from a source: choice of classes and images, validation split, statistics."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from runner.core.errors import ConfigError, did_you_mean
 from runner.data.splits import CHUNK_BYTES, Source, Split, Splits
 
-SMALLEST_STD = 1 / 255  # of a constant channel: one grey value, so that normalising stays finite
+SMALLEST_STD = 1 / 255  # of a constant channel: one gray value, so that normalizing stays finite
 
 
 def prepare(
@@ -19,13 +19,13 @@ def prepare(
     per_class: int | None = None,
     classes: list[int | float | str] | None = None,
 ) -> Splits:
-    """Keeps `classes`, draws `limit` or `per_class` images, cuts `val_fraction` of them off for validation.
+    """Return a run's splits: keep `classes`, draw `limit` or `per_class` images, split off `val_fraction` of them.
 
-    The test split loses only the classes that are left out. Each class is drawn in an order that `split_seed`
-    fixes: fewer images are, but for rounding, a part of what more would be. A source's own validation split
-    stays one (only limit and per_class cut it), and `val_fraction` then has nothing to do.
+    The test split only loses the classes that are left out. `split_seed` fixes the order in which each class is drawn.
+    So a smaller draw is part of a larger one, except for rounding. A source's own validation split is kept (only limit
+    and per_class cut it), and `val_fraction` then has no effect.
     """
-    kept = _kept(classes, source.classes)
+    kept = _class_indices(classes, source.classes)
     names = tuple(source.classes[index] for index in kept)
     if len(names) < 2:
         raise ConfigError(f"only one class ('{names[0]}'); a classifier needs at least two")
@@ -34,7 +34,7 @@ def prepare(
     for part, split in (("training", train), ("validation", val), ("test", test)):
         if split is not None and len(split) == 0:
             raise ConfigError(f"the {part} split has no image of {', '.join(names[:5])}; keep other classes")
-    _each_class_has_images(train, names)
+    _check_no_class_is_empty(train, names)
     generator = torch.Generator().manual_seed(split_seed)
     train, val = _draw(train, val, names, limit, per_class, generator)
     if source.val is None and val_fraction > 0:
@@ -44,7 +44,7 @@ def prepare(
 
 
 def statistics(split: Split) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [C] over all pixels, in 0..1 units, from exact integer sums."""
+    """Return mean and standard deviation [C] over all pixels, in 0..1 units, from exact integer sums."""
     channels, height, width = split.shape
     if split.moments is None:
         counts = torch.zeros((channels, 256), dtype=torch.int64, device=split.device)  # of each pixel value
@@ -61,7 +61,7 @@ def statistics(split: Split) -> tuple[Tensor, Tensor]:
     return (first / 255).float(), std.clamp(min=SMALLEST_STD).float()
 
 
-def _kept(wanted: list[int | float | str] | None, classes: tuple[str, ...]) -> list[int]:
+def _class_indices(wanted: list[int | float | str] | None, classes: tuple[str, ...]) -> list[int]:
     if wanted is None:
         return list(range(len(classes)))
     if len(wanted) == 0:
@@ -76,40 +76,40 @@ def _kept(wanted: list[int | float | str] | None, classes: tuple[str, ...]) -> l
 
 
 def _index(item: int | float | str, classes: tuple[str, ...]) -> int:
-    """Return the index of the class that an entry of `data.classes` means.
+    """Return the index of the class that an entry of `data.classes` names.
 
-    A name wins. A number is then the class whose name is that number (2 is `02`), and an index only where no class has
-    a number for its name.
+    An exact name comes first. A number means the class with that number as its name (2 is `02`), and an index only
+    where no class name is a number.
     """
     if str(item) in classes:
         return classes.index(str(item))
     values = [_number(name) for name in classes]
     value = _number(str(item))
-    same = [index for index, known in enumerate(values) if value is not None and known == value]
-    if len(same) == 1:
-        return same[0]
-    are_words = not any(known is not None for known in values)
+    matches = [index for index, number in enumerate(values) if value is not None and number == value]
+    if len(matches) == 1:
+        return matches[0]
+    are_words = not any(number is not None for number in values)
     if are_words and isinstance(item, int) and 0 <= item < len(classes):
         return item
     names = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
     known = f"0 to {len(classes) - 1}, or {names}" if are_words else names
-    if same:
-        both = ", ".join(f"'{classes[index]}'" for index in same)
+    if matches:
+        both = ", ".join(f"'{classes[index]}'" for index in matches)
         raise ConfigError(f"data.classes: {item} is the number of {both}; write the name that you mean in quotes")
     raise ConfigError(f"data.classes: no class '{item}'{did_you_mean(str(item), classes)} (there are {known})")
 
 
 def _number(name: str) -> float | None:
-    """Return the number that a name is; None for a word."""
+    """Return a name as a number; None for a word."""
     try:
         value = float(name)
     except ValueError:
         return None
-    return value if math.isfinite(value) and "_" not in name else None  # Python takes 1_0 for 10
+    return value if math.isfinite(value) and "_" not in name else None  # because Python reads 1_0 as 10
 
 
 def _keep(split: Split, kept: list[int]) -> Split:
-    """The images of the classes `kept` (old indices), relabelled 0, 1, ... in that order."""
+    """Return the images of the classes `kept` (old indices), relabeled 0, 1, ... in that order."""
     new = torch.full((max(kept + split.labels.unique().tolist()) + 1,), -1)
     new[kept] = torch.arange(len(kept))
     labels = new[split.labels]
@@ -119,7 +119,7 @@ def _keep(split: Split, kept: list[int]) -> Split:
     return split.select(rows, labels[rows])
 
 
-def _each_class_has_images(train: Split, names: tuple[str, ...]) -> None:
+def _check_no_class_is_empty(train: Split, names: tuple[str, ...]) -> None:
     counts = train.labels.bincount(minlength=len(names))
     empty = [name for name, count in zip(names, counts.tolist(), strict=True) if count == 0]
     if empty:
@@ -135,7 +135,7 @@ def _draw(
     per_class: int | None,
     generator: torch.Generator,
 ) -> tuple[Split, Split | None]:
-    """`limit` or `per_class` images of training and validation together, shared out class by class."""
+    """Draw `limit` or `per_class` images from training and validation together, shared out by class."""
     if limit is not None and per_class is not None:
         both = f"data.limit={limit} and data.per_class={per_class}"
         raise ConfigError(f"{both}: only one of them may be set")
@@ -145,10 +145,10 @@ def _draw(
     counts = torch.stack([part.labels.bincount(minlength=len(names)) for part in parts])  # [parts, K]
     total = counts.sum(0)
     if per_class is not None:
-        few = (total < per_class).nonzero().flatten().tolist()
-        if few:
-            there = f"'{names[few[0]]}' has {int(total[few[0]])} for training and validation"
-            raise ConfigError(f"data.per_class={per_class}: class {there}; ask for at most that many")
+        short = (total < per_class).nonzero().flatten().tolist()
+        if short:
+            available = f"'{names[short[0]]}' has {int(total[short[0]])} for training and validation"
+            raise ConfigError(f"data.per_class={per_class}: class {available}; ask for at most that many")
         quota = torch.full_like(total, per_class)
     else:
         if limit < len(names):
@@ -157,33 +157,33 @@ def _draw(
         quota = _share(min(limit, int(total.sum())), total, least=1, most=total)
     if val is None:
         return train.select(_pick(train.labels, quota, generator)[0]), None
-    of_train = (quota * counts[0] / total).ceil().long()  # rounded towards training: it needs every class
+    train_quota = (quota * counts[0] / total).ceil().long()  # rounded up, because training needs every class
     drawn = [
         part.select(_pick(part.labels, share, generator)[0])
-        for part, share in zip(parts, (of_train, quota - of_train), strict=True)
+        for part, share in zip(parts, (train_quota, quota - train_quota), strict=True)
     ]
     if len(drawn[1]) == 0:
-        asked = f"data.limit={limit}, data.per_class={per_class}"
-        raise ConfigError(f"{asked}: {int(quota.sum())} images leave none for validation; ask for more")
+        keys = f"data.limit={limit}, data.per_class={per_class}"
+        raise ConfigError(f"{keys}: {int(quota.sum())} images leave none for validation; ask for more")
     return drawn[0], drawn[1]
 
 
 def _cut(train: Split, fraction: float, classes: int, generator: torch.Generator) -> tuple[Split, Split]:
-    """Takes `fraction` of each class away for validation; every class keeps at least one training image."""
+    """Split off `fraction` of each class for validation; every class keeps at least one training image."""
     counts = train.labels.bincount(minlength=classes)
     wanted = max(1, round(fraction * len(train)))
     room = counts - 1
     if int(room.sum()) < wanted:
-        found = f"{len(train)} images of {classes} classes cannot give {wanted} and keep each class in training"
-        raise ConfigError(f"data.val_fraction={fraction}: {found}; take more images, or val_fraction=0")
-    picked, rest = _pick(train.labels, _share(wanted, counts, least=0, most=room), generator)
-    return train.select(rest), train.select(picked)
+        reason = f"{len(train)} images of {classes} classes cannot give {wanted} and keep each class in training"
+        raise ConfigError(f"data.val_fraction={fraction}: {reason}; take more images, or val_fraction=0")
+    drawn, rest = _pick(train.labels, _share(wanted, counts, least=0, most=room), generator)
+    return train.select(rest), train.select(drawn)
 
 
 def _share(total: int, counts: Tensor, least: int, most: Tensor) -> Tensor:
-    """Whole numbers near `total * counts / sum`, that add up to `total` and stay within `least` and `most`.
+    """Return whole numbers near `total * counts / sum` that add up to `total` and stay within `least` and `most`.
 
-    Largest remainders; ties go to the lower index. `total` must be possible.
+    By the largest remainder; ties go to the lower index. `total` must be possible.
     """
     ideal = counts.double() * total / counts.sum()
     result = ideal.floor().long().clamp(min=least).minimum(most)
@@ -197,9 +197,9 @@ def _share(total: int, counts: Tensor, least: int, most: Tensor) -> Tensor:
 
 
 def _pick(labels: Tensor, quota: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """`quota[k]` random rows of each class k, and the rows left over, both in rising order."""
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    """Draw `quota[k]` random rows of each class k; return them and the remaining rows, both in rising order."""
+    is_drawn = torch.zeros(len(labels), dtype=torch.bool)
     for label, count in enumerate(quota.tolist()):
         rows = (labels == label).nonzero().flatten()
-        chosen[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
-    return chosen.nonzero().flatten(), (~chosen).nonzero().flatten()
+        is_drawn[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
+    return is_drawn.nonzero().flatten(), (~is_drawn).nonzero().flatten()

@@ -1,4 +1,4 @@
-"""Photos decoded on the way: in worker processes, in order, so that their number changes nothing."""
+"""Streamed photos: decoded in order by worker processes; the number of workers does not change results."""
 
 import multiprocessing
 import os
@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader, Dataset
 from runner.data.decode import decode
 from runner.data.splits import Split
 
-Decoded = tuple[np.ndarray | None, str | None]  # pixels uint8 [3, side, side], or what is wrong
+Decoded = tuple[np.ndarray | None, str | None]  # (pixels uint8 [3, side, side], None) or (None, error)
 
 
 class StreamedSplit(Split):
-    """Photos that stay in their files: `batches` decodes them anew each time."""
+    """Split of photo files: `batches` decodes them anew each time."""
 
     def __init__(
         self,
@@ -38,15 +38,15 @@ class StreamedSplit(Split):
         return 3, self.side, self.side
 
     def batches(self, order: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """As `Split.batches`. OSError: a file that cannot be read any more, named."""
-        rows = [picked.cpu() for picked in order]
-        tasks = ([self.files[row] for row in picked.tolist()] for picked in rows)
-        for picked, decoded in zip(rows, in_order(list(tasks), self.side, self.workers), strict=True):
-            for row, (_, error) in zip(picked.tolist(), decoded, strict=True):
+        """Yield batches, see `Split.batches`. OSError names a file that cannot be read any more."""
+        batches = [rows.cpu() for rows in order]
+        tasks = ([self.files[row] for row in rows.tolist()] for rows in batches)
+        for rows, decoded in zip(batches, in_order(list(tasks), self.side, self.workers), strict=True):
+            for row, (_, error) in zip(rows.tolist(), decoded, strict=True):
                 if error is not None:
                     raise OSError(f"cannot read the image '{self.files[row]}': {error}")
             images = torch.from_numpy(np.stack([pixels for pixels, _ in decoded]))
-            yield images.to(self.device), self.labels.index_select(0, picked.to(self.labels.device))
+            yield images.to(self.device), self.labels.index_select(0, rows.to(self.labels.device))
 
     def select(self, rows: Tensor, labels: Tensor | None = None) -> "StreamedSplit":
         return StreamedSplit(
@@ -71,23 +71,23 @@ class StreamedSplit(Split):
 
 
 def in_order(tasks: list[list[str]], side: int, workers: int) -> Iterator[list[Decoded]]:
-    """Each task's files, decoded; the tasks in order, in `workers` processes (0: in this one)."""
+    """Yield each task's files decoded, in the order of the tasks, by `workers` processes (0: in this one)."""
     loader = DataLoader(
         _Files(tasks, side),
         batch_size=None,  # a task is a batch already
         num_workers=workers,
         collate_fn=_unchanged,
-        generator=torch.Generator(),  # its own: without one a loader draws from torch's global stream
+        generator=torch.Generator(),  # its own, because a loader without one draws from torch's global stream
     )
     return iter(loader)
 
 
-def worker_count(asked: int | Literal["auto"]) -> int:
-    """`auto`: one a core, none for a single core. None in a daemonic process: it may have no children."""
+def worker_count(workers: int | Literal["auto"]) -> int:
+    """Return the number of worker processes. `auto`: one a core, none for a single core."""
     if multiprocessing.current_process().daemon:
-        return 0
-    if asked != "auto":
-        return asked
+        return 0  # because a daemonic process may have no children
+    if workers != "auto":
+        return workers
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return cores if cores > 1 else 0
 
@@ -106,7 +106,7 @@ class _Files(Dataset):
 def _attempt(path: str, side: int) -> Decoded:
     try:
         return decode(path, side), None
-    except OSError as error:  # a value, not a raise: a loader would wrap it in a traceback of many lines
+    except OSError as error:  # returned, not raised, because a loader would wrap it in a traceback of many lines
         return None, str(error)
 
 

@@ -1,4 +1,4 @@
-"""torchvision's sets of small images, as arrays."""
+"""Data sets of small images from torchvision, as arrays."""
 
 from pathlib import Path
 from typing import Any
@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 
 from runner.core.errors import ConfigError
-from runner.data import array_cache as kept
-from runner.data import arrays
+from runner.data import array_cache, arrays
 from runner.data.splits import Source, place
 
-UNPICKLED = ("LSUN", "LSUNClass")  # sets that unpickle an index beside their files, without a checksum
+UNPICKLED = ("LSUN", "LSUNClass")  # data sets that unpickle an index beside their files, without a checksum
 
 
 def load(
@@ -25,10 +24,10 @@ def load(
     download: bool = False,
     cache_dir: str | None = None,
 ) -> Source:
-    """`torchvision.datasets.<dataset>`, its splits being the arguments `train` and `test`.
+    """Load `torchvision.datasets.<dataset>`; `train` and `test` are its arguments for the two splits.
 
-    `files` is what must lie in `root`; `labels` the attribute of the labels; `names` the classes, where the
-    set itself has no (good) names for them. See `torchvision_set` for the errors.
+    files: path that must exist in `root`. labels: attribute with the labels. names: of the classes, where the data set
+    has no (good) ones. For errors see `torchvision_set`.
     """
     folder = place(root)
 
@@ -44,15 +43,15 @@ def load(
         return arrays.source(pairs, classes, dataset)
 
     about = [dataset, train, test, labels, channels_first, names]
-    return kept.source(folder / files, about, cache_dir, read)
+    return array_cache.source(folder / files, about, cache_dir, read)
 
 
 def torchvision_set(root: Path, dataset: str, files: str, arguments: dict[str, Any], download: bool) -> Any:
-    """A data set of torchvision. ConfigError: not there and not to be fetched, not fetched, unreadable."""
+    """Return a data set of torchvision. ConfigError: missing without `download`, failed download, unreadable."""
     if not download and not (root / files).exists():
         wanted = f"data.root='{root}': {dataset} is not there (looked for '{files}' in it)"
         raise ConfigError(f"{wanted}; correct the folder, or fetch it by data.download=true")
-    from torchvision import datasets  # loads torch's compiler, which takes a second: not where a cached copy serves
+    from torchvision import datasets  # a slow import (one second), not needed for cached arrays
 
     if dataset not in datasets.__all__ or dataset in UNPICKLED:
         raise ConfigError(f"data.dataset={dataset}: no set of torchvision's that is read without running code in it")
@@ -61,7 +60,7 @@ def torchvision_set(root: Path, dataset: str, files: str, arguments: dict[str, A
     except ModuleNotFoundError as error:
         needed = f"the package '{error.name}', which is not installed"
         raise ConfigError(f"{dataset} needs {needed}; pip install {error.name}") from error
-    except Exception as error:  # a foreign parser on a user's files, or a network: any type can come
+    except Exception as error:  # torchvision's parsers and the network raise errors of any type
         reason = " ".join(str(error).split()) or type(error).__name__
         if download:
             raise ConfigError(f"data.root='{root}': fetching or reading {dataset} failed: {reason}") from error

@@ -1,4 +1,4 @@
-"""torchvision's sets of photos: its classes find the files and labels, the rest is `runner.data.photos`."""
+"""Data sets of photos from torchvision: its classes list files and labels, `runner.data.photos` does the rest."""
 
 import os
 from pathlib import Path
@@ -28,17 +28,17 @@ def load(
     on_corrupt: Literal["error", "skip"] = "error",
     cache_dir: str | None = None,
 ) -> Source:
-    """`torchvision.datasets.<dataset>`, its splits being the arguments `train`, `test` and, if any, `val`.
+    """Load `torchvision.datasets.<dataset>`; `train`, `test` and `val` (if any) are its arguments for the splits.
 
-    `files` is what must lie in `root`; `paths` and `labels` are the attributes with the files and labels.
+    files: path that must exist in `root`. paths, labels: attributes with the files and labels.
     """
-    how = Decoding(resize, size, resident, budget_gb, workers, on_corrupt, cache_dir)
+    decoding = Decoding(resize, size, resident, budget_gb, workers, on_corrupt, cache_dir)
     parts = {}
     folder = place(root)
     for part, arguments in (("train", train), ("val", val), ("test", test)):
         if arguments is not None:
-            found = torchvision_set(folder, dataset, files, arguments, download)
-            names = [Path(os.path.relpath(path, folder)).as_posix() for path in getattr(found, paths)]
-            parts[part] = list(zip(names, getattr(found, labels), strict=True))
-            classes = tuple(found.classes)
-    return photos.source(folder, parts, classes, how)
+            loaded = torchvision_set(folder, dataset, files, arguments, download)
+            names = [Path(os.path.relpath(path, folder)).as_posix() for path in getattr(loaded, paths)]
+            parts[part] = list(zip(names, getattr(loaded, labels), strict=True))
+            classes = tuple(loaded.classes)
+    return photos.source(folder, parts, classes, decoding)
