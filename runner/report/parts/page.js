@@ -6,7 +6,7 @@ for (const button of document.querySelectorAll(".sortable th button")) button.on
   const value = row => row.cells[column].dataset.v ?? row.cells[column].textContent.trim();
   const rows = [...body.rows].map(row => [value(row), row]);
   rows.sort(([a], [b]) => {
-    if (a === "" || b === "") return (a === "") - (b === "");  // what is not known stays last
+    if (a === "" || b === "") return (a === "") - (b === "");  // empty cells stay last
     const order = isNaN(a) || isNaN(b) ? a.localeCompare(b, undefined, {numeric: true}) : a - b;
     return down ? -order : order;
   });

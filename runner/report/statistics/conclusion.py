@@ -132,7 +132,7 @@ def _refusal(
     if most < FEWEST:
         each = "each combination" if complete == known else "each combination that is complete"
         return f"No verdict: {each} has {'one seed' if most == 1 else 'two seeds at most'}.", [
-            f"{'One seed settles' if most == 1 else 'Two seeds settle'} nothing: another can turn this order round. "
+            f"{'One seed settles' if most == 1 else 'Two seeds settle'} nothing: another can reverse this order. "
             "Sweep the seed as well (seed=0,1,2,3,4)."
         ]
     return f"No verdict: only one combination has {FEWEST} seeds or more and all of them done.", [
@@ -192,9 +192,9 @@ def _lines(rows: Sequence[Row], comparison: "Comparison") -> list[str]:
         f"{rival.high:+.4f}, {probability(rival.p)}."
     )
     if math.isinf(rival.more):
-        lines.append(f"The difference seen between these two is so small that {further(rival.more)} would be needed.")
+        lines.append(f"Their observed difference is so small that {further(rival.more)} would be needed.")
     elif rival.more:
         lines.append(
-            f"For these two {further(rival.more)} would tell (with 80 % power, if the difference seen is the true one)."
+            f"For these two {further(rival.more)} would show it (80 % power, if the observed difference is true)."
         )
     return lines
