@@ -110,7 +110,7 @@ def test_drawn_numbers_are_typed_as_a_person_would():
     interval = Dimension("x", "x", "", FloatDistribution(1.234561, 2))
     assert interval.text(1.987654321) == "1.98765" and interval.text(1.234561) == "1.234561"
     steps = Dimension("x", "x", "", space("x=range(0.1,0.5,0.1)"))
-    assert [steps.text(value) for value in steps.every()] == ["0.1", "0.2", "0.3", "0.4"]
+    assert [steps.text(value) for value in steps.values()] == ["0.1", "0.2", "0.3", "0.4"]
     assert steps.text(0.30000000000000004) == "0.3" and steps.locate(0.3) == 0.3 and steps.locate(0.35) is None
 
 

@@ -94,7 +94,7 @@ class Display(Listener):
         if self._live.is_started:
             self._live.stop()
         if error is None or isinstance(error, KeyboardInterrupt):
-            self.summary()
+            self.print_summary()
 
     def begin(self, entry: Entry) -> None:
         """Show that a run starts."""
@@ -188,7 +188,7 @@ class Display(Listener):
         value = result["val_accuracy"]
         return None if result["status"] != "done" or value is None else (value, f"val {value:.4f}")
 
-    def summary(self) -> None:
+    def print_summary(self) -> None:
         """Print the final table and the paths of results and report."""
         plan, out = self.plan, self.out
         results = [result for entry in plan.entries if (result := plan.displayed_result(entry)) is not None]

@@ -1,4 +1,4 @@
-"""What a person sees of a search: its space, the trials as they end, the best of them and how to run it again."""
+"""Terminal output of a search: its space, trials as they end, the best trials and their commands."""
 
 import shlex
 import time
@@ -20,19 +20,19 @@ from runner.sweep.run.table import COLOURS, MOST_ROWS
 from runner.sweep.run.tally import tally
 from runner.sweep.search.problem import Scope
 from runner.sweep.search.space import Params
-from runner.sweep.search.study import ENDED, RUN, TrialStore, complete, front
+from runner.sweep.search.study import ENDED, RUN, TrialStore, front, is_complete
 
 
 class SearchDisplay(Display):
-    """The live display of a search, and its table at the end."""
+    """Live display of a search and its final table."""
 
-    def __init__(self, scope: Scope, memory: TrialStore, known: int, left: int):
+    def __init__(self, scope: Scope, store: TrialStore, known: int, left: int):
         super().__init__(scope.plan, left)
-        self.scope, self.search, self.space, self.memory = scope, scope.settings, scope.space, memory
+        self.scope, self.search, self.space, self.store = scope, scope.settings, scope.space, store
         self._known = known
 
-    def __enter__(self) -> "Trials":
-        self.out.print(summary(self.scope, self._known), soft_wrap=True)
+    def __enter__(self) -> "SearchDisplay":
+        self.out.print(describe_search(self.scope, self._known), soft_wrap=True)
         self._begin()
         return self
 
@@ -42,20 +42,20 @@ class SearchDisplay(Display):
             return None
         return (value if self.search.higher[0] else -value), f"{metric} {number(value)}"
 
-    def copied(self, entry: Entry) -> None:
-        """A trial whose run another trial has done."""
+    def show_copied(self, entry: Entry) -> None:
+        """Show a trial whose run another trial has done."""
         self.ended += 1
         self.out.print(Text(f"[{self.ended}/{self.count}] {entry.label}  is done already"), soft_wrap=True)
 
-    def refused(self, params: Params, reason: str) -> None:
-        """A trial that no run can be made of."""
+    def show_refused(self, params: Params, reason: str) -> None:
+        """Show a trial whose config is invalid."""
         self.ended += 1
-        words = " ".join(self.space.words(params)[: len(self.space.dimensions)])
-        self.out.print(Text(f"[{self.ended}/{self.count}] {words}  ") + Text("refused", style="red") + f"  {reason}")
+        text = " ".join(self.space.overrides(params)[: len(self.space.dimensions)])
+        self.out.print(Text(f"[{self.ended}/{self.count}] {text}  ") + Text("refused", style="red") + f"  {reason}")
 
-    def summary(self) -> None:
-        """The table, the best trials, the counts."""
-        trials = self.memory.trials()
+    def print_summary(self) -> None:
+        """Print the table, the best trials and the counts."""
+        trials = self.store.trials()
         if not trials:
             return
         best = front(trials, self.search.higher)
@@ -66,46 +66,49 @@ class SearchDisplay(Display):
             self.out.print(
                 f"best: trial {trial.number}, {values}{others}:  {self._command(trial.params)}", soft_wrap=True
             )
-        words = self._counts(trials)
+        counts = self._counts(trials)
         total = max(self.scope.total, len(trials))
-        self.out.print(f"{len(trials)} of {counted(total, 'trial')}: {words}; {time.monotonic() - self.started:.1f} s")
+        self.out.print(f"{len(trials)} of {counted(total, 'trial')}: {counts}; {time.monotonic() - self.started:.1f} s")
         self.print_fusing(record.result for record in records(self.plan.folder))
         if self.report:
             self.out.print(f"report:  {self.report}", soft_wrap=True)
             self.out.print(f"curves:  tensorboard --logdir {self.plan.folder}", soft_wrap=True)
 
-    def left(self) -> str:
-        """Return in words what an interrupted search leaves to do."""
-        return f"{self._counts(self.memory.trials())}; the same command goes on where it stopped"
+    def describe_remaining(self) -> str:
+        """Describe what an interrupted search leaves to do."""
+        return f"{self._counts(self.store.trials())}; the same command goes on where it stopped"
 
     def _counts(self, trials: list[FrozenTrial]) -> str:
-        """Count the trials of each status in words, those to come included; name where interrupted ones resume."""
+        """Describe how many trials have each status, including those to come, and where interrupted ones resume."""
         known = by_fingerprint(self.plan.folder)
-        records = [known.get(trial.user_attrs[RUN]["fingerprint"]) for trial in trials if RUN in trial.user_attrs]
-        counts = Counter(standing(trial, known) for trial in trials)
+        trial_records = [known.get(trial.user_attrs[RUN]["fingerprint"]) for trial in trials if RUN in trial.user_attrs]
+        counts = Counter(current_status(trial, known) for trial in trials)
         counts["not started"] += max(0, self.scope.total - len(trials))
-        resumes = [record.resumes for record in records if record is not None and record.standing == "interrupted"]
+        resumes = [record.resumes for record in trial_records if record is not None and record.standing == "interrupted"]
         return tally(counts, resumes)
 
     def _command(self, params: Params) -> str:
-        """How one point of the space is run alone. An experiment may have keys that only this sweeper knows."""
-        words = self.space.words(params)
-        more = ["hydra/sweeper=search"] if any(word.startswith("experiment=") for word in words) else []
-        return shlex.join(["python", "-m", "runner", *words, *more])
+        """Return the command that runs one point of the space."""
+        overrides = self.space.overrides(params)
+        # An experiment may set keys that only this sweeper has.
+        sweeper = ["hydra/sweeper=search"] if any(override.startswith("experiment=") for override in overrides) else []
+        return shlex.join(["python", "-m", "runner", *overrides, *sweeper])
 
     def _results(self, trials: list[FrozenTrial], best: set[int]) -> Table:
         table = Table(title=str(self.plan.folder))
-        keys = [one.key for one in self.space.dimensions]
+        keys = [dim.key for dim in self.space.dimensions]
         for column in ("trial", *keys, "status", *self.search.metric):
             table.add_column(column, justify="left" if column in (*keys, "status") else "right")
         sign = -1 if self.search.higher[0] else 1
-        ranked = sorted(trials, key=lambda trial: (not complete(trial), sign * trial.values[0] if trial.values else 0))
+        ranked = sorted(
+            trials, key=lambda trial: (not is_complete(trial), sign * trial.values[0] if trial.values else 0)
+        )
         known = by_fingerprint(self.plan.folder)
         for trial in ranked[:MOST_ROWS]:
-            word = standing(trial, known)
-            shown = Text(word, style=COLOURS.get(word, ""))
+            status_text = current_status(trial, known)
+            shown = Text(status_text, style=COLOURS.get(status_text, ""))
             texts = (
-                one.text(trial.params[one.key]) if one.key in trial.params else "-" for one in self.space.dimensions
+                dim.text(trial.params[dim.key]) if dim.key in trial.params else "-" for dim in self.space.dimensions
             )
             values = [number(value) for value in trial.values or ()]
             values += ["-"] * (len(self.search.metric) - len(values))
@@ -117,20 +120,20 @@ class SearchDisplay(Display):
 
 
 def show_space(scope: Scope, known: int) -> None:
-    """`dry_run=true`: what would be searched; nothing is made."""
+    """Print the space of a search for `dry_run=true`; writes nothing."""
     out = console()
     table = Table(title=f"a search in {scope.plan.folder} (dry run: nothing is started)")
     for column in ("key", "space", "values"):
         table.add_column(column)
-    for one in scope.space.dimensions:
-        every = one.every()
-        table.add_row(Text(one.key), Text(one.typed), "any between" if every is None else str(len(every)))
+    for dim in scope.space.dimensions:
+        values = dim.values()
+        table.add_row(Text(dim.key), Text(dim.typed), "any between" if values is None else str(len(values)))
     out.print(table)
-    out.print(summary(scope, known), soft_wrap=True)
+    out.print(describe_search(scope, known), soft_wrap=True)
 
 
-def summary(scope: Scope, known: int) -> str:
-    """A search in a line."""
+def describe_search(scope: Scope, known: int) -> str:
+    """Return a line on the search: metrics, sampler, pruner and number of trials."""
     search, total = scope.settings, scope.total
     pruner = "no pruner" if search.pruner == "none" else f"pruner {search.pruner}"
     goals = ", ".join(f"{'highest' if more else 'lowest'} {name}" for name, more in zip(search.metric, search.higher))
@@ -138,8 +141,8 @@ def summary(scope: Scope, known: int) -> str:
     return f"search for the {goals} (sampler {search.sampler}, {pruner}): {counts}"
 
 
-def standing(trial: FrozenTrial, known: Mapping[str, Record]) -> str:
-    """Return `status`, or for a trial that has not ended what its run's record says. `known`: by fingerprint."""
+def current_status(trial: FrozenTrial, known: Mapping[str, Record]) -> str:
+    """Return a trial's status; before its end the status of its run. `known`: fingerprint -> record."""
     if ENDED in trial.user_attrs:
         return status(trial)
     record = known.get(trial.user_attrs[RUN]["fingerprint"]) if RUN in trial.user_attrs else None
@@ -147,5 +150,5 @@ def standing(trial: FrozenTrial, known: Mapping[str, Record]) -> str:
 
 
 def status(trial: FrozenTrial) -> str:
-    """done, pruned, diverged, failed, ... as its run ended; `interrupted` where it has not."""
+    """Return the status of the trial's run: done, pruned, diverged, failed, ...; `interrupted` before its end."""
     return trial.user_attrs[ENDED]["status"] if ENDED in trial.user_attrs else "interrupted"

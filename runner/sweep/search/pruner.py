@@ -1,4 +1,4 @@
-"""Who stops a run that promises nothing: what a worker does with a search's pruner, after every epoch."""
+"""Pruning of a search: after each epoch a run reports to the Optuna study and asks its pruner."""
 
 import contextlib
 import errno
@@ -16,12 +16,12 @@ from optuna.storages import RDBStorage
 from runner.task.job import Pruner
 
 PATIENCE = 60.0  # seconds to wait for other processes that write to the study
-NAME = "search"  # of the study in its file
+NAME = "search"  # name of the study in its file
 
 
 @dataclass(frozen=True)
 class PruningRule:
-    """Which runs are stopped. `min_epochs`: that every run is given; `epochs`: that the longest has."""
+    """Rule that stops runs early. `min_epochs`: of every run; `epochs`: of the longest run."""
 
     kind: str
     metric: str
@@ -32,7 +32,7 @@ class PruningRule:
     reduction_factor: int | None
 
     def build(self) -> BasePruner:
-        """Optuna's."""
+        """Return Optuna's pruner."""
         factor = {} if self.reduction_factor is None else {"reduction_factor": self.reduction_factor}
         if self.kind == "median":
             return pruners.MedianPruner(self.startup_trials, n_warmup_steps=self.min_epochs)
@@ -43,8 +43,8 @@ class PruningRule:
         return pruners.NopPruner()
 
     @property
-    def words(self) -> str:
-        """What it means to be stopped."""
+    def reason(self) -> str:
+        """Reason for stopping a run, as text."""
         if self.kind == "median":
             return f"{'below' if self.higher else 'above'} the median of the finished runs"
         factor = self.reduction_factor or (4 if self.kind == "halving" else 3)
@@ -53,7 +53,7 @@ class PruningRule:
 
 @dataclass(frozen=True)
 class TrialPruner(Pruner):
-    """A run's place in a search: it tells the study how it gets on, and asks the pruner, wherever it is done."""
+    """Pruner of a trial: reports each epoch to the study and asks it whether to stop, in any process."""
 
     url: str
     number: int
@@ -63,56 +63,59 @@ class TrialPruner(Pruner):
     def stop_reason(self, row: Mapping[str, Any], ended: bool) -> str | None:
         epoch, metric = row["epoch"], self.pruner.metric
         with full_disk():
-            study, where = _study(self.url, self.pruner)
-            known = study.get_trials(deepcopy=False)[self.number]
-            if known.state.is_finished():  # by another process, which took this one for dead
+            study, database = _open_study(self.url, self.pruner)
+            frozen = study.get_trials(deepcopy=False)[self.number]
+            if frozen.state.is_finished():  # by another process, which considered this one dead
                 return None
-            trial = trial_of(study, where, self.number)
-            if epoch not in known.intermediate_values:  # a run that is resumed does an epoch again
+            trial = get_trial(study, database, self.number)
+            if epoch not in frozen.intermediate_values:  # a resumed run repeats an epoch
                 trial.report(row[metric], epoch)
             if ended or not trial.should_prune():
                 return None
-        return f"stopped at epoch {epoch} of {self.epochs}: {metric} {row[metric]:.4g}, {self.pruner.words}"
+        return f"stopped at epoch {epoch} of {self.epochs}: {metric} {row[metric]:.4g}, {self.pruner.reason}"
 
 
-def storage(url: str) -> RDBStorage:
-    """The study's file."""
+def open_storage(url: str) -> RDBStorage:
+    """Open the study's database."""
     return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": PATIENCE}})
 
 
-def trial_of(study: Study, where: RDBStorage, number: int) -> Trial:
-    """A trial that was begun, to report on or to end."""
-    of = where.get_study_id_from_name(study.study_name)
-    return Trial(study, where.get_trial_id_from_study_id_trial_number(of, number))
+def get_trial(study: Study, database: RDBStorage, number: int) -> Trial:
+    """Return the trial of that number, to report to it or to end it."""
+    study_id = database.get_study_id_from_name(study.study_name)
+    return Trial(study, database.get_trial_id_from_study_id_trial_number(study_id, number))
 
 
-_opened: dict[tuple[str, PruningRule], tuple[Study, RDBStorage]] = {}  # what this process's runs report to
+_open_studies: dict[
+    tuple[str, PruningRule], tuple[Study, RDBStorage]
+] = {}  # studies that this process's runs report to
 
 
-def _study(url: str, pruner: PruningRule) -> tuple[Study, RDBStorage]:
-    if (url, pruner) not in _opened:
-        forget()
-        where = storage(url)  # a sampler of its own: a worker proposes nothing
-        study = load_study(study_name=NAME, storage=where, sampler=RandomSampler(), pruner=pruner.build())
-        _opened[url, pruner] = study, where
-    return _opened[url, pruner]
+def _open_study(url: str, pruner: PruningRule) -> tuple[Study, RDBStorage]:
+    if (url, pruner) not in _open_studies:
+        close_all()
+        database = open_storage(url)
+        # The sampler does not matter, because workers propose nothing.
+        study = load_study(study_name=NAME, storage=database, sampler=RandomSampler(), pruner=pruner.build())
+        _open_studies[url, pruner] = study, database
+    return _open_studies[url, pruner]
 
 
-def forget() -> None:
-    """Closes the study that this process's runs reported to."""
-    while _opened:
-        close(_opened.popitem()[1][1])
+def close_all() -> None:
+    """Close the studies that this process's runs reported to."""
+    while _open_studies:
+        close(_open_studies.popitem()[1][1])
 
 
-def close(where: RDBStorage) -> None:
-    """The study's file is nobody's any more."""
-    where.remove_session()
-    where.engine.dispose()
+def close(database: RDBStorage) -> None:
+    """Close the connections to a study's database."""
+    database.remove_session()
+    database.engine.dispose()
 
 
 @contextlib.contextmanager
 def full_disk() -> Iterator[None]:
-    """SQLite's word for a full disk as the system's."""
+    """Raise SQLite's error of a full disk as `OSError` ENOSPC."""
     try:
         yield
     except StorageInternalError as error:

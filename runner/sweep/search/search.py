@@ -1,4 +1,4 @@
-"""What the sweeper `search` does: asks for a trial whenever a worker is free, and tells how its run ended."""
+"""Sweeper `search`: starts a trial whenever a worker is free, and reports its result to the study."""
 
 import contextlib
 import csv
@@ -37,57 +37,59 @@ from runner.task.recorder import METRICS
 
 
 def search(composer: Composer, launcher: Launcher, arguments: list[str]) -> None:
-    """Searches a space until there are `n_trials` trials in its folder. Ends the process with 1 where some run did
-    not end well; raises `ConfigError` before anything starts where something cannot work."""
-    ours, scope = open_launcher(launcher), make_scope(composer, arguments)
-    grouping.set_fusing(scope.plan, ours)
+    """Search a space until its folder holds `n_trials` trials.
+
+    Exits with code 1 if a run did not end well. Raises `ConfigError` before any run starts if the search is invalid.
+    """
+    plan_launcher, scope = open_launcher(launcher), make_scope(composer, arguments)
+    grouping.set_fusing(scope.plan, plan_launcher)
     first = scope.plan.entries[0].job
     if first.config["dry_run"]:
-        known = Search(scope, _memory(scope) if (scope.plan.folder / FILE).exists() else None).known()
+        known = Search(scope, _open_store(scope) if (scope.plan.folder / FILE).exists() else None).known()
         show_space(scope, known)
         return
-    with sweep_folder(scope.plan.folder, FILE), contextlib.closing(_memory(scope)) as memory:
-        Search(scope, memory).run(ours)
-        ends = [status(trial) for trial in memory.trials()]
-    if any(end not in GOOD for end in ends):
+    with sweep_folder(scope.plan.folder, FILE), contextlib.closing(_open_store(scope)) as store:
+        Search(scope, store).run(plan_launcher)
+        statuses = [status(trial) for trial in store.trials()]
+    if any(word not in GOOD for word in statuses):
         sys.exit(1)
 
 
-def _memory(scope: Scope) -> TrialStore:
+def _open_store(scope: Scope) -> TrialStore:
     first = scope.plan.entries[0]
     earlier = None if first.earlier is None else first.earlier[0]
     return TrialStore(scope.plan.folder, scope.settings, scope.space, scope.pruner, first.job.fingerprint, earlier)
 
 
 class Search:
-    """A search under way: which trial is which run."""
+    """Search in progress: matches trials and runs."""
 
-    def __init__(self, scope: Scope, memory: TrialStore | None):
-        self.scope, self.plan, self.memory = scope, scope.plan, memory
+    def __init__(self, scope: Scope, store: TrialStore | None):
+        self.scope, self.plan, self.store = scope, scope.plan, store
         self.records = by_fingerprint(self.plan.folder)
         for fingerprint, record in self.records.items():
             kept = self.plan.done if record.status in FINISHED else self.plan.left
             kept[fingerprint] = record
             if record.status == "done":
                 self.plan.trained[record.result["training"]] = record.folder
-        self._flight: dict[str, list[Trial]] = {}  # fingerprint -> the trials that wait for its run
-        self._left: set[int] = set()  # numbers of trials whose process was asked to end, and not this command
+        self._in_flight: dict[str, list[Trial]] = {}  # fingerprint -> trials that wait for the run
+        self._interrupted: set[int] = set()  # numbers of trials whose process alone was told to end
 
     def known(self) -> int:
-        """Trials that are there, and runs that would be counted in."""
-        return len(list(self._beside())) + (0 if self.memory is None else len(self.memory.trials()))
+        """Return the number of trials in the study and of finished runs to add as trials."""
+        return len(list(self._untracked())) + (0 if self.store is None else len(self.store.trials()))
 
     def run(self, launcher: Any) -> None:
-        """To the last trial, and the report."""
-        for params, record in list(self._beside()):
-            job = record.result
-            self.memory.add(params, job, self._curve(record.folder), job["fingerprint"], job["threads"])
+        """Execute the search to its last trial and write the report."""
+        for params, record in list(self._untracked()):
+            result = record.result
+            self.store.add(params, result, self._curve(record.folder), result["fingerprint"], result["threads"])
         self._repeat()
-        trials = self.memory.trials()
+        trials = self.store.trials()
         ended = sum(trial.state.is_finished() for trial in trials)
         left = max(self.scope.total, len(trials)) - ended
         self.plan.set_workers(launcher.count(max(1, left), False, self.plan.device), {})
-        with SearchDisplay(self.scope, self.memory, ended, left) as self.display:
+        with SearchDisplay(self.scope, self.store, ended, left) as self.display:
             try:
                 if left:
                     with launcher.make_executor(self.plan, self.display) as executor:
@@ -95,133 +97,131 @@ class Search:
             except DiskFull as full:
                 raise DiskFull(f"{full}; make room, then the same command goes on") from full
             except KeyboardInterrupt as end:
-                raise make_interrupted(end, self.display.left()) from end
+                raise make_interrupted(end, self.display.describe_remaining()) from end
             finally:
                 if by_fingerprint(self.plan.folder):
                     self.display.report = write_report(self.plan.folder)
 
     # -- trials to runs -----------------------------------------------------------------------------------------
 
-    def _drive(self, drive: Scheduler) -> None:
-        self._adopt(drive, others=False)
+    def _drive(self, scheduler: Scheduler) -> None:
+        self._adopt(scheduler, others=False)
         while True:
-            while drive.idle > 0 and (asked := self.memory.ask(self.scope.total)) is not None:
-                self._place(*asked, drive)
-            if not drive.pending:
-                self._adopt(drive, others=True)
-            if not drive.pending:
+            while scheduler.idle > 0 and (trial_and_point := self.store.ask(self.scope.total)) is not None:
+                self._submit(*trial_and_point, scheduler)
+            if not scheduler.pending:
+                self._adopt(scheduler, others=True)
+            if not scheduler.pending:
                 return
-            self._settle(drive.next(), drive)
+            self._end_trials(scheduler.next(), scheduler)
 
-    def _adopt(self, drive: Scheduler, others: bool) -> None:
-        """Trials that have not ended and are not ours: of a process that is gone, and in the end (`others`) those of
-        one that is still at it, which are waited for."""
-        mine = {trial.number for trials in self._flight.values() for trial in trials} | self._left
-        for trial in self.memory.trials():
-            if trial.state is not TrialState.RUNNING or trial.number in mine:
+    def _adopt(self, scheduler: Scheduler, others: bool) -> None:
+        """Adopt unfinished trials of dead processes; with `others` also those of live ones, to wait for them."""
+        own = {trial.number for trials in self._in_flight.values() for trial in trials} | self._interrupted
+        for trial in self.store.trials():
+            if trial.state is not TrialState.RUNNING or trial.number in own:
                 continue
             run = trial.user_attrs.get(RUN)
             record = None if run is None else self.records.get(run["fingerprint"])
             if not others and record is not None and lock.holder(record.folder) is not None:
-                continue  # of another command that is at work
-            self._place(*self.memory.resume(trial.number), drive, None if run is None else run["threads"])
+                continue  # another command is executing it
+            self._submit(*self.store.resume(trial.number), scheduler, None if run is None else run["threads"])
 
-    def _place(self, trial: Trial, params: Params, drive: Scheduler, count: int | None = None) -> None:
-        """Has the run of a trial done, unless it was done or is being done. `count`: of threads, where they are
-        settled."""
+    def _submit(self, trial: Trial, params: Params, scheduler: Scheduler, count: int | None = None) -> None:
+        """Submit the run of a trial, unless it is done or under way. `count`: number of threads, if fixed earlier."""
         try:
-            entry = self._entry(trial, params, count)
+            entry = self._make_entry(trial, params, count)
         except ConfigError as error:
-            self.memory.tell(trial, {"status": "refused", "reason": str(error)}, {})
-            self.display.refused(params, str(error))
+            self.store.tell(trial, {"status": "refused", "reason": str(error)}, {})
+            self.display.show_refused(params, str(error))
             return
         job = entry.job
-        self.memory.note(trial, job.fingerprint, job.threads)
-        record = read(job.folder)  # another process may have done it by now
-        if job.fingerprint in self._flight:
-            self._flight[job.fingerprint].append(trial)
+        self.store.note(trial, job.fingerprint, job.threads)
+        record = read(job.folder)  # another process may have finished it meanwhile
+        if job.fingerprint in self._in_flight:
+            self._in_flight[job.fingerprint].append(trial)
         elif record is not None and record.status in FINISHED:
-            self.memory.tell(trial, record.result, self._curve(record.folder))
-            self.display.copied(entry)
+            self.store.tell(trial, record.result, self._curve(record.folder))
+            self.display.show_copied(entry)
         else:
-            self._flight[job.fingerprint] = [trial]
-            drive.submit(entry)
+            self._in_flight[job.fingerprint] = [trial]
+            scheduler.submit(entry)
 
-    def _entry(self, trial: Trial, params: Params, count: int | None) -> Entry:
+    def _make_entry(self, trial: Trial, params: Params, count: int | None) -> Entry:
         entry = self.scope.entry(params, trial.number)
         check_one_folder([self.plan.folder, entry.job.sweep])
-        known = {key: record.result.get("number") for key, record in self.records.items()}
-        if (number := self.memory.number(trial, entry.job.fingerprint, known)) != trial.number:
+        numbers = {key: record.result.get("number") for key, record in self.records.items()}
+        if (number := self.store.number(trial, entry.job.fingerprint, numbers)) != trial.number:
             entry = entry.with_number(number)
         job = entry.job
         if matched := match(entry, self.records):
             entry, record = matched
             entry = in_folder(entry, record.folder)
-        elif (there := read(job.folder)) is not None and there.result["fingerprint"] != job.fingerprint:
+        elif (other := read(job.folder)) is not None and other.result["fingerprint"] != job.fingerprint:
             raise ConfigError(f"{job.folder} holds another run; hydra.sweep.subdir must tell runs apart")
         else:
             check_disjoint(self.plan.folder, [job.folder], (record.folder for record in self.records.values()))
         check_run_folder(entry.job.folder, job.fingerprint, job.files)
         count = count or threads(job.config, entry.facts.flops, self.plan.workers)
-        judge = None
+        pruner = None
         if self.scope.pruner.kind != "none":
-            judge = TrialPruner(self.memory.url, trial.number, job.config["epochs"], self.scope.pruner)
-        return replace(entry, job=replace(entry.job, threads=count, pruner=judge))
+            pruner = TrialPruner(self.store.url, trial.number, job.config["epochs"], self.scope.pruner)
+        return replace(entry, job=replace(entry.job, threads=count, pruner=pruner))
 
-    def _settle(self, entry: Entry, drive: Scheduler) -> None:
-        """A run has ended, and with it its trials."""
-        if entry.job.fingerprint in drive.interrupted:  # the next command goes on with it
-            self._left |= {trial.number for trial in self._flight.pop(entry.job.fingerprint)}
+    def _end_trials(self, entry: Entry, scheduler: Scheduler) -> None:
+        """End the trials of a run that has ended."""
+        if entry.job.fingerprint in scheduler.interrupted:  # the next command resumes it
+            self._interrupted |= {trial.number for trial in self._in_flight.pop(entry.job.fingerprint)}
             self.display.end(entry)
             return
         record = read(entry.job.folder)
         if record is None:
             raise ConfigError(f"{entry.job.folder}: its result is gone; the same command does that run again")
         self.records[entry.job.fingerprint] = record
-        first, *copies = self._flight.pop(entry.job.fingerprint)
+        first, *copies = self._in_flight.pop(entry.job.fingerprint)
         curve = self._curve(record.folder)
-        self.memory.tell(first, record.result, curve)
+        self.store.tell(first, record.result, curve)
         self.display.end(entry)
         for trial in copies:
-            self.memory.tell(trial, record.result, curve)
-            self.display.copied(entry)
+            self.store.tell(trial, record.result, curve)
+            self.display.show_copied(entry)
 
     # -- runs to trials -----------------------------------------------------------------------------------------
 
     def _repeat(self) -> None:
-        """Trials whose run failed, or whose folder is gone: the folders are what counts."""
-        for trial in self.memory.trials():
+        """Repeat trials if their run failed or its folder was deleted: the folders decide, not the study."""
+        for trial in self.store.trials():
             if not trial.state.is_finished() or RUN not in trial.user_attrs:
                 continue
             record = self.records.get(trial.user_attrs[RUN]["fingerprint"])
             if record is None or record.status not in FINISHED:
-                self.memory.repeat(trial)
+                self.store.repeat(trial)
 
-    def _beside(self) -> Iterator[tuple[Params, Record]]:
-        """Finished runs of the folder that lie in the space, and that no trial stands for."""
-        trials = [] if self.memory is None else self.memory.study.get_trials(deepcopy=False)
+    def _untracked(self) -> Iterator[tuple[Params, Record]]:
+        """Yield finished runs of the folder that lie in the space and have no trial."""
+        trials = [] if self.store is None else self.store.study.get_trials(deepcopy=False)
         counted = {trial.user_attrs[RUN]["fingerprint"] for trial in trials if RUN in trial.user_attrs}
         for fingerprint, record in self.records.items():
             if fingerprint in counted or record.status not in FINISHED:
                 continue
-            params = self._located(record)
+            params = self._locate(record)
             if params is not None:
                 yield params, record
 
-    def _located(self, record: Record) -> Params | None:
-        """The point of the space that a run is: if it is one, the same words make the same fingerprint."""
+    def _locate(self, record: Record) -> Params | None:
+        """Return the point of a run, if the overrides of that point give the run's fingerprint; else None."""
         try:
             config = yaml.load((record.folder / "config.yaml").read_bytes(), yaml.CSafeLoader)
             params = self.scope.space.locate(config, record.result["choices"])
             alone = {record.result["fingerprint"]: record}
             if params is None or match(self.scope.entry(params), alone) is None:
                 return None
-        except (OSError, yaml.YAMLError, ConfigError):  # damaged, or a combination that cannot run any more
+        except (OSError, yaml.YAMLError, ConfigError):  # a damaged file, or a combination that is now invalid
             return None
         return params
 
     def _curve(self, folder: Path) -> dict[int, float]:
-        """Epoch -> the metric that pruners go by."""
+        """Return epoch -> metric for the pruner."""
         metric = self.scope.settings.metric[0]
         path = folder / METRICS
         if metric not in EACH_EPOCH or not path.exists():

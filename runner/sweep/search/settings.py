@@ -1,4 +1,4 @@
-"""What a search may be told: `hydra.sweeper.KEY`, with types, ranges and which goes with which."""
+"""Settings of a search, `hydra.sweeper.KEY`: types, ranges and combinations that are refused."""
 
 from typing import Annotated, Any, Literal
 
@@ -10,8 +10,8 @@ from runner.core.errors import ConfigError
 from runner.core.schema import Count, Keys, Positive, Text, Whole
 
 PREFIX = "hydra.sweeper."
-TRIALS = 20  # of a search that is told no number
-# What a run's result can be judged by, and whether more is better. The test split has no part in a decision.
+TRIALS = 20  # default of n_trials
+# Metrics of a run's result -> higher is better. Metrics of the test split are excluded, because a search selects.
 METRICS = {
     "val_accuracy": True,
     "val_loss": False,
@@ -21,41 +21,41 @@ METRICS = {
     "parameters": False,
     "peak_memory_mb": False,
 }
-EACH_EPOCH = ("val_accuracy", "val_loss")  # those that are known while a run goes on
+EACH_EPOCH = ("val_accuracy", "val_loss")  # metrics known after each epoch
 
 
-def _several(value: Any) -> Any:
+def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
 class Settings(Keys):
-    """A search: who proposes, by what, and who stops runs early."""
+    """Settings of a search: sampler, metrics and pruner."""
 
     sampler: Literal["tpe", "random", "grid", "cmaes"]
-    n_trials: Positive | None  # in all, earlier commands' included; null: 20, or the whole grid
+    n_trials: Positive | None  # total, including earlier commands; null: 20, or the whole grid
     pruner: Literal["none", "median", "halving", "hyperband"]
-    metric: Annotated[list[Text], BeforeValidator(_several), Field(min_length=1)]
+    metric: Annotated[list[Text], BeforeValidator(_as_list), Field(min_length=1)]
     seed: Annotated[Count, Field(lt=2**63)]  # of the sampler
-    startup_trials: Positive | None  # drawn at random before tpe learns (10), done before median prunes (5)
-    min_epochs: Positive | None  # that every run is given, whatever the pruner (1)
-    reduction_factor: Annotated[Whole, Field(ge=2)] | None  # of the runs of a rung, one in so many goes on
+    startup_trials: Positive | None  # random trials before tpe learns (10), finished ones before median prunes (5)
+    min_epochs: Positive | None  # epochs before any run may be pruned (1)
+    reduction_factor: Annotated[Whole, Field(ge=2)] | None  # one run in N is promoted from a rung
 
     @property
     def higher(self) -> list[bool]:
-        """Of each metric, whether more is better."""
+        """True for each metric of which a higher value is better."""
         return [METRICS[name] for name in self.metric]
 
 
 def settings(master: DictConfig) -> Settings:
-    """The search that a command asks for. Raises `ConfigError` for what cannot be, or would be without effect."""
-    found = OmegaConf.to_container(master.hydra.sweeper, resolve=True)
-    own = {key: found[key] for key in Settings.model_fields}
-    if lines := complaints(Settings, own, PREFIX):
+    """Return the settings of a command. Raises `ConfigError` for invalid values and for keys without effect."""
+    values = OmegaConf.to_container(master.hydra.sweeper, resolve=True)
+    fields = {key: values[key] for key in Settings.model_fields}
+    if lines := complaints(Settings, fields, PREFIX):
         raise Refused(lines)
-    search = Settings.model_validate(own)
+    search = Settings.model_validate(fields)
     if unknown := [name for name in search.metric if name not in METRICS]:
-        why = "; the test split has no part in a decision" if unknown[0].startswith("test_") else ""
-        raise ConfigError(f"{PREFIX}metric={unknown[0]}: must be of {', '.join(METRICS)}{why}")
+        hint = "; the test split has no part in a decision" if unknown[0].startswith("test_") else ""
+        raise ConfigError(f"{PREFIX}metric={unknown[0]}: must be of {', '.join(METRICS)}{hint}")
     if len(set(search.metric)) < len(search.metric):
         raise ConfigError(f"{PREFIX}metric=[{','.join(search.metric)}]: a metric is named twice")
     _check_pruner(search)
@@ -67,15 +67,15 @@ def settings(master: DictConfig) -> Settings:
 
 
 def _check_pruner(search: Settings) -> None:
-    told = f"{PREFIX}pruner={search.pruner}"
+    key = f"{PREFIX}pruner={search.pruner}"
     if search.pruner == "none":
         if search.min_epochs is not None:
             raise ConfigError(f"{PREFIX}min_epochs: there is no pruner; set {PREFIX}pruner=median, or leave it out")
     elif len(search.metric) > 1:
-        raise ConfigError(f"{told}: stops runs by one metric, and {len(search.metric)} are named; use pruner=none")
+        raise ConfigError(f"{key}: stops runs by one metric, and {len(search.metric)} are named; use pruner=none")
     elif search.metric[0] not in EACH_EPOCH:
         raise ConfigError(
-            f"{told}: {search.metric[0]} is not known after each epoch; use pruner=none, "
+            f"{key}: {search.metric[0]} is not known after each epoch; use pruner=none, "
             f"or metric={' or '.join(EACH_EPOCH)}"
         )
     if search.reduction_factor is not None and search.pruner not in ("halving", "hyperband"):

@@ -1,4 +1,4 @@
-"""The space that a search walks in, as Hydra's syntax says it: intervals, ranges, choices."""
+"""Search space, read from Hydra's sweep syntax: intervals, ranges, choices."""
 
 import itertools
 import math
@@ -22,141 +22,141 @@ from runner.core.errors import ConfigError
 from runner.core.schema import STACKS
 from runner.sweep.compose.overrides import override_key, override_values, parse_value
 
-DIGITS = 6  # of a number that is drawn: as many as a person reads
-LARGEST = 2**53  # whole number that a sampler can tell from its neighbours
-INNER = 0.382  # where between its bounds a key is tried before a search starts
-WHOLE_CHECKED = 64  # combinations of choices that are checked before a search starts
+DIGITS = 6  # significant digits of a drawn number, few enough to read
+LARGEST = 2**53  # largest integer that a float64 tells from its neighbors
+INNER = 0.382  # relative position of the inner point that is checked before a search
+MOST_CORNERS = 64  # combinations of choices that are checked before a search
 
-Params = dict[str, Any]  # key -> what Optuna draws
+Params = dict[str, Any]  # key -> value as Optuna draws it
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """A key with a space."""
+    """Dimension of the space: a key and its distribution."""
 
     key: str
-    element: str  # the key as typed, with its + or package
+    element: str  # key as typed, with `+` or package
     typed: str
     distribution: BaseDistribution
 
     @property
-    def numeric(self) -> bool:
-        """Whether its values have an order and distances."""
+    def is_numeric(self) -> bool:
+        """True if the values are numbers."""
         return not isinstance(self.distribution, CategoricalDistribution)
 
     def text(self, drawn: Any) -> str:
-        """A drawn value as it is typed."""
-        one = self.distribution
-        if isinstance(one, FloatDistribution):
-            digits = DIGITS if one.step is None else 12  # a step of a tenth is none in binary numbers
-            return repr(min(max(float(f"{drawn:.{digits}g}"), one.low), one.high))
+        """Return a drawn value as text for an override."""
+        dist = self.distribution
+        if isinstance(dist, FloatDistribution):
+            digits = DIGITS if dist.step is None else 12  # rounds off the binary error of a step such as 0.1
+            return repr(min(max(float(f"{drawn:.{digits}g}"), dist.low), dist.high))
         return str(drawn)
 
     def draw(self, trial: Trial) -> Any:
-        """From Optuna."""
-        one = self.distribution
-        if isinstance(one, CategoricalDistribution):
-            return trial.suggest_categorical(self.key, one.choices)
-        suggest = trial.suggest_int if isinstance(one, IntDistribution) else trial.suggest_float
-        return suggest(self.key, one.low, one.high, step=one.step, log=one.log)
+        """Draw a value from an Optuna trial."""
+        dist = self.distribution
+        if isinstance(dist, CategoricalDistribution):
+            return trial.suggest_categorical(self.key, dist.choices)
+        suggest = trial.suggest_int if isinstance(dist, IntDistribution) else trial.suggest_float
+        return suggest(self.key, dist.low, dist.high, step=dist.step, log=dist.log)
 
-    def every(self) -> Sequence[Any] | None:
-        """All values; None for an interval."""
-        one = self.distribution
-        if isinstance(one, CategoricalDistribution):
-            return one.choices
-        if isinstance(one, IntDistribution):
-            return range(one.low, one.high + 1, one.step)
-        if one.step is None:
+    def values(self) -> Sequence[Any] | None:
+        """Return all values; None for an interval."""
+        dist = self.distribution
+        if isinstance(dist, CategoricalDistribution):
+            return dist.choices
+        if isinstance(dist, IntDistribution):
+            return range(dist.low, dist.high + 1, dist.step)
+        if dist.step is None:
             return None
-        return [float(f"{one.low + i * one.step:.12g}") for i in range(round((one.high - one.low) / one.step) + 1)]
+        return [float(f"{dist.low + i * dist.step:.12g}") for i in range(round((dist.high - dist.low) / dist.step) + 1)]
 
-    def ends(self) -> tuple[Any, Any, Any]:
-        """The lowest value, one in the middle, the highest."""
-        if every := self.every():
-            return every[0], every[len(every) // 2], every[-1]
-        one = self.distribution
-        # Not the very middle: that of 16 and 32 is whole, though most between are not.
-        middle = one.low * (one.high / one.low) ** INNER if one.log else one.low + INNER * (one.high - one.low)
-        return one.low, middle, one.high
+    def probe_values(self) -> tuple[Any, Any, Any]:
+        """Return the lowest value, one in the middle and the highest."""
+        if values := self.values():
+            return values[0], values[len(values) // 2], values[-1]
+        dist = self.distribution
+        # Not the exact middle, because it may be an integer (24 of 16 and 32) though most values between are not.
+        middle = dist.low * (dist.high / dist.low) ** INNER if dist.log else dist.low + INNER * (dist.high - dist.low)
+        return dist.low, middle, dist.high
 
-    def locate(self, found: Any) -> Any:
-        """What would have to be drawn for this value of a config; None where the space has no such value."""
-        one = self.distribution
-        if isinstance(one, CategoricalDistribution):
-            same = (text for text in one.choices if found in (text, parse_value(self.key, text)))
+    def locate(self, value: Any) -> Any:
+        """Return the drawn value that gives this config value; None if it is outside the space."""
+        dist = self.distribution
+        if isinstance(dist, CategoricalDistribution):
+            same = (text for text in dist.choices if value in (text, parse_value(self.key, text)))
             return next(same, None)
-        if isinstance(found, bool) or not isinstance(found, int | float) or not one.low <= found <= one.high:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not dist.low <= value <= dist.high:
             return None
-        if (every := self.every()) is not None and found not in every:
+        if (values := self.values()) is not None and value not in values:
             return None
-        return int(found) if isinstance(one, IntDistribution) else float(found)
+        return int(value) if isinstance(dist, IntDistribution) else float(value)
 
 
 @dataclass(frozen=True)
 class Space:
-    """Every key of a search: those with a space, and those with one value."""
+    """Search space: keys with a distribution and keys with a fixed value."""
 
     dimensions: list[Dimension]
     fixed: dict[str, str]  # key as typed -> text
-    groups: frozenset[str]  # keys that choose files
+    groups: frozenset[str]  # keys that are config groups
 
     def draw(self, trial: Trial) -> Params:
-        """A point, from Optuna."""
-        return {one.key: one.draw(trial) for one in self.dimensions}
+        """Draw a point from an Optuna trial."""
+        return {dim.key: dim.draw(trial) for dim in self.dimensions}
 
-    def words(self, params: Params) -> list[str]:
-        """A point, as it is typed."""
-        drawn = {one.element: one.text(params[one.key]) for one in self.dimensions}
+    def overrides(self, params: Params) -> list[str]:
+        """Return a point as overrides."""
+        drawn = {dim.element: dim.text(params[dim.key]) for dim in self.dimensions}
         return [f"{key}={text}" for key, text in (drawn | self.fixed).items()]
 
     def swept(self, params: Params) -> dict[str, Any]:
-        """A point as values."""
-        return {one.key: parse_value(one.key, one.text(params[one.key])) for one in self.dimensions}
+        """Return a point as config values of the searched keys."""
+        return {dim.key: parse_value(dim.key, dim.text(params[dim.key])) for dim in self.dimensions}
 
-    def described(self) -> dict[str, str]:
-        """What makes it this space, for the study."""
-        return {one.key: distribution_to_json(one.distribution) for one in self.dimensions}
+    def describe(self) -> dict[str, str]:
+        """Return each key's distribution as JSON, to compare spaces."""
+        return {dim.key: distribution_to_json(dim.distribution) for dim in self.dimensions}
 
     def size(self) -> int | None:
-        """Its points; None where there is an interval."""
-        every = [one.every() for one in self.dimensions]
-        return None if None in every else math.prod(map(len, every))
+        """Return the number of points; None if there is an interval."""
+        values = [dim.values() for dim in self.dimensions]
+        return None if None in values else math.prod(map(len, values))
 
     def points(self) -> Iterator[Params]:
-        """All of them, of a space without intervals."""
-        keys = [one.key for one in self.dimensions]
-        return (dict(zip(keys, point)) for point in itertools.product(*(one.every() for one in self.dimensions)))
+        """Yield all points of a space without intervals."""
+        keys = [dim.key for dim in self.dimensions]
+        return (dict(zip(keys, point)) for point in itertools.product(*(dim.values() for dim in self.dimensions)))
 
     def corners(self) -> list[Params]:
-        """Points that show what cannot work: every combination of choices (where there are many, every choice beside
-        the first ones of the others), each with all numbers at their lowest, in the middle and at their highest."""
-        choices = {one.key: list(one.distribution.choices) for one in self.dimensions if not one.numeric}
-        if math.prod(map(len, choices.values())) <= WHOLE_CHECKED:
+        """Return points to check: all combinations of choices (if many, each choice with the first ones of other keys),
+        each with all numbers at the lowest, middle and highest value."""
+        choices = {dim.key: list(dim.distribution.choices) for dim in self.dimensions if not dim.is_numeric}
+        if math.prod(map(len, choices.values())) <= MOST_CORNERS:
             rows = [dict(zip(choices, row)) for row in itertools.product(*choices.values())]
         else:
             first = {key: texts[0] for key, texts in choices.items()}
             rows = [first, *(first | {key: text} for key, texts in choices.items() for text in texts[1:])]
-        numbers = {one.key: one.ends() for one in self.dimensions if one.numeric}
-        places = range(3 if numbers else 1)
-        return [row | {key: ends[place] for key, ends in numbers.items()} for row in rows for place in places]
+        numeric = {dim.key: dim.probe_values() for dim in self.dimensions if dim.is_numeric}
+        positions = range(3 if numeric else 1)
+        return [row | {key: ends[position] for key, ends in numeric.items()} for row in rows for position in positions]
 
     def locate(self, config: Mapping[str, Any], choices: Mapping[str, Any]) -> Params | None:
-        """The point where a run with this config and these options of groups lies, if it can lie in the space."""
+        """Return the point of a run with this config and these group options; None if it is outside the space."""
         params = {}
-        for one in self.dimensions:
-            if one.key in STACKS:
-                found: Any = [str(item) for item in choices.get(one.key, ())]
-            elif one.key in self.groups:
-                found = choices.get(one.key)
+        for dim in self.dimensions:
+            if dim.key in STACKS:
+                value: Any = [str(item) for item in choices.get(dim.key, ())]
+            elif dim.key in self.groups:
+                value = choices.get(dim.key)
             else:
-                found = _at(config, one.key)
-            params[one.key] = one.locate(found)
+                value = _lookup(config, dim.key)
+            params[dim.key] = dim.locate(value)
         return None if None in params.values() else params
 
 
 def make_space(overrides: list[Override], loader: ConfigLoader) -> Space:
-    """The space of what was typed. Raises `ConfigError` for bad bounds, and where nothing is to be searched."""
+    """Build the space of the overrides. Raises `ConfigError` for bad bounds, and if no key has a space."""
     dimensions, fixed = [], {}
     for override in overrides:
         distribution = _distribution(override)
@@ -176,12 +176,12 @@ def make_space(overrides: list[Override], loader: ConfigLoader) -> Space:
             "hydra/sweeper=search: no key has a space; type one, such as "
             "'optimizer.lr=tag(log,interval(1e-4,1e-1))', 'epochs=range(2,10)' or optimizer=sgd,adam"
         )
-    groups = frozenset(one.key for one in dimensions if loader.get_group_options(one.key))
+    groups = frozenset(dim.key for dim in dimensions if loader.get_group_options(dim.key))
     return Space(dimensions, fixed, groups)
 
 
 def _distribution(override: Override) -> BaseDistribution | None:
-    """None for one value."""
+    """Return the distribution of an override; None for a single value."""
     line = override.input_line
     if not override.is_sweep_override():
         return None
@@ -205,7 +205,7 @@ def _distribution(override: Override) -> BaseDistribution | None:
 
 def _interval(line: str, sweep: IntervalSweep, log: bool) -> BaseDistribution:
     low, high = sweep.start, sweep.end
-    whole = (isinstance(low, int) and isinstance(high, int)) or "int" in sweep.tags
+    is_int = (isinstance(low, int) and isinstance(high, int)) or "int" in sweep.tags
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ConfigError(f"{line}: the bounds must be finite numbers")
     if low == high:
@@ -216,7 +216,7 @@ def _interval(line: str, sweep: IntervalSweep, log: bool) -> BaseDistribution:
         raise ConfigError(f"{line}: the lower bound comes first and is smaller, as in interval({high:g},{low:g})")
     if log and low <= 0:
         raise ConfigError(f"{line}: a logarithm needs bounds above 0; raise the lower one, or leave tag(log,...) out")
-    if not whole:
+    if not is_int:
         return FloatDistribution(low, high, log=log)
     if int(low) != low or int(high) != high or max(abs(low), abs(high)) > LARGEST:
         raise ConfigError(f"{line}: whole numbers need whole bounds, at most {LARGEST} from 0")
@@ -227,12 +227,12 @@ def _range(line: str, sweep: RangeSweep, log: bool) -> BaseDistribution:
     step = sweep.step if sweep.step > 0 else -sweep.step
     numbers = [Decimal(repr(number)) for number in sweep.range()]
     low, high = min(numbers), max(numbers)
-    whole = all(isinstance(number, int) for number in (sweep.start, sweep.stop, sweep.step))
-    if log and (not whole or step != 1 or low <= 0):
+    is_int = all(isinstance(number, int) for number in (sweep.start, sweep.stop, sweep.step))
+    if log and (not is_int or step != 1 or low <= 0):
         raise ConfigError(f"{line}: tag(log,...) needs whole numbers above 0 and a step of 1; or use interval(A,B)")
-    if whole and max(abs(low), abs(high)) > LARGEST:
+    if is_int and max(abs(low), abs(high)) > LARGEST:
         raise ConfigError(f"{line}: numbers are at most {LARGEST} from 0")
-    if whole:
+    if is_int:
         return IntDistribution(int(low), int(high), step=1 if log else int(step), log=log)
     exact = Decimal(repr(float(step)))
     first = Decimal(repr(float(sweep.start)))
@@ -240,7 +240,7 @@ def _range(line: str, sweep: RangeSweep, log: bool) -> BaseDistribution:
     return FloatDistribution(float(min(first, last)), float(max(first, last)), step=float(exact))
 
 
-def _at(config: Mapping[str, Any], key: str) -> Any:
+def _lookup(config: Mapping[str, Any], key: str) -> Any:
     node: Any = config
     for part in key.split("."):
         if not isinstance(node, Mapping) or part not in node:
