@@ -26,8 +26,8 @@ BUILDER_ARGUMENTS: dict[str, frozenset[str]] = {
 
 def arguments(group: str, node: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a node that goes to its target."""
-    own = OWN_KEYS.get(group, frozenset())
-    return {key: value for key, value in node.items() if not key.startswith("_") and key not in own}
+    runner_keys = OWN_KEYS.get(group, frozenset())
+    return {key: value for key, value in node.items() if not key.startswith("_") and key not in runner_keys}
 
 
 @functools.cache
@@ -58,10 +58,10 @@ def bind(group: str, path: str, node: Any, trust: list[str]) -> list[str]:
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     allowed = set(parameters) - BUILDER_ARGUMENTS.get(group, frozenset())
     shared = GROUPS[group].model_fields if group in GROUPS else {}
-    own = OWN_KEYS.get(group, frozenset())
+    runner_keys = OWN_KEYS.get(group, frozenset())
     unknown = []
     for key, value in node.items():
-        if key == "_target_" or key in own:
+        if key == "_target_" or key in runner_keys:
             continue
         if not isinstance(key, str) or key.startswith("_") or (key not in allowed and not takes_any):
             names = sorted(allowed - {"self", "args", "kwargs"})

@@ -24,14 +24,14 @@ def load(path: str | Path, device: torch.device | str = "cpu", trust: Sequence[s
     trust: your own packages that its classes may come from, as in the config; the file's own `trust` is ignored.
     Raises `ConfigError`, naming the file, where it is missing, damaged, or of a run that is not finished.
     """
-    file = place(path)
+    file = checkpoint_path(path)
     state = read(path, device)
     abouts = [describe_network(text, path, list(trust)) for text in state["abouts"]]
     networks = [_network(path, *pair, device) for pair in zip(abouts, state["members"], strict=True)]
     return LoadedRun([network.eval() for network in networks], file.parent, state["training"], digest(state["members"]))
 
 
-def place(path: str | Path) -> Path:
+def checkpoint_path(path: str | Path) -> Path:
     """Return the path of a checkpoint, given itself or its run's folder. Raises `ConfigError` where there is none."""
     file = Path(path).expanduser()
     file = file / checkpoint.FILE if file.is_dir() else file
@@ -42,7 +42,7 @@ def place(path: str | Path) -> Path:
 
 def read(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Return the contents of a finished run's checkpoint. Raises `ConfigError`, see `load`."""
-    file = place(path)
+    file = checkpoint_path(path)
     try:
         state = checkpoint.load(file, device)
     except checkpoint.Damaged as error:

@@ -27,5 +27,5 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'adam'?"` for the nearest known word; an empty text where none is near."""
-    near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    matches = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{matches[0]}'?" if matches else ""

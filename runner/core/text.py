@@ -7,8 +7,8 @@ from typing import Any
 def few(items: Iterable[str], most: int = 4, between: str = ", ", last: str = " and ") -> str:
     """Join the first items, and count the others: `a, b, c, d and 3 more`."""
     items = list(items)
-    rest = f"{last}{len(items) - most} more" if len(items) > most else ""
-    return between.join(items[:most]) + rest
+    remainder = f"{last}{len(items) - most} more" if len(items) > most else ""
+    return between.join(items[:most]) + remainder
 
 
 def number(value: float | str | None, metric: str = "", missing: str = "-") -> str:
@@ -28,9 +28,9 @@ def duration(seconds: float) -> str:
     """Format a duration: `4.2 s`, `2 min 3 s`, `1 h 5 min`, `2 days 3 h`."""
     if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, remainder = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest} s"
+        return f"{minutes} min {remainder} s"
     hours, minutes = divmod(minutes, 60)
     if hours < 48:
         return f"{hours} h {minutes} min"

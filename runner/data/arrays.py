@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from runner.core.errors import ConfigError, did_you_mean
-from runner.data.splits import ResidentSplit, Source, place
+from runner.data.splits import ResidentSplit, Source, expand_root
 
 REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 OPTIONAL = ("x_val", "y_val", "classes")
@@ -17,7 +17,7 @@ OPTIONAL = ("x_val", "y_val", "classes")
 
 def load(root: str | None) -> Source:
     """Load a data set from an .npz file. root: the file, or a folder with exactly one."""
-    path = _find(place(root))
+    path = _find(expand_root(root))
     arrays = _read(path)
     pairs = {}
     for part in ("train", "val", "test"):
@@ -63,20 +63,20 @@ def source(pairs: dict[str, tuple[np.ndarray, np.ndarray]], classes: tuple[str, 
 
 def check_images(x: np.ndarray, where: str) -> np.ndarray:
     """Return images uint8 [N, H, W] or [N, H, W, C] as [N, C, H, W]. ConfigError: any other array."""
-    wanted = "uint8 [N, H, W] or [N, H, W, C] is wanted"
+    expected = "uint8 [N, H, W] or [N, H, W, C] is wanted"
     if x.dtype != np.uint8:
-        raise ConfigError(f"{where} is {x.dtype}; {wanted} (0 to 255)")
+        raise ConfigError(f"{where} is {x.dtype}; {expected} (0 to 255)")
     if x.ndim not in (3, 4):
-        raise ConfigError(f"{where} has the shape {list(x.shape)}; {wanted}")
+        raise ConfigError(f"{where} has the shape {list(x.shape)}; {expected}")
     if x.ndim == 3:
         x = x[..., None]
     if x.shape[-1] not in (1, 3, 4) and x.shape[1] in (1, 3, 4):
-        raise ConfigError(f"{where} has the shape {list(x.shape)}, channels first; {wanted} (transpose it)")
+        raise ConfigError(f"{where} has the shape {list(x.shape)}, channels first; {expected} (transpose it)")
     if x.shape[1] != x.shape[2]:
         size = f"{x.shape[1]}x{x.shape[2]}"
         raise ConfigError(f"{where} images are {size}; squares are wanted (crop or pad them)")
     if 0 in x.shape[1:]:
-        raise ConfigError(f"{where} has the shape {list(x.shape)}: images without pixels; {wanted}")
+        raise ConfigError(f"{where} has the shape {list(x.shape)}: images without pixels; {expected}")
     return x.transpose(0, 3, 1, 2)
 
 
@@ -119,8 +119,8 @@ def _find(path: Path) -> Path:
     files = sorted(path.glob("*.npz"))
     if len(files) != 1:
         names = f" ({', '.join(file.name for file in files[:5])})" if files else ""
-        wanted = "exactly one is wanted, or the path of one"
-        raise ConfigError(f"data.root='{path}' holds {len(files)} .npz files{names}; {wanted}")
+        hint = "exactly one is wanted, or the path of one"
+        raise ConfigError(f"data.root='{path}' holds {len(files)} .npz files{names}; {hint}")
     return files[0]
 
 
@@ -128,8 +128,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as stream:
             if not zipfile.is_zipfile(stream):
-                wanted = "make one with numpy.savez_compressed"
-                raise ConfigError(f"data.root='{path}' is not an .npz file; {wanted}")
+                hint = "make one with numpy.savez_compressed"
+                raise ConfigError(f"data.root='{path}' is not an .npz file; {hint}")
         with np.load(path, allow_pickle=False) as file:
             _check_keys(file.files, path.name)
             return {key: _member(file, key, path.name) for key in file.files}
@@ -156,11 +156,11 @@ def _check_keys(keys: list[str], where: str) -> None:
         missing += [key for key in ("x_val", "y_val") if key not in keys]
     unknown = [key for key in keys if key not in REQUIRED + OPTIONAL]
     if missing or unknown:
-        near = did_you_mean(unknown[0], REQUIRED + OPTIONAL) if unknown else ""
+        suggestion = did_you_mean(unknown[0], REQUIRED + OPTIONAL) if unknown else ""
         parts = [f"no {', '.join(missing)}"] if missing else []
         parts += [f"unknown {', '.join(unknown)}"] if unknown else []
-        wanted = f"wanted: {' '.join(REQUIRED)} [x_val y_val] [classes]"
-        raise ConfigError(f"{where}: {' and '.join(parts)}{near} ({wanted})")
+        expected = f"wanted: {' '.join(REQUIRED)} [x_val y_val] [classes]"
+        raise ConfigError(f"{where}: {' and '.join(parts)}{suggestion} ({expected})")
 
 
 def _size(shape: tuple[int, ...]) -> str:

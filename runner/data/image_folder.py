@@ -10,7 +10,7 @@ from runner.core.errors import ConfigError
 from runner.data import photos
 from runner.data.decode import SUFFIXES
 from runner.data.photos import Decoding, Parts
-from runner.data.splits import Source, place
+from runner.data.splits import Source, expand_root
 
 VALIDATION = ("val", "valid", "validation")  # accepted names of that folder
 LAYOUT = "train/CLASS/*.jpg beside val/ and test/ (or one of them), or CLASS/*.jpg"
@@ -32,7 +32,7 @@ def load(
     Without both, `test_fraction` of each class is split off for testing: always the same photos, whatever
     `split_seed` is. ConfigError: no folder, no images, an empty class, classes that differ.
     """
-    folder = place(root)
+    folder = expand_root(root)
     decoding = Decoding(resize, size, resident, budget_gb, workers, on_corrupt, cache_dir)
     parts, classes = _parts(folder, test_fraction)
     return photos.source(folder, parts, classes, decoding)

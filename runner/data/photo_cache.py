@@ -79,8 +79,8 @@ def photos(
     try:
         entry = cache.get(name("photos" if keep else "scans", key, side, decode.FORMAT), lambda: (size, write))
     except MemoryError as error:
-        wanted = f"raise {LIMIT}, or set data.resident=false"
-        raise ConfigError(f"{size / 1e9:.3g} GB of photos fit neither the cache nor memory; {wanted}") from error
+        way_out = f"raise {LIMIT}, or set data.resident=false"
+        raise ConfigError(f"{size / 1e9:.3g} GB of photos fit neither the cache nor memory; {way_out}") from error
     pixels = torch.frombuffer(entry.payload, dtype=torch.uint8).view(-1, 3, side, side) if keep else None
     return pixels, PhotoFacts(**entry.content)
 

@@ -36,8 +36,8 @@ class Decoding:
 
     def __post_init__(self) -> None:
         if self.size > self.resize:
-            wanted = f"data.size may be at most {self.resize}"
-            raise ConfigError(f"data.size={self.size} is larger than data.resize={self.resize}; {wanted}")
+            limit = f"data.size may be at most {self.resize}"
+            raise ConfigError(f"data.size={self.size} is larger than data.resize={self.resize}; {limit}")
 
 
 def source(root: Path, parts: Parts, classes: tuple[str, ...], decoding: Decoding) -> Source:

@@ -25,12 +25,12 @@ def prepare(
     So a smaller draw is part of a larger one, except for rounding. A source's own validation split is kept (only limit
     and per_class cut it), and `val_fraction` then has no effect.
     """
-    kept = _class_indices(classes, source.classes)
-    names = tuple(source.classes[index] for index in kept)
+    indices = _class_indices(classes, source.classes)
+    names = tuple(source.classes[index] for index in indices)
     if len(names) < 2:
         raise ConfigError(f"only one class ('{names[0]}'); a classifier needs at least two")
-    train, test = _keep(source.train, kept), _keep(source.test, kept)
-    val = None if source.val is None else _keep(source.val, kept)
+    train, test = _keep(source.train, indices), _keep(source.test, indices)
+    val = None if source.val is None else _keep(source.val, indices)
     for part, split in (("training", train), ("validation", val), ("test", test)):
         if split is not None and len(split) == 0:
             raise ConfigError(f"the {part} split has no image of {', '.join(names[:5])}; keep other classes")
@@ -61,18 +61,18 @@ def statistics(split: Split) -> tuple[Tensor, Tensor]:
     return (first / 255).float(), std.clamp(min=SMALLEST_STD).float()
 
 
-def _class_indices(wanted: list[int | float | str] | None, classes: tuple[str, ...]) -> list[int]:
-    if wanted is None:
+def _class_indices(selection: list[int | float | str] | None, classes: tuple[str, ...]) -> list[int]:
+    if selection is None:
         return list(range(len(classes)))
-    if len(wanted) == 0:
+    if len(selection) == 0:
         raise ConfigError("data.classes=[] keeps nothing; name at least two classes, or null for all")
-    kept = []
-    for item in wanted:
+    indices = []
+    for item in selection:
         index = _index(item, classes)
-        if index in kept:
+        if index in indices:
             raise ConfigError(f"data.classes: '{item}' is there twice; name each class once")
-        kept.append(index)
-    return kept
+        indices.append(index)
+    return indices
 
 
 def _index(item: int | float | str, classes: tuple[str, ...]) -> int:
@@ -92,11 +92,11 @@ def _index(item: int | float | str, classes: tuple[str, ...]) -> int:
     if are_words and isinstance(item, int) and 0 <= item < len(classes):
         return item
     names = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
-    known = f"0 to {len(classes) - 1}, or {names}" if are_words else names
+    choices = f"0 to {len(classes) - 1}, or {names}" if are_words else names
     if matches:
-        both = ", ".join(f"'{classes[index]}'" for index in matches)
-        raise ConfigError(f"data.classes: {item} is the number of {both}; write the name that you mean in quotes")
-    raise ConfigError(f"data.classes: no class '{item}'{did_you_mean(str(item), classes)} (there are {known})")
+        duplicates = ", ".join(f"'{classes[index]}'" for index in matches)
+        raise ConfigError(f"data.classes: {item} is the number of {duplicates}; write the name that you mean in quotes")
+    raise ConfigError(f"data.classes: no class '{item}'{did_you_mean(str(item), classes)} (there are {choices})")
 
 
 def _number(name: str) -> float | None:
@@ -108,10 +108,10 @@ def _number(name: str) -> float | None:
     return value if math.isfinite(value) and "_" not in name else None  # because Python reads 1_0 as 10
 
 
-def _keep(split: Split, kept: list[int]) -> Split:
-    """Return the images of the classes `kept` (old indices), relabeled 0, 1, ... in that order."""
-    new = torch.full((max(kept + split.labels.unique().tolist()) + 1,), -1)
-    new[kept] = torch.arange(len(kept))
+def _keep(split: Split, indices: list[int]) -> Split:
+    """Return the images of the classes `indices` (old indices), relabeled 0, 1, ... in that order."""
+    new = torch.full((max(indices + split.labels.unique().tolist()) + 1,), -1)
+    new[indices] = torch.arange(len(indices))
     labels = new[split.labels]
     if torch.equal(labels, split.labels):
         return split
@@ -123,8 +123,8 @@ def _check_no_class_is_empty(train: Split, names: tuple[str, ...]) -> None:
     counts = train.labels.bincount(minlength=len(names))
     empty = [name for name, count in zip(names, counts.tolist(), strict=True) if count == 0]
     if empty:
-        wanted = "add some, or leave it out by data.classes"
-        raise ConfigError(f"class '{empty[0]}' has no training image; {wanted}")
+        way_out = "add some, or leave it out by data.classes"
+        raise ConfigError(f"class '{empty[0]}' has no training image; {way_out}")
 
 
 def _draw(
@@ -137,8 +137,8 @@ def _draw(
 ) -> tuple[Split, Split | None]:
     """Draw `limit` or `per_class` images from training and validation together, shared out by class."""
     if limit is not None and per_class is not None:
-        both = f"data.limit={limit} and data.per_class={per_class}"
-        raise ConfigError(f"{both}: only one of them may be set")
+        keys = f"data.limit={limit} and data.per_class={per_class}"
+        raise ConfigError(f"{keys}: only one of them may be set")
     if limit is None and per_class is None:
         return train, val
     parts = [train] if val is None else [train, val]
@@ -152,8 +152,8 @@ def _draw(
         quota = torch.full_like(total, per_class)
     else:
         if limit < len(names):
-            wanted = f"take at least {len(names)}, one image each"
-            raise ConfigError(f"data.limit={limit} is less than the {len(names)} classes; {wanted}")
+            way_out = f"take at least {len(names)}, one image each"
+            raise ConfigError(f"data.limit={limit} is less than the {len(names)} classes; {way_out}")
         quota = _share(min(limit, int(total.sum())), total, least=1, most=total)
     if val is None:
         return train.select(_pick(train.labels, quota, generator)[0]), None
@@ -171,12 +171,12 @@ def _draw(
 def _cut(train: Split, fraction: float, classes: int, generator: torch.Generator) -> tuple[Split, Split]:
     """Split off `fraction` of each class for validation; every class keeps at least one training image."""
     counts = train.labels.bincount(minlength=classes)
-    wanted = max(1, round(fraction * len(train)))
+    count = max(1, round(fraction * len(train)))
     room = counts - 1
-    if int(room.sum()) < wanted:
-        reason = f"{len(train)} images of {classes} classes cannot give {wanted} and keep each class in training"
+    if int(room.sum()) < count:
+        reason = f"{len(train)} images of {classes} classes cannot give {count} and keep each class in training"
         raise ConfigError(f"data.val_fraction={fraction}: {reason}; take more images, or val_fraction=0")
-    drawn, rest = _pick(train.labels, _share(wanted, counts, least=0, most=room), generator)
+    drawn, rest = _pick(train.labels, _share(count, counts, least=0, most=room), generator)
     return train.select(rest), train.select(drawn)
 
 

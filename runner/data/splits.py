@@ -158,7 +158,7 @@ class Splits:
         return replace(self, train=self.train.to(device), val=val, test=self.test.to(device))
 
 
-def place(root: str | None) -> Path:
+def expand_root(root: str | None) -> Path:
     """Return the path in `data.root`. ConfigError: it is missing."""
     if root is None:
         raise ConfigError("data.root is missing: this data set reads files; set data.root=FOLDER")

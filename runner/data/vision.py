@@ -7,7 +7,7 @@ import numpy as np
 
 from runner.core.errors import ConfigError
 from runner.data import array_cache, arrays
-from runner.data.splits import Source, place
+from runner.data.splits import Source, expand_root
 
 UNPICKLED = ("LSUN", "LSUNClass")  # data sets that unpickle an index beside their files, without a checksum
 
@@ -29,7 +29,7 @@ def load(
     files: path that must exist in `root`. labels: attribute with the labels. names: of the classes, where the data set
     has no (good) ones. For errors see `torchvision_set`.
     """
-    folder = place(root)
+    folder = expand_root(root)
 
     def read() -> Source:
         pairs = {}
@@ -42,15 +42,15 @@ def load(
             classes = tuple(loaded.classes if names is None else names)
         return arrays.source(pairs, classes, dataset)
 
-    about = [dataset, train, test, labels, channels_first, names]
-    return array_cache.source(folder / files, about, cache_dir, read)
+    inputs = [dataset, train, test, labels, channels_first, names]
+    return array_cache.source(folder / files, inputs, cache_dir, read)
 
 
 def torchvision_set(root: Path, dataset: str, files: str, arguments: dict[str, Any], download: bool) -> Any:
     """Return a data set of torchvision. ConfigError: missing without `download`, failed download, unreadable."""
     if not download and not (root / files).exists():
-        wanted = f"data.root='{root}': {dataset} is not there (looked for '{files}' in it)"
-        raise ConfigError(f"{wanted}; correct the folder, or fetch it by data.download=true")
+        reason = f"data.root='{root}': {dataset} is not there (looked for '{files}' in it)"
+        raise ConfigError(f"{reason}; correct the folder, or fetch it by data.download=true")
     from torchvision import datasets  # a slow import (one second), not needed for cached arrays
 
     if dataset not in datasets.__all__ or dataset in UNPICKLED:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from runner.data import photos
 from runner.data.photos import Decoding
-from runner.data.splits import Source, place
+from runner.data.splits import Source, expand_root
 from runner.data.vision import torchvision_set
 
 
@@ -34,7 +34,7 @@ def load(
     """
     decoding = Decoding(resize, size, resident, budget_gb, workers, on_corrupt, cache_dir)
     parts = {}
-    folder = place(root)
+    folder = expand_root(root)
     for part, arguments in (("train", train), ("val", val), ("test", test)):
         if arguments is not None:
             loaded = torchvision_set(folder, dataset, files, arguments, download)

@@ -111,12 +111,12 @@ def _hash(keys: dict[str, Any], contents: str) -> str:
 
 def slug(overrides: list[str]) -> str:
     """Return the typed overrides as part of a folder's name."""
-    words = []
+    parts = []
     for override in overrides:
         key, _, value = override.partition("=")
         key = key.lstrip("+")
         if {key, key.partition(".")[0]} & NOT_IDENTITY or key.startswith("hydra") or key == "experiment":
             continue
-        words.append(f"{key.partition('.')[2] or key}={value}")
-    text = re.sub(r"[^\w.,=+%-]+", "_", ",".join(words).replace("[", "").replace("]", ""))
+        parts.append(f"{key.partition('.')[2] or key}={value}")
+    text = re.sub(r"[^\w.,=+%-]+", "_", ",".join(parts).replace("[", "").replace("]", ""))
     return text.encode()[:LONGEST_SLUG].decode(errors="ignore").strip("_,") or "defaults"

@@ -59,11 +59,11 @@ def record(folder: Path, trust: Sequence[str], keep: bool) -> list[dict[str, Any
         return []
     uses: dict[Path, list[str]] = {}
     states = []
-    for use, place in _places(trust):
+    for use, path in _checkouts(trust):
         try:
-            root = _root(place)
+            root = _root(path)
         except GitError as error:
-            states.append(State(str(place), [use], problem=str(error)))
+            states.append(State(str(path), [use], problem=str(error)))
             continue
         if root is not None:
             uses.setdefault(root, []).append(use)
@@ -77,22 +77,22 @@ def commit(states: Iterable[Mapping[str, Any]]) -> str | None:
     return next((state["commit"] for state in order if state["commit"] is not None), None)
 
 
-def _places(trust: Sequence[str]) -> Iterator[tuple[str, Path]]:
+def _checkouts(trust: Sequence[str]) -> Iterator[tuple[str, Path]]:
     """Yield (use, folder) of checkouts: installed packages are none, even in an environment inside a repository."""
     yield HERE, Path.cwd()
     for package in dict.fromkeys(name.partition(".")[0] for name in trust):
         spec = find(package)
         if spec is not None and is_own(spec):
-            places = [spec.origin] if spec.has_location else list(spec.submodule_search_locations or [])
-            yield package, Path(str(places[0])).resolve().parent
+            locations = [spec.origin] if spec.has_location else list(spec.submodule_search_locations or [])
+            yield package, Path(str(locations[0])).resolve().parent
     if not is_installed(runner.__file__):
         yield OWN, Path(runner.__file__).resolve().parent
 
 
-def _root(place: Path) -> Path | None:
+def _root(folder: Path) -> Path | None:
     """Return the repository's folder; None where there is none. Raises `GitError`."""
     try:
-        return Path(os.fsdecode(_run_git(place, "rev-parse", "--show-toplevel").rstrip(b"\n")))
+        return Path(os.fsdecode(_run_git(folder, "rev-parse", "--show-toplevel").rstrip(b"\n")))
     except GitError as error:
         if "not a git repository" in str(error) or "must be run in a work tree" in str(error):
             return None
@@ -136,19 +136,20 @@ def _changed(state: State, root: Path, folder: Path, keep: bool, arguments: list
 
 def _outputs(root: Path, folder: Path) -> list[str]:
     """Return the paths below a repository where the runner writes: they are not the user's changes."""
-    places = [folder, Path.cwd() / "outputs"]
+    paths = [folder, Path.cwd() / "outputs"]
     if folder.parent.is_dir():
-        places += [path.parent for path in folder.parent.glob("*/results.csv")]
-    inside = [Path(os.path.realpath(place)) for place in places]
-    inside = [place for place in inside if root.resolve() in place.parents]
-    return sorted({place.relative_to(root.resolve()).as_posix() for place in inside})
+        paths += [path.parent for path in folder.parent.glob("*/results.csv")]
+    inside = [Path(os.path.realpath(path)) for path in paths]
+    inside = [path for path in inside if root.resolve() in path.parents]
+    return sorted({path.relative_to(root.resolve()).as_posix() for path in inside})
 
 
 def _environment() -> dict[str, str]:
     """Return git's environment variables: only the named repository, no locks, no prompts, no network."""
-    own = {key: value for key, value in os.environ.items() if key not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
+    location = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+    inherited = {key: value for key, value in os.environ.items() if key not in location}
     quiet = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", "LC_ALL": "C"}
-    return own | quiet
+    return inherited | quiet
 
 
 def _run_git(folder: Path, *arguments: str) -> bytes:
@@ -174,7 +175,7 @@ def _run_git(folder: Path, *arguments: str) -> bytes:
 
 def _diff(root: Path, arguments: list[str]) -> tuple[bytes, str, int]:
     """Return (the first `LIMIT` bytes, digest of all bytes, their number). Raises `GitError`."""
-    digest, size, kept = hashlib.sha256(), 0, bytearray()
+    digest, size, start = hashlib.sha256(), 0, bytearray()
     with subprocess.Popen(
         ["git", "-C", str(root), *OPTIONS, *arguments],
         stdin=subprocess.DEVNULL,
@@ -188,9 +189,9 @@ def _diff(root: Path, arguments: list[str]) -> tuple[bytes, str, int]:
             while piece := process.stdout.read(1 << 16):
                 digest.update(piece)
                 size += len(piece)
-                kept += piece[: max(0, LIMIT - len(kept))]
+                start += piece[: max(0, LIMIT - len(start))]
         finally:
             timer.cancel()
     if process.returncode:
         raise GitError(f"git diff failed, or took more than {SECONDS:g} s")
-    return bytes(kept), digest.hexdigest(), size
+    return bytes(start), digest.hexdigest(), size

@@ -78,13 +78,13 @@ def is_own(spec: ModuleSpec) -> bool:
     """Return whether a module is the user's own source: not the runner's, Python's or an installed distribution's."""
     if spec.name.partition(".")[0] in OURS:
         return is_added(spec.name)
-    places = [spec.origin] if spec.has_location else list(spec.submodule_search_locations or [])
-    return not all(map(_is_library, places))
+    locations = [spec.origin] if spec.has_location else list(spec.submodule_search_locations or [])
+    return not all(map(_is_library, locations))
 
 
-def is_installed(place: str | None) -> bool:
+def is_installed(path: str | None) -> bool:
     """Return whether a file lies in a folder of installed distributions."""
-    return bool(INSTALLED & set(Path(str(place)).parts))
+    return bool(INSTALLED & set(Path(str(path)).parts))
 
 
 def prefixes(name: str) -> list[str]:
@@ -98,9 +98,9 @@ def file_digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _is_library(place: str | None) -> bool:
-    parts = Path(str(place)).parts
-    return is_installed(place) or any(parts[: len(folder)] == folder for folder in _standard_library())
+def _is_library(path: str | None) -> bool:
+    parts = Path(str(path)).parts
+    return is_installed(path) or any(parts[: len(folder)] == folder for folder in _standard_library())
 
 
 @functools.cache

@@ -55,7 +55,7 @@ def _selects(config: Config, channels: int | None) -> bool:
     return _trains(config) and _part(config, "checkpoint").get("select") == "auto"
 
 
-# data sets with an index, or with words as class names
+# data sets with class names that equal their indices, or are words
 NAMED = ("runner.data.digits.load", "runner.data.vision.load", "runner.data.vision_photos.load")
 CYCLES = ("runner.schedule.warm_restarts.WarmRestarts", "runner.schedule.cyclic.Cyclic")
 
@@ -155,15 +155,15 @@ def covers(parts: Iterable[str], key: str) -> bool:
 
 def without_added(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return a config without the keys of `ADDED` that are at their defaults."""
-    kept = {}
+    remaining = {}
     for key, value in node.items():
         value = without_added(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
         if isinstance(value, list):
             value = [without_added(item, f"{prefix}{key}.") if isinstance(item, Mapping) else item for item in value]
         names = {("", f"{prefix}{key}"), (str(node.get("_target_", "")), key)}
         if not any((added.target, added.key) in names and _text(value) == _text(added.default) for added in ADDED):
-            kept[key] = value
-    return kept
+            remaining[key] = value
+    return remaining
 
 
 def _text(value: Any) -> str:

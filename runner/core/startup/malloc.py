@@ -33,9 +33,9 @@ def keep() -> None:
     libc.sbrk.restype = libc.malloc.restype = ctypes.c_void_p
     begin = libc.sbrk(0)
     libc.free(ctypes.c_void_p(libc.malloc(ctypes.c_size_t(1 << 25))))
-    first = -(-begin // _HUGE) * _HUGE
-    if (end := libc.sbrk(0)) > first:
-        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), _ADVICE)
+    aligned = -(-begin // _HUGE) * _HUGE
+    if (end := libc.sbrk(0)) > aligned:
+        libc.madvise(ctypes.c_void_p(aligned), ctypes.c_size_t(end - aligned), _ADVICE)
 
 
 def trim() -> None:

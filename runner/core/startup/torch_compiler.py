@@ -65,12 +65,12 @@ def _absent(name: str) -> Iterator[None]:
         return
     sys.modules[name] = None
     log = logging.getLogger("torch.utils.flop_counter")
-    before, log.disabled = log.disabled, True
+    was_disabled, log.disabled = log.disabled, True
     try:
         yield
     finally:
         del sys.modules[name]
-        log.disabled = before
+        log.disabled = was_disabled
 
 
 def _torch_classes(base: type) -> Iterator[type]:
