@@ -32,7 +32,7 @@ from runner.build.check import check
 from runner.core.listener import Listener
 from runner.execution.choose.fused import choose_fused
 from runner.execution.eager import EagerProgram
-from runner.execution.features.cache import serve
+from runner.execution.features.cache import use_feature_cache
 from runner.sweep.compose.explain import CONF
 from runner.task import training
 from runner.task.job import Job
@@ -72,11 +72,11 @@ def sweep(common: list[str], heads: list[tuple[str, ...]], fuse: bool = False) -
 
     def timed(*arguments: Any) -> str:
         with watch.running():
-            return serve(*arguments)
+            return use_feature_cache(*arguments)
 
     for group in [heads] if fuse else [[head] for head in heads]:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(mock.patch.object(training, "serve", timed))
+            stack.enter_context(mock.patch.object(training, "use_feature_cache", timed))
             runs = []
             for row, head in enumerate(group):
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -35,7 +35,7 @@ from runner.core.listener import Listener
 from runner.core.seeds import generator
 from runner.core.timing import timed
 from runner.data.splits import ResidentSplit, Splits
-from runner.execution.compile import compile_as_told
+from runner.execution.compile import compile_if_configured
 from runner.execution.eager import EagerProgram
 from runner.execution.fused.program import FusedProgram
 from runner.task.job import Job
@@ -83,7 +83,7 @@ def runs_of(model: str, count: int, device: torch.device, builder: Resources, mo
         else:
             splits = images32(2048, device) if model == "resnet20" else builder.splits(config, device)
         noise = generator(config["seed"], "noise", device)
-        runs.append(compile_as_told(TrainState(config, builder.parts(config, splits, device, noise), device, noise)))
+        runs.append(compile_if_configured(TrainState(config, builder.parts(config, splits, device, noise), device, noise)))
     for run in runs:
         run.train_mode()
     return runs

@@ -18,8 +18,8 @@ from runner.execution.choose import compile as compile_trial
 from runner.execution.choose.compile import choose_compile
 from runner.execution.choose.lone import train_alone
 from runner.execution.eager import EagerProgram
-from runner.execution.fused.compatible import apart
-from runner.execution.trial import Answer
+from runner.execution.fused.compatible import unfusable
+from runner.execution.trial import StepResult
 from runner.train.loop import step
 from tests.conftest import results_of
 from tests.test_fuse import SMALL_CONV, splits, states
@@ -143,10 +143,10 @@ def test_what_the_compiler_makes_is_checked(tried, network, reason):
 def test_each_weight_counts(number, agrees):
     """A gradient that is small beside others is compared by its own size; what is no number agrees with nothing."""
     loss = torch.tensor(5.0)
-    wanted = Answer(loss, [torch.tensor([100.0, 3.0]), torch.tensor([1.0]), None])
-    found = Answer(loss, [torch.tensor([100.0, 3.0]), torch.tensor([number]), None])
-    assert (found.differs(wanted, torch.float32) == "") is agrees
-    assert Answer(loss, [*found.gradients[:1], None, None]).differs(wanted, torch.float32) != ""
+    wanted = StepResult(loss, [torch.tensor([100.0, 3.0]), torch.tensor([1.0]), None])
+    found = StepResult(loss, [torch.tensor([100.0, 3.0]), torch.tensor([number]), None])
+    assert (found.describe_difference(wanted, torch.float32) == "") is agrees
+    assert StepResult(loss, [*found.gradients[:1], None, None]).describe_difference(wanted, torch.float32) != ""
 
 
 def test_one_word_for_the_runs_of_a_sweep(tried, tmp_path):
@@ -194,8 +194,8 @@ def test_without_a_compiler(monkeypatch, cli):
 def test_auto_keeps_nobody_from_sharing_a_program():
     """Only `true` does."""
     run = make()
-    assert apart(run.parts, run.config) == "" and run.config["compile"] == "auto"
-    assert apart(run.parts, run.config | {"compile": True}).startswith("compile=true")
+    assert unfusable(run.parts, run.config) == "" and run.config["compile"] == "auto"
+    assert unfusable(run.parts, run.config | {"compile": True}).startswith("compile=true")
 
 
 @pytest.mark.parametrize("own", [False, True])
@@ -213,7 +213,7 @@ def test_where_the_cache_lies(monkeypatch, tmp_path, own):
 @pytest.mark.filterwarnings("default")
 def test_with_the_real_compiler(monkeypatch):
     """The trial's numbers are those of inductor; it takes its seconds."""
-    if compiled.lacking(check_device({"device": "cpu"})):
+    if compiled.missing_compiler(check_device({"device": "cpu"})):
         pytest.skip("no C++ compiler")
     monkeypatch.setattr(compile_trial, "LEAST", {"cpu": 0.0})
     run = make(*LONG)

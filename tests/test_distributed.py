@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from runner.execution import distributed
-from runner.execution.distributed import Over, Team
+from runner.execution.distributed import LeaderEnded, Team
 from runner.store import lock
 from tests.conftest import result_of
 
@@ -88,7 +88,7 @@ def test_where_one_process_fails_the_run_fails_and_goes_on_from_its_checkpoint(c
     assert again.returncode == 0, again.stderr
     (log,) = Path("outputs/two").glob("*/run.log")
     assert "goes on after step 9 of 18" in log.read_text()
-    assert "batch norm: each process normalises its own 15 images" in log.read_text()
+    assert "batch norm: each process normalizes its own 15 images" in log.read_text()
     assert result_of(Path("outputs/two"))["status"] == "done" and len(history("two")) == 2
 
 
@@ -139,5 +139,5 @@ def test_what_several_processes_cannot_do_is_refused_in_a_line(words, said, cli,
     code, _, err = cli(*words)
     assert code == 2 and said in err and err.startswith("runner: torchrun") and err.count("\n") == 1
     assert not Path("outputs").exists()
-    with pytest.raises(Over):
+    with pytest.raises(LeaderEnded):
         Team(store, 1, 2, 1).receive()

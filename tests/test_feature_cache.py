@@ -47,7 +47,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def through(monkeypatch):
     """How many images went through frozen stages to be kept, since it was last asked."""
-    count, enters = [0], cache.enters
+    count, enters = [0], cache.compute_features
 
     def counted(model, cut, images):
         count[0] += len(images)
@@ -57,7 +57,7 @@ def through(monkeypatch):
         found, count[0] = count[0], 0
         return found
 
-    monkeypatch.setattr(cache, "enters", counted)
+    monkeypatch.setattr(cache, "compute_features", counted)
     return asked
 
 
@@ -71,7 +71,7 @@ def make(*overrides, data=None, store=None, prepare=lambda parts: None, budget=N
     parts = Resources().parts(config, data, CPU, noise)
     prepare(parts)
     run = TrainState(config, parts, CPU, noise)
-    return run, cache.serve(run, data, store or Store())
+    return run, cache.use_feature_cache(run, data, store or Store())
 
 
 DATA = splits(train=50, val=20)

@@ -99,7 +99,7 @@ def test_all_optimizers_side_by_side(stack):
     ] + [(f"optimizer={name}", "seed=7") for name in OTHERS]
     pair = [[doubled("log.every=100", f"regularization={stack}", *one) for one in words] for _ in range(2)]
     program = compare(*pair)
-    assert sum(len(one.runs) for one in program.bundles[0]._together) == 2 * len(ELEMENTWISE)
+    assert sum(len(one.runs) for one in program.bundles[0]._optimizers) == 2 * len(ELEMENTWISE)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_large_runs_take_their_steps_by_themselves():
     """Also where a run clips or looks at its gradients, or has a penalty."""
     alone, together = ([large(*words) for words in STEPS] for _ in range(2))
     program = compare(alone, together, steps=7)
-    assert program.bundles[0].apart == together
+    assert program.bundles[0].separate_runs == together
 
 
 @quick
@@ -256,7 +256,7 @@ def test_gradients_of_a_step_that_failed_are_forgotten():
     program.gradients(together, program.batches(together))
     program.undo()
     program.unstack()
-    assert all(run.direct.given is None for run in together)
+    assert all(run.direct.gradients is None for run in together)
     assert all(p.grad is None for run in together for p in run.trained)
     for run in (*alone, *together):
         step([run], EagerProgram())
@@ -405,7 +405,7 @@ def test_networks_that_mix_what_lies_side_by_side_are_mapped(prepare):
     for one, other in zip(alone, together):
         other.model.load_state_dict(one.model.state_dict())
     program = compare(alone, together)
-    assert not program.bundles[0].network.asks_each
+    assert not program.bundles[0].network.shares_nothing
     together[1].dropped = True  # and the others' numbers go on
     compare([alone[0], alone[2]], [together[0], together[2]], 2)
 

@@ -161,4 +161,4 @@ def test_a_damaged_decision_is_written_anew(tmp_path, text, caplog):
 def test_runs_that_are_too_short_for_a_trial():
     """The bound that is named is the one that holds."""
     assert too_short(99) == "fewer than 100 steps: a trial would not pay" and too_short(100) == ""
-    assert too_short(19, kept=True) == "fewer than 20 steps: a trial would not pay" and too_short(20, kept=True) == ""
+    assert too_short(19, cached=True) == "fewer than 20 steps: a trial would not pay" and too_short(20, cached=True) == ""

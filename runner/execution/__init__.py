@@ -1,1 +1,1 @@
-"""How steps are computed, never what."""
+"""Execution strategies of training steps: eager, compiled, CUDA graphs, fused runs, several processes."""

@@ -1,4 +1,4 @@
-"""Equality of tensors up to the rounding of a whole network."""
+"""Comparison of tensors within the rounding error of a whole network."""
 
 import math
 from collections.abc import Sequence
@@ -6,19 +6,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# Largest difference by type, relative to the largest value. Types that do not round have none.
+# Tolerated difference by dtype, relative to the largest value; 0 for other dtypes.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
 def close(result: Tensor, expected: Tensor) -> bool:
-    """Return whether two tensors are equal but for rounding; a NaN is not."""
+    """Return whether two tensors are equal within rounding; NaN equals nothing."""
     return distance([result], [expected]) <= TOLERANCE.get(expected.dtype, 0.0)
 
 
 def distance(results: Sequence[Tensor | None], expected: Sequence[Tensor | None], floor: float = 1e-12) -> float:
-    """Return the largest difference between two lists of tensors, relative to the largest value of each tensor.
+    """Return the largest difference between two lists of tensors, relative to each tensor's largest absolute value.
 
-    A tensor that is zero but for rounding is measured by a hundredth of the largest value of all, and by `floor`.
+    This divisor is at least a hundredth of the largest over all tensors, and at least `floor`.
     """
     if any((x is None) is not (y is None) for x, y in zip(results, expected, strict=True)):
         return math.inf
@@ -31,5 +31,6 @@ def distance(results: Sequence[Tensor | None], expected: Sequence[Tensor | None]
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """Return a tensor in a type in which differences of narrow ones are exact; Apple's GPUs have no float64."""
+    """Return the tensor in float32 or wider."""
+    # not float64, because Apple's GPUs lack it
     return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))

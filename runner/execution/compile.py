@@ -1,4 +1,4 @@
-"""Networks as `torch.compile` makes them, and what that needs."""
+"""Compilation of networks with `torch.compile`, and its requirements."""
 
 import contextlib
 import importlib.util
@@ -14,17 +14,19 @@ from runner.train.state import TrainState
 
 
 def compiled(model: nn.Module) -> nn.Module:
-    """The network, compiled at its first step. What the compiler makes is kept on disk for later runs: beside the other
-    caches, unless TORCHINDUCTOR_CACHE_DIR says where."""
+    """Return the network wrapped by `torch.compile`; it compiles in the first step.
+
+    Inductor's disk cache lies beside the runner's caches, unless TORCHINDUCTOR_CACHE_DIR is set.
+    """
     folder = home() / "inductor"
-    with contextlib.suppress(OSError):  # else where torch itself would keep it
+    with contextlib.suppress(OSError):  # then torch's default folder is used
         folder.mkdir(parents=True, exist_ok=True)
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
     return torch.compile(model)
 
 
-def lacking(device: torch.device) -> str:
-    """What torch.compile misses on this machine; empty where it has all."""
+def missing_compiler(device: torch.device) -> str:
+    """Return what torch.compile lacks on this machine; empty if nothing."""
     if device.type == "cuda":
         return "" if importlib.util.find_spec("triton") else "Triton is not installed"
     if device.type != "cpu":
@@ -33,8 +35,8 @@ def lacking(device: torch.device) -> str:
     return "" if shutil.which(name) else f"there is no C++ compiler ({name})"
 
 
-def compile_as_told(run: TrainState) -> TrainState:
-    """Compile the network of a run whose config says `compile=true`; return the run."""
+def compile_if_configured(run: TrainState) -> TrainState:
+    """Return the run, its network compiled if the config says `compile=true`."""
     if run.config["compile"] is True:
         run.forward = compiled(run.model)
     return run

@@ -1,4 +1,4 @@
-"""Decisions on how steps are done, and where a sweep keeps them. Loads no torch."""
+"""Decisions between execution strategies, and their files in a sweep's folder. Imports no torch."""
 
 import contextlib
 import json
@@ -13,19 +13,19 @@ from runner.store.files import write_json
 
 log = logging.getLogger(__name__)
 
-LEAST = 100  # steps below which a trial would not pay
-LEAST_KEPT = 20  # of a run on kept features, whose epochs are few steps of little but shared work
-NAMES = {"fuse": "fused", "compile": "compiled"}  # of `Decision.on`, in the files of each kind
+LEAST = 100  # minimum of steps for a trial
+LEAST_CACHED = 20  # the same for runs on cached features, because they gain more from sharing a step
+NAMES = {"fuse": "fused", "compile": "compiled"}  # kind -> key of `Decision.on` in its files
 
 
-def too_short(steps: int, kept: bool = False) -> str:
-    """Return why a trial would not pay in so many steps; empty where it would. `kept`: they read kept features."""
-    least = LEAST_KEPT if kept else LEAST
+def too_short(steps: int, cached: bool = False) -> str:
+    """Return why a run of so many steps is too short for a trial; empty if it is not. `cached`: on cached features."""
+    least = LEAST_CACHED if cached else LEAST
     return f"fewer than {least} steps: a trial would not pay" if steps < least else ""
 
 
 class Decision(NamedTuple):
-    """The choice of a way to compute steps (on) or of the plain one (off), and the reason."""
+    """Decision for an execution strategy (on) or for plain execution (off), and the reason."""
 
     on: bool
     reason: str
@@ -36,18 +36,18 @@ class Decision(NamedTuple):
 
 @dataclass(frozen=True)
 class Decisions:
-    """Decisions of one kind in a sweep's folder, by the key of a program: all processes of the sweep share them."""
+    """Decisions of one kind in a sweep's folder, by program key, shared by all processes of the sweep."""
 
-    folder: Path  # the sweep's
+    folder: Path  # of the sweep
     kind: Literal["fuse", "compile"]
 
     @property
     def files(self) -> Path:
-        """The folder of their files."""
+        """Return the folder of the decision files."""
         return self.folder / f".{self.kind}"
 
     def load(self, key: str) -> Decision | None:
-        """Return a decision; None where there is none, or none that can be read."""
+        """Return a decision; None if it is missing or unreadable."""
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             content = json.loads((self.files / f"{key}.json").read_bytes())
             return Decision(content[NAMES[self.kind]], content["reason"])
@@ -59,9 +59,9 @@ class Decisions:
         return [decision for decision in decisions if decision is not None]
 
     def save(self, key: str, decision: Decision, must: bool = False) -> Decision:
-        """Write a decision, and return the one that counts: another process may have been faster.
+        """Write a decision and return the valid one: the first that any process has written.
 
-        must: this one counts, also in place of another. A damaged one is replaced.
+        must: overwrite an earlier decision. A damaged one is always overwritten.
         """
         path = self.files / f"{key}.json"
         self.files.mkdir(exist_ok=True)
@@ -74,7 +74,7 @@ class Decisions:
             draft.replace(path)
             return decision
         try:
-            os.link(draft, path)  # fails where there is one
+            os.link(draft, path)  # atomic; fails if the file exists
         except FileExistsError:
             pass
         finally:

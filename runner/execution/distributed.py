@@ -1,7 +1,7 @@
-"""One run in several processes, which `torchrun` starts: each trains on its part of every batch.
+"""Data-parallel training of one run in several processes, started by `torchrun`.
 
-The first process tells the others, through torchrun's store, what it measured. Gradients go through torch's
-DistributedDataParallel.
+Each process trains on its part of every batch; DistributedDataParallel averages the gradients. The first process, the
+leader, sends jobs and validation results to the others through torchrun's store.
 """
 
 import contextlib
@@ -30,83 +30,83 @@ from runner.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
-PATIENCE = timedelta(days=1)  # of processes that wait for the first to plan, to load, to evaluate
-LOOK = 1.0  # seconds between two looks at whether another process failed, or was asked to end
-MOMENT = timedelta(seconds=LOOK)
-INTERRUPTED = "interrupted"  # the signal that asked one of the others to end
+PATIENCE = timedelta(days=1)  # timeout of processes that wait while the leader plans, loads or evaluates
+POLL = 1.0  # seconds between two checks for failed or interrupted processes
+POLL_DELTA = timedelta(seconds=POLL)
+INTERRUPTED = "interrupted"  # store key: number of the signal that another process received
 
 
-class Over(Exception):
-    """The first process has nothing more to do."""
+class LeaderEnded(Exception):
+    """The first process has ended."""
 
 
 class Team:
-    """The processes that torchrun started, seen from one of them."""
+    """Process group started by torchrun; an instance is one process's end of it."""
 
     def __init__(self, store: dist.Store, rank: int, size: int, local: int):
         self.store, self.rank, self.size, self.local = store, rank, size, local
-        self._number = 0  # of things told
-        self._asked = False  # whether the first process knows that this one is to end
+        self._number = 0  # objects broadcast so far
+        self._has_asked_to_stop = False
 
     @property
     def is_leader(self) -> bool:
-        """Whether this process is the command."""
+        """Return whether this is the first process, which runs the command."""
         return self.rank == 0
 
-    # -- what is said -------------------------------------------------------------------------------------------
+    # -- messages -----------------------------------------------------------------------------------------------
 
-    def broadcast(self, what: Any) -> None:
-        """Says something to all others, who `receive` it. Does not wait."""
-        self.store.set(f"told {self._number}", pickle.dumps(what))
+    def broadcast(self, value: Any) -> None:
+        """Send an object to all other processes, without waiting; they `receive` it."""
+        self.store.set(f"object {self._number}", pickle.dumps(value))
         self._number += 1
 
     def receive(self) -> Any:
-        """What the first process says next; waits for it. Raises `Over` where it has ended."""
-        key = f"told {self._number}"
+        """Wait for the leader's next object and return it. Raises `LeaderEnded`."""
+        key = f"object {self._number}"
         while not self._has(key):
             continue
         self._number += 1
-        if (what := pickle.loads(self.store.get(key))) is None:
-            raise Over
-        return what
+        if (value := pickle.loads(self.store.get(key))) is None:
+            raise LeaderEnded
+        return value
 
     def _has(self, key: str) -> bool:
-        """Return whether a word is there, after a moment: signals are heard between two of them."""
-        try:
-            self.store.wait([key], MOMENT)
+        """Return whether the store has a key, after waiting for a short time."""
+        try:  # short, because Python handles signals only between two waits
+            self.store.wait([key], POLL_DELTA)
         except dist.DistStoreError:
             return False
         return True
 
     def dismiss(self) -> None:
-        """Ends the others, where they wait."""
-        self.store.set("over", b"")
+        """End the other processes at their next `receive`."""
+        self.store.set("ended", b"")
         self.broadcast(None)
 
     def ask_to_stop(self) -> None:
-        """Have the first process save the run and end it, because a signal asked this one to end."""
-        if not self._asked:
+        """Pass this process's signal on to the leader, which then saves and ends the run."""
+        if not self._has_asked_to_stop:
             self.store.set(INTERRUPTED, str(interruption.signal_number()))
-        self._asked = True
+        self._has_asked_to_stop = True
 
     @property
-    def over(self) -> bool:
-        """Whether the first process has ended."""
-        return self.store.check(["over"])
+    def has_ended(self) -> bool:
+        """Return whether the leader has ended."""
+        return self.store.check(["ended"])
 
     def total(self, value: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """Sum a tensor over all processes in place and return it."""
         dist.all_reduce(value)
         return value
 
     # -- a run --------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def together(self, device: torch.device) -> Iterator[None]:
-        """Inside, tensors on such devices can be summed."""
+    def process_group(self, device: torch.device) -> Iterator[None]:
+        """Initialize torch's process group for a device; destroy it on exit."""
         if device.type == "cuda":
             torch.cuda.set_device(self.local)
-        # A kernel of one channel lies in memory as its gradient does, whatever their strides are called.
+        # harmless: for a kernel of one channel the strides differ only nominally
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         backend = "nccl" if device.type == "cuda" else "gloo"
         store = dist.PrefixStore(f"run {self._number}", self.store)
@@ -117,34 +117,34 @@ class Team:
             dist.destroy_process_group()
 
     def join(self, run: TrainState) -> "DistributedProgram":
-        """Makes a run, as it begins or goes on, this process's part of one that all train."""
+        """Make a new or resumed run this process's replica, and return its program."""
         run.team = self
         if not self.is_leader:
-            run.meter.clear()  # a checkpoint's is the first one's, or they would be added up
-        self._tell_apart(run)
+            run.meter.clear()  # because a resumed meter would be counted once per process
+        self._seed_noise(run)
         return DistributedProgram(self, run)
 
-    def _tell_apart(self, run: TrainState) -> None:
-        """What each process has of its own: noise, and batch norm."""
+    def _seed_noise(self, run: TrainState) -> None:
+        """Give each process its own noise, and log what differs between the processes."""
         stream = f"noise of process {self.rank} after step {run.progress.step}"
-        if not self.is_leader:  # each draws noise of its own for its own images
+        if not self.is_leader:  # the leader keeps the run's own seed
             run.noise.manual_seed(generator(run.config["seed"], stream).initial_seed())
             torch.manual_seed(generator(run.config["seed"], f"global {stream}").initial_seed())
             return
-        each = run.batch_size // self.size
-        log.info("%d processes train together, each on %d images of every batch of %d", self.size, each, run.batch_size)
+        part = run.batch_size // self.size
+        log.info("%d processes train together, each on %d images of every batch of %d", self.size, part, run.batch_size)
         if any(isinstance(module, _BatchNorm) for module in run.model.modules()):
-            log.warning("batch norm: each process normalises its own %d images, not the whole batch", each)
+            log.warning("batch norm: each process normalizes its own %d images, not the whole batch", part)
         if noisy(run.model):
             log.info("dropout and other noise: each process draws its own")
 
 
 class DistributedProgram(Program):
-    """A team's: this process's part of the batch, gradients of the whole."""
+    """Program of one replica: computes its part of the batch; DistributedDataParallel averages the gradients."""
 
     def __init__(self, team: Team, run: TrainState):
         self.team, self.network = team, run.forward
-        self._trained: list[bool] | None = None  # which parameters DistributedDataParallel knows to train
+        self._trained: list[bool] | None = None  # `requires_grad` flags at the last wrapping
 
     def gradients(self, runs: list[TrainState], batches: list[Batch]) -> list[Tensor]:
         (run,), (batch,) = runs, batches
@@ -154,26 +154,25 @@ class DistributedProgram(Program):
         parts = list(replace(own, first=True).split(run.accumulate))
         total = torch.zeros((), device=run.device)
         for number, part in enumerate(parts, 1):
-            wait = contextlib.nullcontext() if number == len(parts) else run.forward.no_sync()
-            with wait:
+            sync = contextlib.nullcontext() if number == len(parts) else run.forward.no_sync()
+            with sync:
                 loss = run.loss(part)
-                run.backward(loss * self.team.size)  # of which torch takes the mean over the processes
+                run.backward(loss * self.team.size)  # because torch averages over the processes
             total += loss.detach()
         return [self.team.total(total)]
 
     def can_stop(self, runs: list[TrainState]) -> bool:
-        """Stop the first process where the measurements of all were added up; the others go on as long as it does, and
-        tell it where a signal asked them to end."""
+        """Return True in the leader once all meters are reduced; the others ask the leader to stop."""
         if self.team.is_leader:
             return all(run.meter.since == run.progress.step for run in runs)
         self.team.ask_to_stop()
         return False
 
     def _wrap(self, run: TrainState) -> None:
-        """Again where stages were thawed or frozen."""
+        """Wrap the network in DistributedDataParallel, again whenever `requires_grad` flags have changed."""
         trained = [p.requires_grad for p in run.model.parameters()]
         if trained != self._trained:
-            run.forward = None  # takes its hooks off the parameters
+            run.forward = None  # frees the old wrapper, and with it its hooks
             devices = [run.device] if run.device.type == "cuda" else None
             run.forward = DistributedDataParallel(self.network, device_ids=devices)
             self._trained = trained
@@ -181,7 +180,7 @@ class DistributedProgram(Program):
 
 @functools.cache
 def team() -> Team | None:
-    """The processes that torchrun started; None where it started this one alone, or did not."""
+    """Return the process group of torchrun; None for a single process."""
     if "TORCHELASTIC_RUN_ID" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         return None
     store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))

@@ -1,4 +1,4 @@
-"""Each run by its own network's code, micro-batch by micro-batch."""
+"""Eager execution: each run computes its gradients with its own network, micro-batch by micro-batch."""
 
 import functools
 
@@ -12,7 +12,7 @@ from runner.train.state import TrainState
 
 
 class EagerProgram(Program):
-    """Each run by a program of its own, micro-batch by micro-batch."""
+    """Program of runs that compute separately, eagerly or by CUDA graph replays."""
 
     def gradients(self, runs: list[TrainState], batches: list[Batch]) -> list[Tensor]:
         return [
@@ -22,8 +22,8 @@ class EagerProgram(Program):
 
     def replay(self, runs: list[TrainState], capture: Capture, must: bool) -> list[Replays]:
         for run in runs:
-            held = [*run.model.parameters(), *run.model.buffers()]
-            run.replays = Replays([run], run.trained, held, functools.partial(_gradients, run), capture, must)
+            tensors = [*run.model.parameters(), *run.model.buffers()]
+            run.replays = Replays([run], run.trained, tensors, functools.partial(_gradients, run), capture, must)
         return [run.replays for run in runs]
 
 
@@ -32,7 +32,7 @@ def _gradients(run: TrainState, batches: list[Batch]) -> Tensor:
 
 
 def gradients(run: TrainState, batch: Batch) -> Tensor:
-    """The loss of a lone run on its batch; its gradients stand."""
+    """Compute the gradients of one run on its batch and return the loss."""
     run.optimizer.zero_grad()
     total = None
     for part in batch.split(run.accumulate):

@@ -9,7 +9,7 @@ import torch
 from runner.core.startup.torch_compiler import flop_counter, unwrap_methods
 from runner.data.splits import Splits
 from runner.execution.features.cut import Cut, Rest
-from runner.execution.features.eligible import Declined, foreseen
+from runner.execution.features.eligible import Declined, plan_cut
 from runner.model.attention import plain_attention
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def forward_facts(config: dict[str, Any], parts: "Parts", splits: Splits) -> For
     if transfer.cache is False:
         return uncut
     try:
-        cut = foreseen(config, model, transfer, parts.pipeline, parts.stack, images)
+        cut = plan_cut(config, model, transfer, parts.pipeline, parts.stack, images)
     except Declined:
         return uncut
     _, rest_flops = _count_flops(Rest(model.eval(), cut, device), torch.zeros(2, *cut.features.shape, device=device))

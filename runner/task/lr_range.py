@@ -14,7 +14,7 @@ from runner.core.listener import Listener
 from runner.core.schema import Below1, Positive, Rate
 from runner.core.seeds import generator
 from runner.core.timeline import Timeline
-from runner.execution.compile import compile_as_told
+from runner.execution.compile import compile_if_configured
 from runner.execution.eager import EagerProgram
 from runner.schedule.base import Schedule
 from runner.store.files import csv_text, png, write_atomic
@@ -127,7 +127,7 @@ class LrRange(Task):
         base = config["optimizer"]["lr"] * config["lr_scale"]
         sweep = RangeSchedule(length, self.low, self.high, base)
         parts = replace(parts, timeline=length, schedule=sweep, splits=replace(splits, val=None))
-        return compile_as_told(TrainState(config, parts, device, noise))
+        return compile_if_configured(TrainState(config, parts, device, noise))
 
     def losses(self, run: TrainState, listener: Listener) -> tuple[list[float], list[float]]:
         """Return `(rates, losses)` of the mini-batches up to divergence; each loss precedes the step with its rate."""

@@ -12,10 +12,10 @@ from runner.core.devices import check_device
 from runner.core.errors import ConfigError
 from runner.core.text import first_line
 from runner.data.splits import Splits
-from runner.execution.compile import lacking
+from runner.execution.compile import missing_compiler
 from runner.execution.cuda_graph.capture import unfit
 from runner.execution.features.eligible import refusal
-from runner.execution.fused.compatible import apart, structure
+from runner.execution.fused.compatible import structure, unfusable
 from runner.model.fitted import Fitted
 from runner.task.forward_facts import ForwardFacts, forward_facts
 from runner.train.selection import needs_validation
@@ -72,7 +72,7 @@ class Preflights:
     def of(self, config: dict[str, Any]) -> Facts:
         """Return the facts about a checked config; build its objects without training. Raises `ConfigError`."""
         device = check_device(config)
-        if config["compile"] is True and (missing := lacking(device)):
+        if config["compile"] is True and (missing := missing_compiler(device)):
             raise ConfigError(f"compile=true: {missing}; install it, or use compile=auto")
         if config["cuda_graph"] is True and device.type != "cuda":
             raise ConfigError(
@@ -148,7 +148,7 @@ class Preflights:
             skipped=len(splits.skipped),
             network=f"{structure(parts.model)} {forward.cut}",
             members=parts.ensemble.count,
-            apart=apart(parts, config),
+            apart=unfusable(parts, config),
             mixing=_with_hook(parts.stack, "mix"),
             modifying=_with_hook(parts.stack, "modify"),
             channels=splits.train.shape[0],

@@ -18,7 +18,7 @@ from runner.core.errors import ConfigError
 from runner.core.listener import Listener
 from runner.core.schema import Factor, Positive
 from runner.core.seeds import generator
-from runner.execution.compile import compile_as_told
+from runner.execution.compile import compile_if_configured
 from runner.execution.eager import EagerProgram
 from runner.optimizer.flat_params import Flat
 from runner.optimizer.newton import hessian
@@ -143,7 +143,7 @@ class Saddles(Task):
         torch.manual_seed(generator(config["seed"], "layers of libraries").initial_seed())
         noise = generator(config["seed"], "noise", device)
         parts = resources.parts(config, resources.splits(config, device), device, noise)
-        run = compile_as_told(TrainState(config, replace(parts, splits=replace(parts.splits, val=None)), device, noise))
+        run = compile_if_configured(TrainState(config, replace(parts, splits=replace(parts.splits, val=None)), device, noise))
         due = {round(step) for step in np.geomspace(1, run.steps + 1, self.looks) - 1} | {run.steps}
         rows = []
         while True:

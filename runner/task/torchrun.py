@@ -16,7 +16,7 @@ import torch
 
 from runner.core import interruption
 from runner.execution import distributed
-from runner.execution.distributed import INTERRUPTED, LOOK, Over, Team
+from runner.execution.distributed import INTERRUPTED, POLL, LeaderEnded, Team
 from runner.store.files import RESULT, write_json
 from runner.store.ledger import read
 from runner.task.job import Job, failure
@@ -40,7 +40,7 @@ def lead(team: Team, job: Job, device: torch.device) -> Iterator[None]:
     ended = threading.Event()
     threading.Thread(target=_watch, args=(team, job, ended), daemon=True).start()
     try:
-        with team.together(device):
+        with team.process_group(device):
             try:
                 yield
             except interruption.Interrupted:
@@ -53,7 +53,7 @@ def lead(team: Team, job: Job, device: torch.device) -> Iterator[None]:
 def _watch(team: Team, job: Job, ended: threading.Event) -> None:
     """Pass on interruptions, and exit if another process has failed."""
     # because a process that waits for another's gradients cannot be woken
-    while not ended.wait(LOOK):
+    while not ended.wait(POLL):
         if team.store.check([INTERRUPTED]):
             interruption.request(int(team.store.get(INTERRUPTED)))
         if team.store.check(["failed"]):
@@ -71,12 +71,12 @@ def follow(team: Team, resources: Resources) -> None:
             job = team.receive()
             task = resources.task(job.config)
             device = task.device(job.config)
-            with team.together(device):
+            with team.process_group(device):
                 task.follow(job, resources, device)
-    except Over:
+    except LeaderEnded:
         return
     except Exception as error:
-        if team.over:  # the first process has ended in the middle of the run
+        if team.has_ended:  # the first process has ended in the middle of the run
             return
         result = failure(error)
         team.store.set("failed", pickle.dumps(result | {"reason": f"process {team.rank}: {result['reason']}"}))

@@ -8,8 +8,8 @@ import torch
 from runner.core.seeds import generator
 from runner.execution import distributed
 from runner.execution.choose.lone import train_alone
-from runner.execution.compile import compile_as_told
-from runner.execution.features.cache import serve
+from runner.execution.compile import compile_if_configured
+from runner.execution.features.cache import use_feature_cache
 from runner.store import checkpoint
 from runner.store.files import PLAN
 from runner.task.job import Job
@@ -48,7 +48,7 @@ class Training(Trainable):
             self.program = team.join(self.run)
             self.cached = ["declined: several processes keep no features"]
             return
-        self.cached = [serve(run, self.splits, resources.features) for run in self.runs]
+        self.cached = [use_feature_cache(run, self.splits, resources.features) for run in self.runs]
 
     def train(self) -> None:
         """Train to the end, or until a signal asks for an end. Raises `Diverged`."""
@@ -63,7 +63,7 @@ class Training(Trainable):
         seed = seed if number == 0 else generator(seed, f"member {number}").initial_seed() >> 1
         config = self.config | {"seed": seed}
         noise = generator(seed, "noise", device)
-        return compile_as_told(TrainState(config, resources.parts(config, self.splits, device, noise), device, noise))
+        return compile_if_configured(TrainState(config, resources.parts(config, self.splits, device, noise), device, noise))
 
     def _resume(self, device: torch.device) -> bool:
         state = checkpoint.load_if_whole(self.path, device)

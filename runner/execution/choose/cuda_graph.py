@@ -1,4 +1,4 @@
-"""The choice of CUDA graphs for runs of one program: as the config says, else by a trial."""
+"""Choice of CUDA graphs for runs of one program: by the config, or by a trial for `cuda_graph=auto`."""
 
 import logging
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def choose_graph(runs: list["TrainState"], program: Program, capture: Capture | None = None) -> None:
-    """Replay the gradients of runs that a program is about to train, where that is chosen."""
+    """Let a program replay the gradients of its runs if the config or a trial says so."""
     value, device = runs[0].config["cuda_graph"], runs[0].device
     if value is False or (value == "auto" and device.type != "cuda" and capture is None):
         return
@@ -46,17 +46,17 @@ def _decide(runs: list["TrainState"], program: Program, capture: Capture, must: 
         with untouched(runs):
             batches = {id(run): batch for run, batch in zip(runs, program.batches(runs))}
             decision = _trial(replays[0], [batches[id(run)] for run in replays[0].runs], steps).decide()
-    except Exception as error:  # the step itself will show it
+    except Exception as error:  # if plain computation fails too, the step itself raises it
         decision = Decision(False, first_line(error))
         memory.free(runs[0].device)
     if not decision.on:
-        for some in replays:
-            some.stop(decision.reason)
+        for replay in replays:
+            replay.stop(decision.reason)
     return decision
 
 
 def _never(run: "TrainState") -> str:
-    """Return why a run's steps are never replayed; empty where a trial decides."""
+    """Return why a run's steps cannot be replayed; empty if a trial decides."""
     if run.team is not None:
         return "torchrun: several processes share this run"
     return unfit(run.parts.optimizer, run.config)

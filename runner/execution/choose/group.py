@@ -1,4 +1,4 @@
-"""Several jobs of one process, trained side by side: as one program where that pays."""
+"""Training of several jobs in one process: as one program if that is faster, else one by one."""
 
 import logging
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 
 
 def train_group(jobs: Sequence[list[TrainState]], key: str, folder: Path, must: bool) -> dict[int, Exception]:
-    """Train the runs of jobs to their ends, or to where a signal asked for an end.
+    """Train the runs of jobs to their ends, or until a signal asks the process to end.
 
-    key: of the program that they may share. folder: of the sweep, where it stands whether that pays.
-    must: whether it pays or not. Returns what ended a job early, by its place in `jobs`; the others went on.
+    key: of the program that they may share. folder: of the sweep, which keeps the decision.
+    must: share a program without a trial. Returns the errors that ended jobs, by index in `jobs`; other jobs continued.
     """
     numbers = {id(run): number for number, runs in enumerate(jobs) for run in runs}
     errors: dict[int, Exception] = {}
@@ -30,16 +30,16 @@ def train_group(jobs: Sequence[list[TrainState]], key: str, folder: Path, must: 
     def on_failure(run: TrainState, error: Exception) -> None:
         number = numbers[id(run)]
         errors[number] = error
-        for mate in jobs[number]:
-            mate.dropped = True
+        for member in jobs[number]:
+            member.dropped = True
 
     going = [run for runs in jobs for run in runs if not run.ended]
     for run in going:
-        run.restart_clock()  # the time in which others were built
-    with interruption.deferred():  # what runs share is given back to each before any of them is saved
-        if (program := _program(going, key, folder, must)) is not None:
-            _together(going, program, on_failure)
-        for runs in jobs:  # those that share no program, or no longer
+        run.restart_clock()  # discards the time in which other runs were built
+    with interruption.deferred():  # because runs must be unstacked before any of them is saved
+        if (program := _choose_program(going, key, folder, must)) is not None:
+            _train_fused(going, program, on_failure)
+        for runs in jobs:  # runs that share no program, or no longer
             try:
                 for run in runs:
                     run.restart_clock()
@@ -49,18 +49,18 @@ def train_group(jobs: Sequence[list[TrainState]], key: str, folder: Path, must: 
     return errors
 
 
-def _program(runs: list[TrainState], key: str, folder: Path, must: bool) -> FusedProgram | None:
-    """The one that these runs share; None where each has its own."""
+def _choose_program(runs: list[TrainState], key: str, folder: Path, must: bool) -> FusedProgram | None:
+    """Return the program that runs share; None if they train one by one."""
     if not runs:
         return None
     decisions = Decisions(folder, "fuse")
     decision = decisions.load(key)
-    if must and decision is not None and not decision.on:  # a trial's word is not asked for
+    if must and decision is not None and not decision.on:  # ignore an earlier trial's decision
         decision = None
     program = None
     if decision is None:
-        own, program = choose_fused(runs, must)
-        decision = decisions.save(key, own, must)
+        own_decision, program = choose_fused(runs, must)
+        decision = decisions.save(key, own_decision, must)
         if program is not None and not decision.on:
             program.unstack()
             program = None
@@ -76,7 +76,7 @@ def _program(runs: list[TrainState], key: str, folder: Path, must: bool) -> Fuse
     return program
 
 
-def _together(runs: list[TrainState], program: FusedProgram, on_failure: OnFailure) -> None:
+def _train_fused(runs: list[TrainState], program: FusedProgram, on_failure: OnFailure) -> None:
     for run in runs:
         run.fused = len(runs)
     program.on_failure = on_failure
@@ -84,10 +84,10 @@ def _together(runs: list[TrainState], program: FusedProgram, on_failure: OnFailu
         while not all(run.ended for run in runs) and not interruption.pending():
             try:
                 train(runs, program, on_failure)
-            except MemberFailed as end:
+            except MemberFailed as failure:
                 program.undo()
-                on_failure(end.run, end.error)
-    except Exception as error:  # of nobody's own part: each that goes on alone will show whose it was
+                on_failure(failure.run, failure.error)
+    except Exception as error:  # of the shared part; training one by one shows whose fault it is
         log.warning("the runs of this program go on one by one: %s: %s", type(error).__name__, error)
         program.undo()
     finally:

@@ -12,12 +12,12 @@ from runner.train.state import TrainState
 
 
 def train_alone(runs: list[TrainState], folder: Path | None = None, on_failure: OnFailure | None = None) -> None:
-    """Trains runs to their ends, each by a program of its own. `folder`: of the sweep that they are of."""
+    """Train runs to their ends, each by its own program. `folder`: of their sweep, for decisions."""
     program = EagerProgram()
     for run in runs:
         if interruption.pending():
             break
-        if not run.ended or run.compiled is not None:  # resumed after its last step, it reports what was chosen
+        if not run.ended or run.compiled is not None:  # a finished run that is resumed reports its choice
             choose_compile(run, folder)
         if not run.ended:
             choose_graph([run], program)

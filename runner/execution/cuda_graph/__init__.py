@@ -1,1 +1,1 @@
-"""The gradients of a step replayed as one CUDA graph."""
+"""CUDA graphs of the gradient computation of a step."""

@@ -1,4 +1,4 @@
-"""CUDA graphs: kernels that are launched again, all with one call, by no code of the host."""
+"""Capture of CUDA graphs."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,7 @@ from runner.train.protocols import Replay
 
 
 class CudaGraphs:
-    """Graphs of one device. They share the memory of what they do not keep, for one is replayed at a time."""
+    """Captures CUDA graphs on one device; they share a memory pool, because only one is replayed at a time."""
 
     def __init__(self, device: torch.device):
         self._device, self._pool = device, torch.cuda.graph_pool_handle()
@@ -24,22 +24,22 @@ class CudaGraphs:
         try:
             with (
                 torch.cuda.device(self._device),
-                # Puts the current stream back where a capture fails, as `torch.cuda.graph` itself does not.
+                # restores the current stream if a capture fails; `torch.cuda.graph` does not
                 torch.cuda.stream(torch.cuda.current_stream(self._device)),
-                # Other threads (that load data) may go on meanwhile.
+                # other threads, such as data loaders, may use CUDA during the capture
                 torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
             ):
                 work()
         except Exception:
-            for noise, state in before:  # in some releases of torch it would believe itself captured for ever
+            for noise, state in before:  # because in some torch releases it stays marked as captured
                 noise.graphsafe_set_state(state)
             raise
         return graph.replay
 
 
 @contextlib.contextmanager
-def beside(device: torch.device) -> Iterator[None]:
-    """On a stream of its own, where torch's notes on CUDA graphs want the steps before a capture."""
+def side_stream(device: torch.device) -> Iterator[None]:
+    """Run on a side stream, as torch's notes on CUDA graphs demand for the steps before a capture."""
     if device.type != "cuda":
         yield
         return
@@ -51,7 +51,7 @@ def beside(device: torch.device) -> Iterator[None]:
 
 
 def unfit(optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> str:
-    """What of a config cannot be replayed; empty where all can."""
+    """Return why a config's steps cannot be captured; empty if they can."""
     if needs_closure(optimizer):
         return f"optimizer: {type(optimizer).__name__} looks at the loss more than once a step"
     if config["precision"] == "fp16":

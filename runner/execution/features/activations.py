@@ -1,4 +1,4 @@
-"""Activations that are kept: which variants of the images they are of, a split's batches of them, their files."""
+"""Cached activations: the image variants they belong to, a split's batches of them, and their files."""
 
 import itertools
 import math
@@ -14,12 +14,12 @@ from runner.store.cache import Cache
 
 
 def count_variants(pipeline: Iterable[Transform]) -> int:
-    """How many images a pipeline makes of one."""
+    """Return the number of variants that a pipeline makes of an image."""
     return math.prod(item.variants for item in pipeline)
 
 
 def variants(images: Tensor, pipeline: Sequence[Transform]) -> Iterator[Tensor]:
-    """All that the pipeline makes of images `[B, C, H, W]`, in the order of `pick`'s numbers."""
+    """Yield all variants of images `[B, C, H, W]`, in the order of `pick`'s indices."""
     for numbers in itertools.product(*(range(item.variants) for item in pipeline)):
         view = images
         for item, number in zip(pipeline, numbers, strict=True):
@@ -28,7 +28,7 @@ def variants(images: Tensor, pipeline: Sequence[Transform]) -> Iterator[Tensor]:
 
 
 def pick(count: int, pipeline: Sequence[Transform], draws: torch.Generator) -> Tensor:
-    """Which variant each of `count` images becomes, `[B]`: the pipeline's own draws, in its order."""
+    """Draw the variant index of each of `count` images, `[B]`, with the pipeline's draws in its order."""
     picked = torch.zeros(count, dtype=torch.int64, device=draws.device)
     for item in pipeline:
         picked = picked * item.variants + item.pick(count, draws)
@@ -36,9 +36,9 @@ def pick(count: int, pipeline: Sequence[Transform], draws: torch.Generator) -> T
 
 
 class Activations:
-    """What enters the first stage that trains, as the batches of a split: all of one that loops and `evaluate` use.
+    """Cached features of a split, with the methods of a split that training and `evaluate` use.
 
-    rows `[N V, F]`: image by image, of each its variants, each in the order of its memory.
+    rows `[N V, F]`: the V variants of image 0, of image 1, ...; values in their order in memory.
     """
 
     def __init__(self, rows: Tensor, split: Split, cut: Cut):
@@ -50,32 +50,32 @@ class Activations:
         return len(self.labels)
 
     def batches(self, order: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Features and labels for each row of `order`; image i's variant v has the number `i V + v`."""
-        for flat, labels in self._rows.batches(order):
-            shape = len(flat), *self.cut.features.shape
-            yield flat.as_strided(shape, (flat.shape[1], *self.cut.strides)), labels
+        """Yield features and labels for each row of `order`; variant v of image i has index `i V + v`."""
+        for rows, labels in self._rows.batches(order):
+            shape = len(rows), *self.cut.features.shape
+            yield rows.as_strided(shape, (rows.shape[1], *self.cut.strides)), labels
 
 
-def flat(features: Tensor, strides: tuple[int, ...]) -> Tensor:
-    """A batch of features as rows `[B, F]`, each in the order of memory that `strides` give it."""
+def flatten(features: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """Return a batch of features as rows `[B, F]`, with values in the memory order of `strides`."""
     count, size = len(features), features[0].numel()
     dense = torch.empty_strided(features.shape, (size, *strides), dtype=features.dtype, device=features.device)
     return dense.copy_(features).as_strided((count, size), (size, 1))
 
 
-def rows(
+def load_rows(
     cache: Cache, name: str, shape: tuple[int, int], dtype: torch.dtype, compute: Callable[[], Iterator[Tensor]]
 ) -> tuple[Tensor, bool]:
-    """Load rows `[N V, F]` from the cache, or compute them part by part; return whether they were computed, too."""
+    """Load rows `[N V, F]` from the cache, or compute and store them; also return whether they are new."""
 
     def write(put: Callable[[bytes], None]) -> None:
         for part in compute():
-            put(content_of(part))
+            put(to_bytes(part))
 
     entry = cache.get(name, lambda: (math.prod(shape) * dtype.itemsize, write))
     return torch.frombuffer(entry.payload, dtype=dtype).view(shape), entry.is_new
 
 
-def content_of(tensor: Tensor) -> bytes:
-    """A tensor's numbers."""
+def to_bytes(tensor: Tensor) -> bytes:
+    """Return a tensor's values as bytes."""
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()

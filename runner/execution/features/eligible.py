@@ -1,4 +1,4 @@
-"""Which combinations the feature cache can serve: by their config and by their network, tried on a few images."""
+"""Eligibility for the feature cache: checks of the config, and of the network on a few images."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -13,12 +13,12 @@ from runner.core.text import first_line
 from runner.evaluation.base import Autocast
 from runner.execution.closeness import close
 from runner.execution.features.activations import count_variants
-from runner.execution.features.cut import Cut, Rest, Uncut, calls_before, enters, find
+from runner.execution.features.cut import Cut, Rest, Uncut, calls_before, compute_features, find_cut
 from runner.model.noise import noisy
 from runner.model.stages import stages
 
-MOST_VARIANTS = 8
-# What a forward pass raises when it meets shapes that it was not made for.
+MOST_VARIANTS = 8  # maximum of variants per image
+# errors of a forward pass on unexpected shapes
 MISFITS = (
     ArithmeticError,
     AssertionError,
@@ -32,7 +32,7 @@ MISFITS = (
 
 
 class Declined(Exception):
-    """Why a run cannot be served, and what would help."""
+    """Raised if a run cannot use the feature cache, with the reason and a way out."""
 
     def __init__(self, reason: str, way_out: str):
         super().__init__(reason)
@@ -40,19 +40,19 @@ class Declined(Exception):
 
 
 def refusal(context: Context) -> str | None:
-    """The line that refuses `transfer.cache=true` in a combination that cannot be served."""
+    """Return the error message for `transfer.cache=true` in an ineligible combination, else None."""
     if context.transfer.cache is not True:
         return None
     side, device = context.image_size, next(context.model.parameters()).device
     images = torch.zeros(2, context.in_channels, side, side, device=device)
     try:
-        foreseen(context.config, context.model, context.transfer, context.pipeline, context.stack, images)
-    except Declined as no:
-        return insisted(no)
+        plan_cut(context.config, context.model, context.transfer, context.pipeline, context.stack, images)
+    except Declined as declined:
+        return refusal_message(declined)
     return None
 
 
-def foreseen(
+def plan_cut(
     config: Mapping[str, Any],
     model: nn.Module,
     transfer: Any,
@@ -60,24 +60,24 @@ def foreseen(
     stack: Mapping[str, Any],
     images: Tensor,
 ) -> Cut:
-    """Where a run will probably be cut, found with two images. Raises `Declined`."""
-    consider(config, model, transfer, pipeline, stack)
-    return plan(model, transfer, images)
+    """Return the expected cut of a run, from two images. Raises `Declined`."""
+    check_config(config, model, transfer, pipeline, stack)
+    return choose_cut(model, transfer, images)
 
 
-def insisted(no: Declined) -> str:
-    """The line for whoever wants the cache at all costs."""
-    return f"transfer.cache=true: {no}; {no.way_out}, or transfer.cache=auto"
+def refusal_message(declined: Declined) -> str:
+    """Return the error message for `transfer.cache=true`."""
+    return f"transfer.cache=true: {declined}; {declined.way_out}, or transfer.cache=auto"
 
 
-def consider(
+def check_config(
     config: Mapping[str, Any],
     model: nn.Module,
     transfer: Any,
     pipeline: Mapping[str, Transform],
     stack: Mapping[str, Any],
 ) -> None:
-    """What can be said before anything is computed. Raises `Declined`."""
+    """Check what needs no forward pass. Raises `Declined`."""
     if transfer.depth(model) == 0:
         raise Declined("nothing is frozen", "set transfer.freeze_depth")
     if transfer.every:
@@ -100,19 +100,19 @@ def consider(
         raise Declined(f"regularization=[{','.join(mixing)}] mixes images", "leave it out")
 
 
-def plan(model: nn.Module, transfer: Any, images: Tensor) -> Cut:
-    """Where the network is cut, found with at least two normalised images. Raises `Declined`."""
+def choose_cut(model: nn.Module, transfer: Any, images: Tensor) -> Cut:
+    """Return the cut of the network, from at least two normalized images. Raises `Declined`."""
     kind = type(model).__name__
-    with modes_kept(model):
+    with restore_modes(model):
         try:
-            cut = find(model.eval(), trained_modules(model, transfer.depth(model)), images)
+            cut = find_cut(model.eval(), trained_modules(model, transfer.depth(model)), images)
             draws, calls = set(noisy(model)), calls_before(model, cut)
             for number, call in enumerate(calls):
                 if call in draws and not any(True for later in calls[number:] for _ in later.parameters()):
-                    cut = find(model, [call], images)  # no frozen stage comes after: GoogLeNet's dropout
+                    cut = find_cut(model, [call], images)  # before noise that no weights follow: GoogLeNet's dropout
                     break
-        except Uncut as why:
-            raise Declined(f"{kind} cannot be cut there: {why}", "use another transfer.freeze_depth") from why
+        except Uncut as reason:
+            raise Declined(f"{kind} cannot be cut there: {reason}", "use another transfer.freeze_depth") from reason
         before = [module for call in calls_before(model, cut) for module in call.modules()]
         if noise := [module for module in before if module in draws]:
             raise Declined(
@@ -120,7 +120,7 @@ def plan(model: nn.Module, transfer: Any, images: Tensor) -> Cut:
                 "leave it out, or freeze fewer stages",
             )
         transfer.train_mode(model, 0)
-        if moving := [module for module in before if _follows(module)]:
+        if moving := [module for module in before if _depends_on_batch(module)]:
             raise Declined(
                 f"{type(moving[0]).__name__} of the frozen stages follows the batches", "use transfer.frozen_norm=eval"
             )
@@ -128,49 +128,52 @@ def plan(model: nn.Module, transfer: Any, images: Tensor) -> Cut:
 
 
 def trained_modules(model: nn.Module, depth: int) -> list[nn.Module]:
-    """Of the stages after the first `depth`."""
+    """Return the modules of the stages after the first `depth`."""
     return [module for _, modules in stages(model)[depth:] for module in modules]
 
 
-def _follows(module: nn.Module) -> bool:
-    """Whether a norm's answer to an image depends on others: in the mode it is in."""
+def _depends_on_batch(module: nn.Module) -> bool:
+    """Return whether a module is a norm whose output depends on the batch in its current mode."""
     if not isinstance(module, nn.modules.batchnorm._NormBase):
         return False
     return module.training or (module.running_mean is None and isinstance(module, nn.modules.batchnorm._BatchNorm))
 
 
-def tried(model: nn.Module, transfer: Any, cut: Cut, images: Tensor, autocast: Autocast) -> Tensor:
-    """What enters for some images. Raises `Declined` where the two halves are not the whole, or the first moves."""
+def verify_cut(model: nn.Module, transfer: Any, cut: Cut, images: Tensor, autocast: Autocast) -> Tensor:
+    """Return the features of images at the cut.
+
+    Raises `Declined` if the two parts differ from the whole network, or if the frozen part changes in training.
+    """
     kind, device = type(model).__name__, images.device
     buffers = {name: value.clone() for name, value in model.named_buffers()}
-    with modes_kept(model), autocast(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with restore_modes(model), autocast(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             model.eval()
             with torch.no_grad():
-                torch.manual_seed(0)  # there are pools that draw in every mode
+                torch.manual_seed(0)  # because some pooling layers draw in every mode
                 whole = model(images)
-                features = enters(model, cut, images)
+                features = compute_features(model, cut, images)
                 torch.manual_seed(0)
                 parts = Rest(model, cut, device)(features)
-                alone = enters(model, cut, images[:1])
+                single = compute_features(model, cut, images[:1])
             transfer.train_mode(model, 0)
-            trained = enters(model, cut, images)
+            trained = compute_features(model, cut, images)
         except (Uncut, *MISFITS) as error:
             raise Declined(
                 f"{kind}'s stages cannot be run apart ({first_line(error)})", "use another transfer.freeze_depth"
             ) from error
-    moved = [name for name, value in model.named_buffers() if not _same(value, buffers[name])]
+    changed = [name for name, value in model.named_buffers() if not _same(value, buffers[name])]
     with torch.no_grad():
-        for name in moved:
+        for name in changed:
             model.get_buffer(name).copy_(buffers[name])
-    for unlike, why in (
+    for differs, reason in (
         (trained.requires_grad, f"{kind} trains something before the stages that are to train"),
-        (moved or not close(trained, features), f"the frozen stages of {kind} answer otherwise while training"),
-        (not close(alone, features[:1]), f"the frozen stages of {kind} mix the images of a batch"),
+        (changed or not close(trained, features), f"the frozen stages of {kind} answer otherwise while training"),
+        (not close(single, features[:1]), f"the frozen stages of {kind} mix the images of a batch"),
         (not close(parts, whole), f"later stages of {kind} read more than what enters {cut.entry}"),
     ):
-        if unlike:
-            raise Declined(why, "use another transfer.freeze_depth")
+        if differs:
+            raise Declined(reason, "use another transfer.freeze_depth")
     return features
 
 
@@ -179,8 +182,8 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 @contextlib.contextmanager
-def modes_kept(model: nn.Module) -> Iterator[None]:
-    """Puts back which modules train."""
+def restore_modes(model: nn.Module) -> Iterator[None]:
+    """Restore each module's training flag on exit."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield

@@ -1,4 +1,4 @@
-"""The activations that a process keeps for all its runs, and the data sets they are of."""
+"""In-memory store of activations, shared by all runs of a process."""
 
 import hashlib
 import itertools
@@ -9,39 +9,42 @@ import torch
 from torch import Tensor
 
 from runner.data.splits import Split
-from runner.execution.features.activations import Activations, content_of
+from runner.execution.features.activations import Activations, to_bytes
 from runner.execution.features.cut import Cut
 
 
 class Store:
-    """What was computed in this process, and how data sets are told apart. One serves all runs."""
+    """LRU store of activations, cuts and data fingerprints; one instance per process."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, Activations] = {}  # used last, stands last
-        self.cuts: dict[str, tuple[Cut, Tensor]] = {}  # that were tried, and what crossed them
-        self._prints: weakref.WeakKeyDictionary[Split, str] = weakref.WeakKeyDictionary()
+        self._entries: dict[str, Activations] = {}  # most recently used last
+        self.cuts: dict[str, tuple[Cut, Tensor]] = {}  # verified cuts, each with features of sample images
+        self._fingerprints: weakref.WeakKeyDictionary[Split, str] = weakref.WeakKeyDictionary()
 
     def get(self, key: str, budget: float, make: Callable[[], Activations]) -> Activations:
-        """What is kept under a key, else what is made; as much stays as the budget in bytes allows."""
-        found = self._kept.pop(key, None) or make()
-        while self._kept and sum(other.bytes for other in self._kept.values()) + found.bytes > budget:
-            self._kept.pop(next(iter(self._kept)))
-        self._kept[key] = found
-        return found
+        """Return the entry of a key, made if missing; evict the least recently used beyond the budget in bytes."""
+        entry = self._entries.pop(key, None) or make()
+        while self._entries and sum(other.bytes for other in self._entries.values()) + entry.bytes > budget:
+            self._entries.pop(next(iter(self._entries)))
+        self._entries[key] = entry
+        return entry
 
     def forget(self, key: str) -> None:
-        """What turned out wrong."""
-        del self._kept[key]
+        """Delete an entry."""
+        del self._entries[key]
 
     def fingerprint(self, split: Split) -> str:
-        """Which images, in which order: by the sums of each one's pixels where they are known, else by all pixels."""
-        if split not in self._prints:
+        """Return a hash of a split's labels and images, in order.
+
+        Images are hashed by their per-image moments if the split has them, else by all pixels.
+        """
+        if split not in self._fingerprints:
             digest = hashlib.sha256(repr((len(split), split.shape)).encode())
             parts: Iterable[Tensor] = [split.labels] if split.moments is None else [split.labels, split.moments]
             if split.moments is None:
-                numbers = torch.arange(len(split), device=split.device).split(1024)
-                parts = itertools.chain(parts, (images for images, _ in split.batches(numbers)))
+                indices = torch.arange(len(split), device=split.device).split(1024)
+                parts = itertools.chain(parts, (images for images, _ in split.batches(indices)))
             for part in parts:
-                digest.update(content_of(part))
-            self._prints[split] = digest.hexdigest()
-        return self._prints[split]
+                digest.update(to_bytes(part))
+            self._fingerprints[split] = digest.hexdigest()
+        return self._fingerprints[split]

@@ -1,1 +1,1 @@
-"""Several runs trained by one program: their networks stacked, their optimizers' steps taken together."""
+"""Fused runs: one program trains several runs with stacked networks and stacked optimizers."""

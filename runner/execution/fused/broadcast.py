@@ -1,24 +1,26 @@
-"""What is the same for all networks of a program, and so is computed once."""
+"""Activations that are equal for all networks of a program and therefore computed once."""
 
 import torch
 from torch import Tensor
 
 
 class Broadcast(Tensor):
-    """Activations `[B, C, ...]` of one network that stand for those of every one; what follows from them alone does,
-    too. The first layer that has weights turns them into those of all, side by side."""
+    """Activations `[B, C, ...]` shared by all networks, as are results of operations on them alone.
+
+    The first layer with weights turns them into `[B, N * C, ...]`.
+    """
 
 
-def once(x: Tensor) -> Broadcast:
-    """Marks them."""
+def broadcast(x: Tensor) -> Broadcast:
+    """Mark activations as shared by all networks."""
     return x.as_subclass(Broadcast)
 
 
-def plain(x: Tensor) -> Tensor:
-    """Without the mark."""
+def unmark(x: Tensor) -> Tensor:
+    """Return activations as a plain tensor."""
     return x.as_subclass(Tensor) if isinstance(x, Broadcast) else x
 
 
-def beside(x: Tensor, count: int) -> Tensor:
-    """`[B, count * C, ...]`: as many times as there are networks, for layers that have no form for one."""
-    return torch.cat([plain(x)] * count, 1) if isinstance(x, Broadcast) else x
+def repeat_channels(x: Tensor, count: int) -> Tensor:
+    """Return shared activations repeated for each network, `[B, count * C, ...]`; other activations unchanged."""
+    return torch.cat([unmark(x)] * count, 1) if isinstance(x, Broadcast) else x

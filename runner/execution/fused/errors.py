@@ -1,4 +1,4 @@
-"""What goes wrong where runs share a program."""
+"""Errors of runs that share a program."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,21 +8,21 @@ from runner.train.state import TrainState
 
 
 class Incompatible(Exception):
-    """Runs cannot share a program, and why."""
+    """Raised if runs cannot share a program; its text is the reason."""
 
 
 class MemberFailed(Exception):
-    """What one run's own part of a step raised, before anything moved: the others can do the step without it."""
+    """Raised for an error in one run's part of a step, before any update: the other runs can repeat the step."""
 
     def __init__(self, run: TrainState, error: Exception):
         super().__init__(str(error))
         self.run, self.error = run, error
 
 
-def by(run: TrainState, part: Callable[..., Any], *given: Any) -> Any:
-    """A part of the step that is this run's alone. Raises `MemberFailed` for what it raises, but for want of memory."""
+def call_for(run: TrainState, part: Callable[..., Any], *args: Any) -> Any:
+    """Call one run's part of a step. Raises `MemberFailed` for its errors, except for lack of memory."""
     try:
-        return part(*given)
+        return part(*args)
     except Exception as error:
         if memory.is_out_of_memory(error):
             raise

@@ -1,11 +1,12 @@
-"""The steps of several optimizers of one class as one.
+"""Stacked optimizer: one step for several optimizers of one class.
 
-For optimizers that treat each number alone and whose step is proportional to the rate (`ELEMENTWISE`): one of them
-takes a step of rate 1, from zero, with the gradients of all; each run's row of it times the run's own rate is the run's
-step. Weight decay is applied outside, per run. State lives in stacked tensors, of which each run's own optimizer has
-its rows: what it saves is what it would have alone. Kernels that do a whole step at once (`runner.optimizer.kernels`),
-but for SGD's, get the rows themselves, in one call: they round the last numbers of a tensor otherwise than those
-before. Where a run has many weights, on a CPU, it takes its step by itself, if that is a few calls.
+It serves elementwise optimizers with a step proportional to the learning rate (`ELEMENTWISE`). An inner optimizer takes
+a step with learning rate 1, from zero, on the stacked gradients. Each run's row of it, times its learning rate, is that
+run's step. Weight decay is applied outside, per run.
+
+State tensors are stacked; each run's own optimizer holds views of its rows and saves them as if it trained alone.
+Fused kernels (`runner.optimizer.kernels`), except SGD's, get a list of rows in place of stacks, because they round the
+last elements of a tensor differently. On a CPU, runs with more than `MANY_WEIGHTS` weights take their steps one by one.
 """
 
 import copy
@@ -22,7 +23,7 @@ from runner.optimizer.kernels import direct
 from runner.optimizer.lion import Lion
 from runner.train.state import TrainState
 
-ELEMENTWISE = {  # class -> whether its weight decay is decoupled from the gradient, where no option of its own says
+ELEMENTWISE = {  # class -> decoupled weight decay? (used if the class has no option for it)
     torch.optim.SGD: False,
     torch.optim.Adagrad: False,
     torch.optim.RMSprop: False,
@@ -35,11 +36,11 @@ ELEMENTWISE = {  # class -> whether its weight decay is decoupled from the gradi
     Adam: False,
     Lion: True,
 }
-OWN = {"params", "lr", "weight_decay", "name", "lr_scale", "initial_lr"}  # what may differ between runs and groups
+OWN = {"params", "lr", "weight_decay", "name", "lr_scale", "initial_lr"}  # group keys that may differ between runs
 
 
-def kind(run: TrainState) -> str | None:
-    """What runs must agree in to take their steps together; None where each takes its own."""
+def stacking_key(run: TrainState) -> str | None:
+    """Return a key; runs with equal keys can take their steps together. None: the run takes its own steps."""
     optimizer = run.optimizer
     if type(optimizer) not in ELEMENTWISE or run.scaler is not None:
         return None
@@ -53,7 +54,7 @@ def kind(run: TrainState) -> str | None:
 
 
 class StackedOptimizer:
-    """One step for the runs whose rows in the stacks are `first` and those after it."""
+    """Takes the optimizer steps of runs in consecutive rows of the stacks, from row `first` on."""
 
     def __init__(self, runs: Sequence[TrainState], first: int, stacks: Sequence[tuple[Tensor, list[Tensor]]]):
         self.runs = runs
@@ -63,87 +64,89 @@ class StackedOptimizer:
             for run in runs
         ]
         moved = [(stack, own[rows]) for stack, own in stacks if id(own[first]) in groups[0]]
-        self._own = [own for _, own in moved]
+        self._parameters = [own for _, own in moved]  # of each run, for each stack
         self._stacks = [stack for stack, _ in moved]
         self._rows = rows
         self._weights = [stack.data[rows] for stack, _ in moved]
         self._steps = [torch.zeros_like(weights) for weights in self._weights]
-        self._apart = _by_kernel(runs[0])
-        self._moved = [row for steps in self._steps for row in steps.unbind(0)] if self._apart else self._steps
-        self._groups = [[group[id(own[row])] for own in self._own] for row, group in enumerate(groups)]
+        self._by_rows = _needs_rows(runs[0])
+        self._params = [row for steps in self._steps for row in steps.unbind(0)] if self._by_rows else self._steps
+        self._groups = [[group[id(own[row])] for own in self._parameters] for row, group in enumerate(groups)]
         self._rates: list[list[float]] = []
-        self._inner = self._one()
+        self._inner = self._make_inner()
         self._direct = direct(self._inner)
         self._decoupled = self._inner.param_groups[0].get("decoupled_weight_decay", ELEMENTWISE[type(self._inner)])
         self._own_decays = [[group["weight_decay"] for group in run.optimizer.param_groups] for run in runs]
-        # What multiplies weights: the decay, or what a decoupled one leaves of them.
+        # factors of the weights: the decay, or for a decoupled one 1 - lr * decay
         self._decays = self._columns(self._own_decays) if any(map(any, self._own_decays)) else None
-        self._take()
+        self._stack_state()
 
-    def _one(self) -> torch.optim.Optimizer:
-        """An optimizer like the first run's, of rate 1 and without decay, that moves `_steps`."""
+    def _make_inner(self) -> torch.optim.Optimizer:
+        """Return an optimizer like the first run's, with learning rate 1 and no decay, that updates `_steps`."""
         like = self.runs[0].optimizer
         options = {key: value for key, value in like.param_groups[0].items() if key not in OWN}
-        if not self._apart and options.get("fused"):
+        if not self._by_rows and options.get("fused"):
             options |= {"fused": False, "foreach": True}
         inner = object.__new__(type(like))
-        vars(inner).update(vars(like))  # copy.copy would leave out what a subclass added
-        inner.param_groups = [options | {"params": self._moved, "lr": 1.0, "weight_decay": 0.0}]
+        vars(inner).update(vars(like))  # not copy.copy, because it omits attributes of subclasses
+        inner.param_groups = [options | {"params": self._params, "lr": 1.0, "weight_decay": 0.0}]
         inner.state = defaultdict(dict)
         return inner
 
-    def _take(self) -> None:
-        """The runs' own state, where they have been trained before."""
-        if self._apart:
+    def _stack_state(self) -> None:
+        """Take over the optimizer state of runs that have been trained before."""
+        if self._by_rows:
             for row, run, p in self._each_row():
                 if state := run.optimizer.state.get(p):
                     self._inner.state[row] = state
             return
-        for steps, own in zip(self._steps, self._own):
+        for steps, own in zip(self._steps, self._parameters):
             states = [run.optimizer.state.get(p) for run, p in zip(self.runs, own)]
             if states[0]:
                 self._inner.state[steps] = {
-                    key: torch.stack([state[key] for state in states]) if _each(value, own[0]) else copy.deepcopy(value)
+                    key: torch.stack([state[key] for state in states])
+                    if _is_per_weight(value, own[0])
+                    else copy.deepcopy(value)
                     for key, value in states[0].items()
                 }
-        self._give()
+        self._share_state()
 
-    def _give(self) -> None:
-        """Makes the rows of the state each run's own."""
-        if self._apart:
+    def _share_state(self) -> None:
+        """Give each run's optimizer views of its rows of the state."""
+        if self._by_rows:
             for row, run, p in self._each_row():
                 if state := self._inner.state.get(row):
                     run.optimizer.state[p] = state
             return
-        for steps, own in zip(self._steps, self._own):
+        for steps, own in zip(self._steps, self._parameters):
             if state := self._inner.state.get(steps):
                 for row, (run, p) in enumerate(zip(self.runs, own)):
                     run.optimizer.state[p] = {
-                        key: value[row] if _each(value, steps) else value for key, value in state.items()
+                        key: value[row] if _is_per_weight(value, steps) else value for key, value in state.items()
                     }
 
     def _each_row(self) -> Iterator[tuple[Tensor, TrainState, Tensor]]:
-        """What moves, the run that it belongs to, and the run's own weights."""
-        owners = ((run, p) for own in self._own for run, p in zip(self.runs, own))
-        return ((row, run, p) for row, (run, p) in zip(self._moved, owners, strict=True))
+        """Yield each row of the inner optimizer, its run, and the run's own parameter."""
+        owners = ((run, p) for own in self._parameters for run, p in zip(self.runs, own))
+        return ((row, run, p) for row, (run, p) in zip(self._params, owners, strict=True))
 
     def unstack(self) -> None:
-        """Gives each run what it shares with the others, before they go different ways."""
+        """Give each run its own copy of the state."""
         for run in self.runs:
             for state in run.optimizer.state.values():
                 state |= {key: value.clone() for key, value in state.items() if isinstance(value, Tensor)}
 
     def _columns(self, values: list[list[float]]) -> list[Tensor]:
-        """A number a run and group as what multiplies each stack: `[n, 1, ...]`."""
+        """Return factors of shape `[n, 1, ...]` for each stack, from a value per run and parameter group."""
         like = self._weights[0]
-        each = [[row[number] for number in numbers] for row, numbers in zip(values, self._groups)]
-        table = torch.tensor(each, dtype=like.dtype, pin_memory=like.is_cuda)  # so that nobody waits for its way there
+        rows = [[row[number] for number in numbers] for row, numbers in zip(values, self._groups)]
+        table = torch.tensor(rows, dtype=like.dtype, pin_memory=like.is_cuda)  # pinned: the copy is asynchronous
         columns = table.to(like.device, non_blocking=True).unbind(1)
         return [column.view(-1, *[1] * (weights.ndim - 1)) for column, weights in zip(columns, self._weights)]
 
     @torch.no_grad()
     def step(self) -> None:
-        """Moves all weights by their gradients, which stand in the stacks."""
+        """Update all weights with the gradients of the stacks."""
         rates = [[group["lr"] for group in run.optimizer.param_groups] for run in self.runs]
         if rates != self._rates:
             self._rates, self._scales = rates, self._columns(rates)
@@ -156,31 +159,31 @@ class StackedOptimizer:
                 torch._foreach_mul_(self._weights, self._decays)
             else:
                 gradients = torch._foreach_addcmul(gradients, self._weights, self._decays)
-        if self._apart:
+        if self._by_rows:
             gradients = [row for gradient in gradients for row in gradient.unbind(0)]
-        fresh = not self._inner.state
+        is_first = not self._inner.state
         if self._direct is not None:
-            self._direct.given = gradients
+            self._direct.gradients = gradients
             self._direct.step()
         else:
-            for steps, gradient in zip(self._moved, gradients, strict=True):
+            for steps, gradient in zip(self._params, gradients, strict=True):
                 steps.grad = gradient
             self._inner.step()
         torch._foreach_addcmul_(self._weights, self._steps, self._scales)
         torch._foreach_zero_(self._steps)
-        if fresh:
-            self._give()
+        if is_first:
+            self._share_state()
 
 
-def _by_kernel(run: TrainState) -> bool:
-    """Whether its optimizer's step is a single kernel; SGD's few passes over stacks are quicker than one that is handed
-    every row."""
+def _needs_rows(run: TrainState) -> bool:
+    """Return whether the optimizer's step is one fused kernel, which needs rows in place of stacks."""
+    # not for SGD, because its few passes over stacks are faster than a kernel over all rows
     kind = type(run.optimizer)
     if kind is torch.optim.RMSprop:
         return run.direct is not None
     return kind is not torch.optim.SGD and bool(run.optimizer.param_groups[0].get("fused"))
 
 
-def _each(value: Any, like: Tensor) -> bool:
-    """Whether a piece of state is a number for each weight, not one for all of them."""
+def _is_per_weight(value: Any, like: Tensor) -> bool:
+    """Return whether a piece of optimizer state has one value for each weight."""
     return isinstance(value, Tensor) and value.shape == like.shape

@@ -1,4 +1,4 @@
-"""The program of several runs: one forward and backward pass for all, their optimizers' steps together."""
+"""Fused program: one forward and backward pass and one optimizer step for several runs."""
 
 from collections import defaultdict
 from typing import Any
@@ -10,8 +10,8 @@ from runner.core import memory
 from runner.data.splits import ResidentSplit
 from runner.evaluation.metrics import EvaluationResult
 from runner.execution.cuda_graph.replay import Replays
-from runner.execution.fused.compatible import program, refusal, same_batches, structure
-from runner.execution.fused.errors import Incompatible, by
+from runner.execution.fused.compatible import compatibility_key, refusal, same_batches, structure
+from runner.execution.fused.errors import Incompatible, call_for
 from runner.execution.fused.network import mappable
 from runner.execution.fused.stacked_runs import StackedRuns
 from runner.train.batch import Batch
@@ -22,102 +22,103 @@ from runner.train.state import TrainState
 
 
 class FusedProgram(Program):
-    """Runs whose networks have one structure. Raises `Incompatible` where they cannot share a program.
+    """Program of runs with one network structure. Raises `Incompatible` if they cannot share a program.
 
-    A run that ends leaves its place empty, so that no run's numbers depend on others. Where memory does not suffice,
-    two halves share a program each.
+    A run that ends leaves its slot empty, so that no run's results depend on others. If memory runs out, the runs
+    continue in two halves.
     """
 
     def __init__(self, runs: list[TrainState]):
         for reason in filter(None, map(refusal, runs)):
             raise Incompatible(reason)
-        if len({(structure(run.model), program(run)) for run in runs}) > 1:
+        if len({(structure(run.model), compatibility_key(run)) for run in runs}) > 1:
             raise Incompatible("their networks, batches or devices differ")
-        self._seat(runs)
-        self._draws: list[tuple[TrainState, Tensor]] = []  # what their generators stood at before the step's batches
-        self.on_failure: OnFailure | None = None  # who is told of a run whose own optimizer fails
+        self._stack(runs)
+        self._draws: list[tuple[TrainState, Tensor]] = []  # augmentation generators' states before the step's batches
+        self.on_failure: OnFailure | None = None  # called if a run's own optimizer fails
 
-    def _seat(self, runs: list[TrainState]) -> None:
-        """Makes networks of those that are due first."""
+    def _stack(self, runs: list[TrainState]) -> None:
+        """Stack the networks of the runs that are due first."""
         first = _due(runs)
-        self.bundles = self._tried(_seated(first))
-        self._alike = same_batches(first)
+        self.bundles = self._choose_bundles(_assign_slots(first))
+        self._batch_sets = same_batches(first)
 
     def due(self, runs: list[TrainState]) -> list[TrainState]:
-        """Runs whose batches are made once stay at one step: after a kill some may have further to go than others."""
+        """Return the runs at the earliest step, if runs share batches or noise; else all runs."""
+        # because after a kill, checkpoints of the runs may be of different steps
         due = _due(runs)
-        here = {id(run) for bundle in self.bundles for run in bundle.runs}
-        if not here.issuperset(map(id, due)):
+        stacked = {id(run) for bundle in self.bundles for run in bundle.runs}
+        if not stacked.issuperset(map(id, due)):
             graphs = self.bundles[0].graphs
             self.unstack()
-            self._seat(runs)
+            self._stack(runs)
             if graphs is not None:
                 self.replay(due, *graphs)
         return due
 
-    def _tried(self, groups: list[list[TrainState]]) -> list[StackedRuns]:
-        """Networks side by side; where that shares nothing, or gives other answers, mapped as wholes."""
-        runs = [run for some in groups for run in some]
-        no = mappable([run.model for run in runs]) if runs[0].features is None else "features are kept"
+    def _choose_bundles(self, groups: list[list[TrainState]]) -> list[StackedRuns]:
+        """Stack networks by channels; if that shares nothing or changes the logits, by vmap."""
+        runs = [run for group in groups for run in group]
+        reason = mappable([run.model for run in runs]) if runs[0].features is None else "features are kept"
         try:
-            bundles = _compared(groups, mapped=False)
+            bundles = _make_bundles(groups, mapped=False)
         except Incompatible as error:
-            if no:
-                raise Incompatible(f"{error}; nor by torch.func.vmap: {no}") from error
-            return _compared(groups, mapped=True)
-        if no or not bundles[0].network.asks_each:
+            if reason:
+                raise Incompatible(f"{error}; nor by torch.func.vmap: {reason}") from error
+            return _make_bundles(groups, mapped=True)
+        if reason or not bundles[0].network.shares_nothing:
             return bundles
         for bundle in bundles:
             bundle.unstack()
         try:
-            return _compared(groups, mapped=True)
+            return _make_bundles(groups, mapped=True)
         except Incompatible:
-            return _compared(groups, mapped=False)
+            return _make_bundles(groups, mapped=False)
 
     def unstack(self) -> None:
-        """Gives each run all that is its own, so that it can go on alone."""
+        """Give each run its own copies of weights and state, so that it can train alone."""
         for bundle in self.bundles:
             bundle.unstack()
 
     def restack(self) -> None:
-        """After `unstack`: the same runs again, from what was loaded into them."""
-        self.bundles = [bundle.like(bundle.runs) for bundle in self.bundles]
+        """Stack the same runs again after `unstack`, with their current state."""
+        self.bundles = [bundle.remake(bundle.runs) for bundle in self.bundles]
 
     def batches(self, runs: list[TrainState]) -> list[Batch]:
-        """Runs of one seed and one augmentation see the same images: one of them makes the batch for all."""
+        """Return a batch for each run; runs with equal batches share one."""
         self._draws = []
         sharing: dict[Any, list[TrainState]] = defaultdict(list)
         for run in runs:
-            sharing[self._alike[id(run)], run.progress.step].append(run)
-        firsts = [some[0] for some in sharing.values()]
-        drawing = [some for some in sharing.values() if some[0].pipeline or some[0].mixers]
+            sharing[self._batch_sets[id(run)], run.progress.step].append(run)
+        firsts = [group[0] for group in sharing.values()]
+        drawing = [group for group in sharing.values() if group[0].pipeline or group[0].mixers]
         for first, *others in drawing:
             state = first.augmenting.get_state()
             self._draws += [(run, state) for run in (first, *others)]
-        batches = self._made(firsts)
+        batches = self._make_batches(firsts)
         for first, *others in drawing:
             if others:
                 state = first.augmenting.get_state()
                 for run in others:
                     run.augmenting.set_state(state)
-        found = {id(run): batch for some, batch in zip(sharing.values(), batches) for run in some}
-        return [found[id(run)] for run in runs]
+        batch_of = {id(run): batch for group, batch in zip(sharing.values(), batches) for run in group}
+        return [batch_of[id(run)] for run in runs]
 
-    def _made(self, runs: list[TrainState]) -> list[Batch]:
-        """What lies in memory is fetched for all at once; what nothing augments is normalised at once, too."""
+    def _make_batches(self, runs: list[TrainState]) -> list[Batch]:
+        """Return a batch for each run; index a resident split and normalize images once for all if possible."""
         first, split = runs[0], runs[0].train_split
-        kept = first.features is not None or not isinstance(split, ResidentSplit)
-        if kept or any(run.train_split is not split for run in runs):
-            return [by(run, run.next_batch) for run in runs]
+        is_separate = first.features is not None or not isinstance(split, ResidentSplit)
+        if is_separate or any(run.train_split is not split for run in runs):
+            return [call_for(run, run.next_batch) for run in runs]
         images, labels = next(split.batches([torch.cat([run.next_rows() for run in runs])]))
         plain = all(not run.pipeline and run.parts.splits is first.parts.splits for run in runs)
         if plain:
             images = first.normalize(images)
         parts = zip(runs, images.split(first.batch_size), labels.split(first.batch_size))
-        return [by(run, run.mix if plain else run.augment, *part, run.augmenting) for run, *part in parts]
+        return [call_for(run, run.mix if plain else run.augment, *part, run.augmenting) for run, *part in parts]
 
     def undo(self) -> None:
-        """Forgets the batches of a step that failed."""
+        """Discard the batches of a failed step and restore the generators."""
         for run, state in self._draws:
             run.augmenting.set_state(state)
         for bundle in self.bundles:
@@ -127,21 +128,21 @@ class FusedProgram(Program):
     def gradients(self, runs: list[TrainState], batches: list[Batch]) -> list[Tensor]:
         if batches[0].repeated:
             raise RuntimeError(f"{type(runs[0].optimizer).__name__} looks at the loss more than once a step")
-        mine = {id(run): batch for run, batch in zip(runs, batches)}
+        batch_of = {id(run): batch for run, batch in zip(runs, batches)}
         losses: dict[int, Tensor] = {}
-        todo = self.bundles
+        queue = self.bundles
         self.bundles = []
-        while todo:
-            bundle = todo.pop(0).only(mine)
+        while queue:
+            bundle = queue.pop(0).keep_only(batch_of)
             if bundle is None:
                 continue
             try:
-                losses |= zip(map(id, bundle.runs), bundle.gradients([mine[id(run)] for run in bundle.runs]))
+                losses |= zip(map(id, bundle.runs), bundle.gradients([batch_of[id(run)] for run in bundle.runs]))
             except Exception as error:
                 if not memory.is_out_of_memory(error) or len(bundle.runs) == 1:
-                    self.bundles += [bundle, *todo]
+                    self.bundles += [bundle, *queue]
                     raise
-                todo = [*bundle.halves(), *todo]
+                queue = [*bundle.split(), *queue]
             else:
                 self.bundles.append(bundle)
         return [losses[id(run)] for run in runs]
@@ -150,21 +151,21 @@ class FusedProgram(Program):
         return [bundle.replay(capture, must) for bundle in self.bundles]
 
     def measure(self, runs: list[TrainState]) -> dict[int, EvaluationResult]:
-        """Where memory does not suffice, each looks by itself."""
-        wanted = {id(run) for run in runs}
-        found: dict[int, EvaluationResult] = {}
+        """Return validation results by `id(run)`; out of memory, runs are left out and validated one by one."""
+        ids = {id(run) for run in runs}
+        results: dict[int, EvaluationResult] = {}
         for bundle in self.bundles:
             try:
-                found |= bundle.measure([run for run in bundle.runs if id(run) in wanted])
+                results |= bundle.measure([run for run in bundle.runs if id(run) in ids])
             except Exception as error:
                 if not memory.is_out_of_memory(error):
                     raise
-        return found
+        return results
 
     def update(self, runs: list[TrainState], objectives: list[Objective]) -> None:
-        apart = {id(run) for bundle in self.bundles for run in bundle.apart}
+        separate = {id(run) for bundle in self.bundles for run in bundle.separate_runs}
         for run, objective in zip(runs, objectives):
-            if id(run) not in apart:
+            if id(run) not in separate:
                 run.clip_gradients()
                 continue
             try:
@@ -177,10 +178,12 @@ class FusedProgram(Program):
             bundle.step()
 
 
-def _compared(groups: list[list[TrainState]], mapped: bool) -> list[StackedRuns]:
-    """Return runs in shared networks. Raises `Incompatible` where these give other logits than each run's own, which
-    each then has again."""
-    bundles = [StackedRuns(some, mapped) for some in groups]
+def _make_bundles(groups: list[list[TrainState]], mapped: bool) -> list[StackedRuns]:
+    """Stack groups of runs and compare the logits with those of each run's own network.
+
+    Raises `Incompatible` if they differ; the runs are then unstacked.
+    """
+    bundles = [StackedRuns(group, mapped) for group in groups]
     try:
         for bundle in bundles:
             bundle.compare()
@@ -191,27 +194,27 @@ def _compared(groups: list[list[TrainState]], mapped: bool) -> list[StackedRuns]
     return bundles
 
 
-def _seated(runs: list[TrainState]) -> list[list[TrainState]]:
-    """The runs by programs, in which each has a place of its own: one, unless they come from several."""
-    found: list[list[TrainState]] = []
+def _assign_slots(runs: list[TrainState]) -> list[list[TrainState]]:
+    """Return groups of runs with distinct slots of one program; several only if the runs come from several programs."""
+    groups: list[list[TrainState]] = []
     for run in sorted(runs, key=lambda run: run.slot or (0, 0, 0)):
-        for some in found:
-            if run.slot is None or _fits(run.slot, [other.slot for other in some]):
-                some.append(run)
+        for group in groups:
+            if run.slot is None or _fits(run.slot, [member.slot for member in group]):
+                group.append(run)
                 break
         else:
-            found.append([run])
-    return found
+            groups.append([run])
+    return groups
 
 
 def _due(runs: list[TrainState]) -> list[TrainState]:
-    """Those at the earliest step, where any of them have something in common."""
+    """Return the runs at the earliest step, if runs share batches or noise; else all runs."""
     if not any(run.slot is not None and run.slot.common for run in runs):
         return runs
     least = min(run.progress.step for run in runs)
     return [run for run in runs if run.progress.step == least]
 
 
-def _fits(seat: Slot, taken: list[Slot | None]) -> bool:
-    """Whether a place is free in the program of those who have these."""
-    return all(other is not None and other[1:] == seat[1:] and other != seat for other in taken)
+def _fits(slot: Slot, taken: list[Slot | None]) -> bool:
+    """Return whether a slot belongs to the program of the taken slots and is free."""
+    return all(other is not None and other[1:] == slot[1:] and other != slot for other in taken)

@@ -1,22 +1,22 @@
-"""What runs of one program have in common. Loads no torch."""
+"""Keys of the batches and noise that runs of one program may share. Imports no torch."""
 
 import json
 from collections.abc import Iterable
 from typing import Any
 
-# Weights of a run, above which an optimizer whose step is a few calls takes it for each run by itself, on a CPU: what
-# goes through memory then gains more than calls for all, whose steps each run's rate has yet to multiply.
+# Number of weights above which runs on a CPU take their optimizer steps one by one, if a step is a few kernel calls. A
+# stacked step passes over memory once more, because each run's learning rate is multiplied in afterwards.
 MANY_WEIGHTS = 30_000
 
 
-def batches(config: dict[str, Any], mixing: Iterable[str]) -> str:
-    """What runs of one program agree in whose batches are equal, step by step; `mixing`: items of their stacks."""
+def batches_key(config: dict[str, Any], mixing: Iterable[str]) -> str:
+    """Return a key: runs of one program with equal keys have equal batches. `mixing`: stack items that mix images."""
     items = {name: config["regularization"][name] for name in mixing}
-    whence = config["data"], config["transfer"]  # whose weights may bring a normalisation of their own
-    return json.dumps([config["seed"], *whence, config["augmentation"], items])
+    sources = config["data"], config["transfer"]  # pretrained weights may bring their own normalization
+    return json.dumps([config["seed"], *sources, config["augmentation"], items])
 
 
-def noise(config: dict[str, Any], modifying: Iterable[str]) -> str:
-    """What runs of one structure agree in whose networks draw the same; `modifying`: items that may bring noise."""
+def noise_key(config: dict[str, Any], modifying: Iterable[str]) -> str:
+    """Return a key: runs of one structure with equal keys draw equal noise. `modifying`: items that may add noise."""
     items = {name: config["regularization"][name] for name in modifying}
     return json.dumps([config["seed"], config["model"], items])

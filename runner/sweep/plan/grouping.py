@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.core.errors import ConfigError
 from runner.execution.decision import too_short
-from runner.execution.fused.slot import MANY_WEIGHTS, batches, noise
+from runner.execution.fused.slot import MANY_WEIGHTS, batches_key, noise_key
 from runner.sweep.plan.plan import Entry, GroupSlot, Plan
 from runner.train.slot import APART, BATCHES, NOISE, Slot
 
@@ -83,9 +83,9 @@ def make_slots(entries: list[Entry]) -> list[Slot]:
 
 def _common_parts(entries: list[Entry]) -> int:
     """Return what all runs of a program have in common: `APART`, `BATCHES` or `NOISE` of `runner.train.slot`."""
-    if len(entries) == 1 or entries[0].facts.members > 1 or not _all_equal(entries, batches, "mixing"):
+    if len(entries) == 1 or entries[0].facts.members > 1 or not _all_equal(entries, batches_key, "mixing"):
         return APART
-    return NOISE if _all_equal(entries, noise, "modifying") else BATCHES
+    return NOISE if _all_equal(entries, noise_key, "modifying") else BATCHES
 
 
 def _all_equal(entries: list[Entry], key: Callable[[dict[str, Any], Any], str], items: str) -> bool:
@@ -95,13 +95,13 @@ def _all_equal(entries: list[Entry], key: Callable[[dict[str, Any], Any], str], 
 def _refusals(plan: Plan) -> list[str]:
     """Return the reasons why runs cannot share a program, each once."""
     from runner.core.devices import check_device  # imported here because it is slow and only fuse=true needs it
-    from runner.execution.choose.fused import impossible
+    from runner.execution.choose.fused import try_fusing
 
     lines = {entry.facts.apart or "task: only task=train trains" for entry in plan.entries if not entry.program}
     programs = {entry.program: entry for entry in plan.entries if entry.program}
     for entry in programs.values():
         config = entry.job.config
-        lines.add(impossible(plan.resources, plan.resources.features, config, check_device(config)))
+        lines.add(try_fusing(plan.resources, plan.resources.features, config, check_device(config)))
     return sorted(lines - {""})
 
 
@@ -113,7 +113,7 @@ def reason_alone(plan: Plan, entry: Entry) -> str:
         return ""
     if plan.fuse_max == 1 and entry.facts.members == 1:
         return "hydra.launcher.fuse_max=1"
-    if reason := too_short(entry.facts.steps, kept=entry.facts.step_flops < entry.facts.flops):
+    if reason := too_short(entry.facts.steps, cached=entry.facts.step_flops < entry.facts.flops):
         return reason
     if plan.device == "cpu" and 3 * entry.facts.step_flops * entry.job.config["batch_size"] > LARGE:
         return f"a step has more than {LARGE:.0e} operations: it keeps a core busy by itself"
