@@ -125,7 +125,7 @@ def test_pairs_are_tukeys_and_games_and_howells_as_scipy_has_them():
     comparison = compare(fitted)
     assert len(comparison.pairs) == 6
     for pair in comparison.pairs:
-        at = pair.one, pair.other
+        at = pair.first, pair.second
         p = max(one.pvalue[at] for one in both)
         assert pair.p == pytest.approx(p, rel=1e-5)
         assert pair.low == pytest.approx(min(one.low[at] for one in bounds), abs=1e-6)
@@ -143,8 +143,8 @@ def test_blocked_pairs_are_by_the_formulas():
     own = (squares / 4 - pooled / 6) / (1 - 2 / 6)  # Grubbs 1948
     noise = np.linalg.inv(4 * ((1 - 2 / 6) * np.eye(6) + np.ones((6, 6)) / 36))
     for pair in compare(fit(cells(y))).pairs:
-        at = [pair.one, pair.other]
-        d, pair_noise, pair_own = y[pair.one].mean() - y[pair.other].mean(), noise[np.ix_(at, at)], own[at]
+        at = [pair.first, pair.second]
+        d, pair_noise, pair_own = y[pair.first].mean() - y[pair.second].mean(), noise[np.ix_(at, at)], own[at]
         df = np.clip(pair_own.sum() ** 2 / (pair_own @ pair_noise @ pair_own), 4, 8)
         by_pooled = stats.studentized_range.sf(d / (pooled / 5) ** 0.5, 6, 20)
         by_own = stats.studentized_range.sf(d / (pair_own.sum() / 10) ** 0.5, 6, df)
@@ -160,9 +160,9 @@ def test_many_combinations_are_compared_as_few_are():
     assert comparison.leader == int(np.argmax(y.mean(1))) and len(comparison.pairs) == 11
     everything = differences(fitted, *np.triu_indices(12, 1))
     for pair in comparison.pairs:
-        d = y[pair.one].mean() - y[pair.other].mean()
+        d = y[pair.first].mean() - y[pair.second].mean()
         assert pair.p >= stats.studentized_range.sf(d / (fitted.deviation / 2), 12, fitted.layout.df) - 1e-7
-        assert pair.is_significant == (pair.low > 0) == (pair.p < 0.05) and comparison.against(pair.other) is pair
+        assert pair.is_significant == (pair.low > 0) == (pair.p < 0.05) and comparison.against(pair.second) is pair
     assert everything.is_significant.sum() > 0 and probabilities(everything, fitted).shape == (66,)
 
 

@@ -33,14 +33,14 @@ def main(argv: list[str] | None = None) -> int:
         if len({folder.resolve() for folder in folders}) < len(folders):
             raise ConfigError(f"{', '.join(map(str, folders))}: the same folder is named twice")
         sweeps = [read_sweep(folder) for folder in folders]
-        compared = [(other, *_pairs(sweeps[0], other)) for other in sweeps[1:]]
+        compared = [(sweep, *_pairs(sweeps[0], sweep)) for sweep in sweeps[1:]]
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     # `console` is the sweep display's, without importing torch; output to a file is not cut to a width.
     out = console()
-    for other, names, pairs in compared:
-        _show(out, sweeps[0], other, names, pairs)
+    for sweep, names, pairs in compared:
+        _show(out, sweeps[0], sweep, names, pairs)
     return 0
 
 

@@ -91,9 +91,9 @@ def shared_names(sweeps: Sequence[SweepResults]) -> list[str]:
 
 def setting_differences(first: SweepResults, second: SweepResults, names: Sequence[str]) -> list[tuple[str, str, str]]:
     """Return (setting, value in the first, value in the second) of fixed settings that differ between two sweeps."""
-    fixed, other = first.fixed(names), second.fixed(names)
-    keys = sorted(fixed.keys() | other.keys(), key=natural)
-    return [(key, fixed.get(key, "–"), other.get(key, "–")) for key in keys if fixed.get(key) != other.get(key)]
+    left, right = first.fixed(names), second.fixed(names)
+    keys = sorted(left.keys() | right.keys(), key=natural)
+    return [(key, left.get(key, "–"), right.get(key, "–")) for key in keys if left.get(key) != right.get(key)]
 
 
 def _canonical(value: str) -> str:

@@ -62,7 +62,7 @@ def _panel(lines: list[Line | None], column: str, title: str) -> str:
     figure, axes = panel(left=0.75)
     colored = [(i, line) for i, line in enumerate(lines[: len(STYLES)]) if line]
     rest = [line for line in lines[len(STYLES) :] if line]
-    paths = [list(zip(other.epochs, other.mean)) for other in rest[:MOST_GREY]]
+    paths = [list(zip(line.epochs, line.mean)) for line in rest[:MOST_GREY]]
     axes.add_collection(LineCollection(paths, colors=REST, linewidths=0.7, alpha=0.6, zorder=1))
     for i, best in reversed(colored):  # the first in the table is drawn last, on top
         _draw(axes, best, column, *STYLES[i])

@@ -132,7 +132,7 @@ def _trained_keys(record: RunRecord) -> Iterable[str]:
 def label(record: RunRecord, group: list[RunRecord]) -> str:
     """Return a run's label within `group`: its values of the keys that differ (`adam`, `sgd, lr=0.1`)."""
     keys = SweptKeys(group)
-    names = [key for key in keys.names if len({keys.value(other, key) for other in group}) > 1] or ["optimizer"]
+    names = [key for key in keys.names if len({keys.value(member, key) for member in group}) > 1] or ["optimizer"]
     own = [key for key in names if key in record.swept] or names  # not those that only other commands swept
     values = {key: keys.value(record, key) for key in own}
     return ", ".join(v if k == "optimizer" else f"{k.rpartition('.')[2]}={v}" for k, v in values.items() if v != "")

@@ -60,7 +60,7 @@ def verdict(rows: Sequence[Row], keys: SweptKeys) -> Verdict:
     judged = [_unjudged(row, cell) for row, cell in zip(rows, cells)]
     for place, i in enumerate(judgable):
         judged[i] = "–" if place == comparison.leader else _judged(comparison.against(place))
-    pairs = [(rows[judgable[pair.one]].name, rows[judgable[pair.other]].name, pair) for pair in comparison.pairs]
+    pairs = [(rows[judgable[pair.first]].name, rows[judgable[pair.second]].name, pair) for pair in comparison.pairs]
     has_all = len(pairs) == math.comb(len(judgable), 2)
     return Verdict(
         rows=rows,
@@ -185,10 +185,10 @@ def _lines(rows: Sequence[Row], comparison: "Comparison") -> list[str]:
         f"First: {leader.name}. Mean validation accuracy {number(score.mean, _METRIC)} over {count(score.n, 'seed')}, "
         f"{spread}."
     ]
-    pairs = [pair for pair in comparison.pairs if pair.one == comparison.leader]
+    pairs = [pair for pair in comparison.pairs if pair.first == comparison.leader]
     rival = min(pairs, key=lambda pair: pair.difference)
     lines.append(
-        f"Nearest: {rows[rival.other].name}. Difference {rival.difference:.4f}, 95 % interval {rival.low:+.4f} to "
+        f"Nearest: {rows[rival.second].name}. Difference {rival.difference:.4f}, 95 % interval {rival.low:+.4f} to "
         f"{rival.high:+.4f}, {probability(rival.p)}."
     )
     if math.isinf(rival.more):

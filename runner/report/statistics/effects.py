@@ -106,7 +106,7 @@ class Model:
         """Return each term with an orthonormal basis [n, df] of its part beyond all terms without it (type II)."""
         added = []
         for term, block in self.blocks.items():
-            basis = self.basis(other for other in self.blocks if not set(term) <= set(other))
+            basis = self.basis(candidate for candidate in self.blocks if not set(term) <= set(candidate))
             columns = _orthonormal(block - basis @ (basis.T @ block))
             added += [(term, columns)] if columns.shape[1] else []
         return added

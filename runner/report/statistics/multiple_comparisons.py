@@ -31,8 +31,8 @@ class Pair:
     infinity if more than `MOST_SEEDS` are needed.
     """
 
-    one: int
-    other: int
+    first: int
+    second: int
     difference: float
     low: float
     high: float
@@ -51,14 +51,14 @@ class Comparison:
     leader: int
     pairs: list[Pair]
 
-    def against(self, other: int) -> Pair:
-        """Return the pair of the leader and combination `other`."""
-        return next(pair for pair in self.pairs if (pair.one, pair.other) == (self.leader, other))
+    def against(self, index: int) -> Pair:
+        """Return the pair of the leader and combination `index`."""
+        return next(pair for pair in self.pairs if (pair.first, pair.second) == (self.leader, index))
 
     @property
     def rivals(self) -> list[Pair]:
         """Return the leader's pairs that are not significant, the smallest difference first."""
-        near = [pair for pair in self.pairs if pair.one == self.leader and not pair.is_significant]
+        near = [pair for pair in self.pairs if pair.first == self.leader and not pair.is_significant]
         return sorted(near, key=lambda pair: pair.difference)
 
 
@@ -97,7 +97,7 @@ def compare(fit: Fit) -> Comparison | None:
     more = np.where(pairs.is_significant, 0, further(pairs, fit, ones, others))
     low, high = (np.clip(pairs.difference + side * pairs.margin, -1, 1) for side in (-1, 1))
     numbers = zip(ones, others, pairs.difference, low, high, probabilities(pairs, fit), more)
-    return Comparison(int(order[0]), [Pair(int(one), int(other), *map(float, rest)) for one, other, *rest in numbers])
+    return Comparison(int(order[0]), [Pair(int(i), int(j), *map(float, rest)) for i, j, *rest in numbers])
 
 
 def differences(fit: Fit, ones: np.ndarray, others: np.ndarray) -> Differences:
