@@ -129,7 +129,7 @@ def _split(entries: list[Entry], plan: Plan) -> list[list[Entry]]:
     order = sorted(entries, key=lambda entry: json.dumps(_without_rates(entry.job.config["optimizer"]), sort_keys=True))
     count = max(-(-len(order) // plan.fuse_max), min(max(1, plan.workers), len(order) // 2), 1)
     dealt = [order[number::count] for number in range(count)]  # each optimizer in each, because some take longer
-    by_batches = _contiguous(sorted(order, key=lambda entry: batches(entry.job.config, entry.facts.mixing)), count)
+    by_batches = _contiguous(sorted(order, key=lambda entry: batches_key(entry.job.config, entry.facts.mixing)), count)
     groups = dealt if order[0].facts.trainable > MANY_WEIGHTS else _contiguous(order, count)
     return by_batches if all(map(_common_parts, by_batches)) and not all(map(_common_parts, groups)) else groups
 
