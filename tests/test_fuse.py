@@ -316,7 +316,7 @@ def test_validation_is_one_pass_for_all(monkeypatch):
         train([run], EagerProgram())
     for run in together:
         monkeypatch.setattr(run, "measure", None)
-        run.on_epoch = lambda row, run=run: setattr(run, "left", run is not together[2])
+        run.on_epoch = lambda row, run=run: setattr(run, "dropped", run is not together[2])
     train(together, FusedProgram(together))
     assert [len(run.progress.history) for run in together] == [1, 1, 2]
     for one, other in zip(alone, together):
