@@ -92,7 +92,7 @@ def test_gradients_that_are_given(case):
     one, other = made(kind, options), made(kind, options)
     step = direct(one[1])
     for number in range(4):
-        step.given = gradients(number)
+        step.gradients = gradients(number)
         for group in one[1].param_groups:
             group["lr"] *= 0.9
         for p in one[0]:
@@ -101,7 +101,7 @@ def test_gradients_that_are_given(case):
         assert all(p.grad is None for p in one[0])
         moved(*other, number, other[1].step)
         same(one, other)
-    assert step.given is None
+    assert step.gradients is None
     moved(*one, 9, step.step)
     moved(*other, 9, other[1].step)
     same(one, other)

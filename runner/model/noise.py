@@ -65,9 +65,8 @@ def _kept(count: int, keep: float, kind: torch.dtype, noise: torch.Generator | N
     """Draw `count` integers of a type: 1 with probability `keep`, else 0."""
     bits, lowest = torch.iinfo(kind).bits, torch.iinfo(kind).min
     words = torch.empty(-(-count * bits // 64), dtype=torch.int64, device="cpu")
-    words.random_(
-        torch.iinfo(torch.int64).min, None, generator=noise
-    )  # because without bounds the sign bit is never set
+    # With bounds, because without them the sign bit is never set.
+    words.random_(torch.iinfo(torch.int64).min, None, generator=noise)
     return words.view(kind)[:count].le_(lowest + max(round(keep * 2**bits), 1) - 1)
 
 

@@ -1,4 +1,4 @@
-"""Adam, and what it is without its bias correction."""
+"""Adam with an option to leave out the bias correction."""
 
 import torch
 from torch import Tensor
@@ -7,10 +7,10 @@ from runner.optimizer.base import Params
 
 
 class Adam(torch.optim.Adam):
-    """Kingma & Ba 2015, algorithm 1.
+    """Adam (Kingma & Ba 2015, algorithm 1).
 
-    bias_correction: False leaves out the division by `1 - beta^t`: the first step is then (1 - beta1) /
-        sqrt(1 - beta2) times the corrected one, 3.16 times it at the defaults.
+    bias_correction: False leaves out the division by `1 - beta^t`. The first step is then (1 - beta1) /
+        sqrt(1 - beta2) times as long, 3.16 times at the defaults.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class Adam(torch.optim.Adam):
 
     @torch.no_grad()
     def step(self, closure=None) -> Tensor | None:
-        """One update."""
+        """Update the parameters."""
         if self.bias_correction:
             return super().step(closure)
         loss = None
@@ -43,7 +43,7 @@ class Adam(torch.optim.Adam):
                 if not state:
                     state |= {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(p)}
                     state["exp_avg_sq"] = torch.zeros_like(p)
-                state["step"] += 1  # as torch keeps it; nothing here depends on it
+                state["step"] += 1  # in torch's state format; not used here
                 gradient = p.grad.add(p, alpha=group["weight_decay"])
                 state["exp_avg"].lerp_(gradient, 1 - beta1)
                 state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)

@@ -1,4 +1,4 @@
-"""What optimizers share that look at the loss more than once a step."""
+"""Base classes and checks of optimizers that evaluate the loss several times per step."""
 
 import inspect
 import logging
@@ -20,19 +20,19 @@ Params = Iterable[Tensor] | Iterable[dict[str, Any]]
 
 
 def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether its step cannot do without a closure."""
+    """Return whether the optimizer's step requires a closure."""
     step = inspect.signature(type(optimizer).step).parameters
     return any(p.default is inspect.Parameter.empty for name, p in step.items() if name != "self")
 
 
 class FullBatch(Option):
-    """The word of methods whose model of the loss holds only while the loss stays the same function."""
+    """Base of methods that model the loss, and so need the same loss function at each evaluation."""
 
-    label: ClassVar[str]  # the option's name, for messages
+    label: ClassVar[str]  # name of the option, for messages
     differentiates_twice: ClassVar[bool] = False
 
     def check(self, context: Context) -> str | None:
-        """Refuses what makes the loss another one each time it is asked; warns of mini-batches."""
+        """Return why the loss would differ between evaluations, or None. Warn about mini-batches."""
         config, name = context.config, self.label
         if config["precision"] in ("bf16", "fp16"):
             return f"precision={config['precision']}: {name} compares losses to the last digits; use precision=fp32"
@@ -43,34 +43,34 @@ class FullBatch(Option):
         if config["compile"] is True and self.differentiates_twice:
             return f"compile=true: {name} needs second derivatives, which compiled networks lack; use compile=false"
         for item, mixer in context.stack.items():
-            if mixer.overrides("mix") and draws(mixer, context):
+            if mixer.overrides("mix") and is_random(mixer, context):
                 return f"regularization=[{item}]: mixes images at random, and {name} needs a loss that stays the same"
         if layers := noisy(context.model):
             item = layers[0].item if isinstance(layers[0], Noise) else ""
-            who = f"regularization=[{item}]" if item else f"the model's own {type(layers[0]).__name__}"
+            origin = f"regularization=[{item}]" if item else f"the model's own {type(layers[0]).__name__}"
             return (
-                f"{who}: draws new noise at each look, and optimizer={name} needs a loss that stays the same; leave it "
-                "out, or use a mini-batch optimizer"
+                f"{origin}: draws new noise at each look, and optimizer={name} needs a loss that stays the same; "
+                "leave it out, or use a mini-batch optimizer"
             )
         if not config["optimizer"]["full_batch"]:
             log.warning("optimizer.full_batch=false: %s models one loss, and each mini-batch has another", name)
         return None
 
 
-def draws(mixer: Any, context: Context) -> bool:
-    """Whether an item's `mix` asks its generator."""
+def is_random(mixer: Any, context: Context) -> bool:
+    """Return whether an item's `mix` draws from its generator."""
     generator = torch.Generator()
     before = generator.get_state()
-    with torch.device("cpu"):  # the rehearsal's is meta, which generators do not know
+    with torch.device("cpu"):  # the preflight runs on the meta device, which has no generators
         images = torch.zeros(2, context.in_channels, context.image_size, context.image_size)
         mixer.mix(images, torch.arange(2) % context.num_classes, context.num_classes, generator)
     return not torch.equal(before, generator.get_state())
 
 
 def one_group(params: Params, name: str) -> list[dict[str, Any]]:
-    """All parameters as one group: a direction over all of them has one length.
+    """Return all parameters as one group, because a search direction has one step length.
 
-    Raises `ConfigError` where groups have rates of their own.
+    Raises ConfigError if the groups have different rates.
     """
     groups = [group if isinstance(group, dict) else {"params": [group]} for group in params]
     if len({group.get("lr") for group in groups}) > 1:
@@ -79,7 +79,7 @@ def one_group(params: Params, name: str) -> list[dict[str, Any]]:
 
 
 def check_memory(name: str, matrix: str, parameters: int, size: int, max_gb: float) -> None:
-    """Raises `ConfigError` where a square matrix over all parameters (`size` bytes a number) passes the limit."""
+    """Raise ConfigError if a square matrix over all parameters (`size` bytes an entry) exceeds the limit."""
     needed = parameters**2 * size / 1e9
     if needed > max_gb:
         raise ConfigError(
@@ -89,7 +89,7 @@ def check_memory(name: str, matrix: str, parameters: int, size: int, max_gb: flo
 
 
 class SecondOrder(FullBatch, torch.optim.Optimizer):
-    """Iterations on one vector of parameters; subclasses write `iterate`."""
+    """Base of second-order methods on one vector of parameters. Subclasses implement `iterate`."""
 
     def __init__(self, params: Params, lr: float, max_iter: int, tolerance_grad: float, **defaults: Any):
         defaults |= {"lr": lr, "max_iter": max_iter, "tolerance_grad": tolerance_grad}
@@ -98,9 +98,9 @@ class SecondOrder(FullBatch, torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, objective: LossClosure) -> Tensor:  # type: ignore[override]
-        """`max_iter` iterations, fewer where the gradient is below `tolerance_grad` or nothing falls any more.
+        """Run up to `max_iter` iterations; return the loss at the start.
 
-        Returns the loss at the start.
+        Stops early if the gradient is below `tolerance_grad` or the loss does not decrease.
         """
         group = self.param_groups[0]
         with torch.enable_grad():
@@ -117,5 +117,5 @@ class SecondOrder(FullBatch, torch.optim.Optimizer):
         return first
 
     def iterate(self, objective: LossClosure, loss: float, gradient: Tensor, group: dict[str, Any]) -> bool:
-        """One move from where loss and gradient were taken; False where none makes the loss fall."""
+        """Move the parameters, given the loss and gradient there. Return False if no step decreases the loss."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""BFGS: the inverse Hessian, kept whole and learnt from changes of the gradient."""
+"""BFGS with a dense inverse Hessian, estimated from changes of the gradient."""
 
 from typing import ClassVar
 
@@ -11,18 +11,18 @@ from runner.optimizer.flat_params import Flat, LossClosure
 
 
 def update_inverse(inverse: Tensor, s: Tensor, y: Tensor) -> None:
-    """`H <- (I - r s y^T) H (I - r y s^T) + r s s^T` with r = 1 / y^T s, in place, as one product of rank two."""
+    """Update H to `(I - r s y^T) H (I - r y s^T) + r s s^T`, r = 1 / y^T s, in place as one rank-two product."""
     scale = 1 / (y @ s)
-    image = inverse @ y
-    u = (0.5 * scale * (1 + scale * (y @ image))) * s - scale * image
+    inverse_y = inverse @ y
+    u = (0.5 * scale * (1 + scale * (y @ inverse_y))) * s - scale * inverse_y
     inverse.addmm_(torch.stack([s, u], 1), torch.stack([u, s]))
 
 
 class BFGS(FullBatch, torch.optim.Optimizer):
-    """Nocedal & Wright 2006, algorithm 6.1, with a strong-Wolfe line search (algorithms 3.5 and 3.6; torch's own).
+    """BFGS (Nocedal & Wright 2006, algorithm 6.1) with torch's strong-Wolfe line search (algorithms 3.5 and 3.6).
 
-    max_iter: iterations a step.
-    max_gb: the largest inverse Hessian allowed, as many bytes an entry as a parameter has.
+    max_iter: iterations per step.
+    max_gb: largest allowed inverse Hessian; its entries have the parameters' precision.
     """
 
     label: ClassVar[str] = "bfgs"
@@ -44,13 +44,13 @@ class BFGS(FullBatch, torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, objective: LossClosure) -> Tensor:  # type: ignore[override]
-        """`max_iter` iterations, fewer where the gradient is below `tolerance_grad` or nothing falls any more.
+        """Run up to `max_iter` iterations; return the loss at the start.
 
-        Returns the loss at the start.
+        Stops early if the gradient is below `tolerance_grad` or the loss does not decrease.
         """
         group, flat = self.param_groups[0], self.flat
 
-        def probe(origin: Tensor, length: float, direction: Tensor) -> tuple[float, Tensor]:
+        def evaluate(origin: Tensor, length: float, direction: Tensor) -> tuple[float, Tensor]:
             flat.set(origin + length * direction)
             with torch.enable_grad():
                 value = float(objective())
@@ -59,23 +59,25 @@ class BFGS(FullBatch, torch.optim.Optimizer):
         with torch.enable_grad():
             first = objective()
         loss, gradient = float(first), flat.gradient()
-        for _ in range(group["max_iter"] if group["lr"] else 0):  # a schedule may end at zero
+        for _ in range(group["max_iter"] if group["lr"] else 0):  # because a schedule may end at zero
             if gradient.abs().max() <= group["tolerance_grad"]:
                 break
             direction, start = self._direction(gradient, group["lr"])
             origin, slope = flat.get(), gradient @ direction
-            reached, after, length, _ = _strong_wolfe(probe, origin, start, direction, loss, gradient, slope)
-            if not reached < loss:
+            new_loss, new_gradient, length, _ = _strong_wolfe(evaluate, origin, start, direction, loss, gradient, slope)
+            if not new_loss < loss:
                 flat.set(origin)
                 break
             flat.set(origin + length * direction)
-            self._learn(length * direction, after - gradient)
-            loss, gradient = reached, after
+            self._update(length * direction, new_gradient - gradient)
+            loss, gradient = new_loss, new_gradient
         return first
 
     def _direction(self, gradient: Tensor, lr: float) -> tuple[Tensor, float]:
-        """`-H g` and the first length to try; downhill until something was learnt, and anew where rounding has made
-        H useless."""
+        """Return `-H g` and the first step length to try, or the negative gradient while there is no usable H.
+
+        H is discarded if, by rounding errors, its direction is not a descent direction.
+        """
         state = self.state[self.flat.params[0]]
         if "inverse" in state:
             direction = -(state["inverse"] @ gradient)
@@ -84,12 +86,12 @@ class BFGS(FullBatch, torch.optim.Optimizer):
             del state["inverse"]
         return -gradient, lr * min(1.0, 1.0 / float(gradient.abs().sum()))
 
-    def _learn(self, s: Tensor, y: Tensor) -> None:
-        """Takes a step and the gradient's change into the matrix, if they show a positive curvature."""
+    def _update(self, s: Tensor, y: Tensor) -> None:
+        """Update the inverse Hessian by a step s and the gradient's change y, if their curvature is positive."""
         state = self.state[self.flat.params[0]]
         curvature = y @ s
         if curvature <= 1e-10 * y.norm() * s.norm():
             return
-        if "inverse" not in state:  # the curvature just seen, in every direction (Nocedal & Wright, 6.20)
+        if "inverse" not in state:  # start with a multiple of the identity (Nocedal & Wright, 6.20)
             state["inverse"] = torch.eye(len(s), dtype=s.dtype, device=s.device) * (curvature / (y @ y))
         update_inverse(state["inverse"], s, y)

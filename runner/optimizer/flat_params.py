@@ -1,4 +1,4 @@
-"""All parameters as one vector, and what second-order methods ask about it."""
+"""Parameters as one vector, Hessian products and backtracking for second-order methods."""
 
 from collections.abc import Iterator
 from itertools import accumulate
@@ -9,19 +9,19 @@ from torch import Tensor
 
 
 class LossClosure(Protocol):
-    """The loss of one step: called, it returns the loss and sets the gradients, as torch's closures do."""
+    """Closure for the loss of one step. A call returns the loss and sets the gradients, as in torch."""
 
     def __call__(self) -> Tensor: ...
 
     def value(self) -> Tensor:
-        """The loss alone."""
+        """Return the loss without gradients."""
 
     def pieces(self) -> Iterator[Tensor]:
-        """Losses with graphs that add up to the loss."""
+        """Yield losses with graphs that sum to the loss."""
 
 
 class Flat:
-    """Parameters as one vector `[N]`, each in its logical order, whatever its memory format."""
+    """Parameters as one vector `[N]`, in logical order for any memory format."""
 
     def __init__(self, params: list[Tensor]):
         self.params = params
@@ -31,20 +31,20 @@ class Flat:
         return sum(self.sizes)
 
     def get(self) -> Tensor:
-        """A copy."""
+        """Return a copy of the vector."""
         return torch.cat([p.detach().reshape(-1) for p in self.params])
 
     def set(self, vector: Tensor) -> None:
-        """The counterpart of `get`."""
+        """Set the parameters from a vector."""
         for p, part in zip(self.params, self.split(vector)):
             p.copy_(part)
 
     def gradient(self) -> Tensor:
-        """The parameters' `grad`; zeros where there is none."""
+        """Return the gradient `[N]`, with zeros for parameters without `grad`."""
         return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in self.params])
 
     def split(self, vectors: Tensor) -> list[Tensor]:
-        """Pieces of `[..., N]`, each in its parameter's shape."""
+        """Split `[..., N]` into one tensor per parameter, in its shape."""
         ends = accumulate(self.sizes)
         return [
             vectors[..., end - p.numel() : end].reshape(*vectors.shape[:-1], *p.shape)
@@ -53,7 +53,7 @@ class Flat:
 
 
 class Curvature:
-    """The Hessian of a loss with a graph, known by its products: a second backward pass through the first."""
+    """Hessian of a loss with a graph, as products with vectors, by a backward pass through the gradient."""
 
     def __init__(self, loss: Tensor, flat: Flat):
         self.flat = flat
@@ -62,11 +62,11 @@ class Curvature:
         self._first = [(index, gradient) for index, gradient in enumerate(first) if gradient.requires_grad]
 
     def product(self, vector: Tensor) -> Tensor:
-        """`H v` for a vector `[N]`."""
+        """Return `H v` for a vector `[N]`."""
         return self._products(vector, batched=False)
 
     def products(self, vectors: Tensor) -> Tensor:
-        """`H v` for each of `[K, N]`, together."""
+        """Return `H v` for each of `[K, N]`, in one batched pass."""
         return self._products(vectors, batched=True)
 
     def _products(self, vectors: Tensor, batched: bool) -> Tensor:
@@ -86,8 +86,11 @@ class Curvature:
 
 
 def backtrack(objective: LossClosure, flat: Flat, direction: Tensor, loss: float, slope: float, start: float) -> bool:
-    """Moves along a direction, halving the step until the loss falls by 1e-4 of what the slope promises (Armijo;
-    Nocedal & Wright 2006, algorithm 3.1). Where 30 halvings find nothing, stays and returns False."""
+    """Move along a direction by backtracking line search; return False without a move if 30 halvings fail.
+
+    The step is halved until the loss decreases by 1e-4 of the linear prediction (Armijo; Nocedal & Wright 2006,
+    algorithm 3.1).
+    """
     origin, length = flat.get(), start
     for _ in range(30):
         flat.set(origin + length * direction)

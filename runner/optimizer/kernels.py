@@ -1,4 +1,4 @@
-"""Optimizers' steps in as few passes over memory, and with as little around them, as torch has kernels for."""
+"""Fast optimizer steps: torch's fused kernels, called directly without the wrappers of `Optimizer.step`."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,10 +11,10 @@ from runner.core.startup import is_plain
 from runner.core.startup.torch_compiler import has_step_hooks
 from runner.optimizer.adam import Adam
 
-State = dict[str, list[Tensor]]  # of a group: a tensor for each of its weights; `counters`: one of all their steps
+State = dict[str, list[Tensor]]  # of a group: name -> one tensor per weight; `counters`: all step counts in one tensor
 
-# Optimizers of torch that can take a step of all weights in one pass over memory, and the kinds of devices on which
-# they can. Memory is what a step waits for: on the CPU Adam's kernel takes a third of the time of its eight passes
+# Optimizers with a fused kernel, which updates all weights in one pass over memory, and its device types. Steps are
+# limited by memory bandwidth: on the CPU Adam's fused kernel takes a third of the time of the eight separate passes
 # (docs/benchmarks.md).
 FUSED = {
     torch.optim.SGD: ("cpu", "cuda"),
@@ -26,11 +26,11 @@ FUSED = {
 
 
 def use_kernel(optimizer: torch.optim.Optimizer) -> None:
-    """Has an optimizer of one of these classes use that kernel."""
-    if isinstance(optimizer, Adam) and not optimizer.bias_correction:  # its step is our own
+    """Switch an optimizer to its fused kernel, if there is one for its weights."""
+    if isinstance(optimizer, Adam) and not optimizer.bias_correction:  # it has its own step without a kernel
         return
     if type(optimizer) is torch.optim.SGD and not all(p.requires_grad for p in _weights(optimizer)):
-        return  # its kernel fails where some have a momentum and others not, as in stages that thaw
+        return  # because the kernel fails if only some weights have momentum buffers, as with unfreezing
     devices = FUSED.get(type(optimizer), ())
     for group in optimizer.param_groups:
         if all(p.device.type in devices and p.is_floating_point() for p in group["params"]):
@@ -38,8 +38,10 @@ def use_kernel(optimizer: torch.optim.Optimizer) -> None:
 
 
 def lay_out(optimizer: torch.optim.Optimizer) -> None:
-    """State that is a number for each weight lies in memory as the weights do, whose order may have changed
-    (channels-last): kernels walk through both side by side."""
+    """Give optimizer state the memory format of its weights, which may have changed to channels-last.
+
+    Kernels need this, because they iterate over both in memory order.
+    """
     for p in _weights(optimizer):
         for name, value in optimizer.state.get(p, {}).items():
             if torch.is_tensor(value) and value.shape == p.shape and value.stride() != p.stride():
@@ -47,7 +49,7 @@ def lay_out(optimizer: torch.optim.Optimizer) -> None:
 
 
 def direct(optimizer: torch.optim.Optimizer) -> "Direct | None":
-    """Its steps by themselves, where they are a few calls for all weights of a group."""
+    """Return direct steps for an optimizer, or None if a few kernel calls per group cannot do them."""
     groups, weights = optimizer.param_groups, _weights(optimizer)
     if (
         is_plain()
@@ -56,8 +58,8 @@ def direct(optimizer: torch.optim.Optimizer) -> "Direct | None":
     ):
         return None
     if type(optimizer) is torch.optim.RMSprop:
-        others = any(group["momentum"] or group["centered"] or group["alpha"] >= 1 for group in groups)
-        fits = weights[0].device.type == "cpu" and weights[0].is_floating_point() and not others
+        is_unsupported = any(group["momentum"] or group["centered"] or group["alpha"] >= 1 for group in groups)
+        fits = weights[0].device.type == "cpu" and weights[0].is_floating_point() and not is_unsupported
     elif type(optimizer) is torch.optim.SGD:
         fits = all(group["fused"] or group["foreach"] for group in groups)
     else:
@@ -66,27 +68,28 @@ def direct(optimizer: torch.optim.Optimizer) -> "Direct | None":
 
 
 class Direct:
-    """An optimizer's steps without what torch does around them each time: for a small network that takes longer than
-    they do. Steps that make state, and those of weights without a gradient, are torch's.
+    """Steps of an optimizer without the overhead of `Optimizer.step`, which exceeds the step of a small network.
+
+    Steps that create state, or with weights without a gradient, are left to torch.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer):
         self._optimizer, self._call = optimizer, CALLS[type(optimizer)]
         self.weights = _weights(optimizer)
-        self.given: list[Tensor] | None = None  # their gradients for the next step, where they do not hold them
-        self._known: list[State] = []  # the state, a dictionary a group
+        self.gradients: list[Tensor] | None = None  # for the next step; None: the weights' `grad`
+        self._known: list[State] = []  # the state per group
 
     @torch.no_grad()
     def step(self) -> None:
-        """Moves the weights."""
-        given, self.given = self.given, None
-        gradients = given or [p.grad for p in self.weights]
+        """Update the weights."""
+        separate, self.gradients = self.gradients, None
+        gradients = separate or [p.grad for p in self.weights]
         optimizer = self._optimizer
-        if has_step_hooks(optimizer) or any(gradient is None for gradient in gradients) or not self._stands():
-            for p, gradient in zip(self.weights, given or ()):
+        if has_step_hooks(optimizer) or any(gradient is None for gradient in gradients) or not self._has_state():
+            for p, gradient in zip(self.weights, separate or ()):
                 p.grad = gradient
             optimizer.step()
-            for p in self.weights if given else ():  # else penalties would add theirs to it
+            for p in self.weights if separate else ():  # so that penalties do not accumulate into it
                 p.grad = None
             return
         first = 0
@@ -96,23 +99,23 @@ class Direct:
             first = last
 
     def forget(self) -> None:
-        """The state may be others' tensors now."""
+        """Discard the references to state tensors, after they may have been replaced."""
         self._known = []
 
-    def _stands(self) -> bool:
-        """Whether there is all state, and known: others may have put their own into its place."""
-        own, names = self._optimizer.state.get(self.weights[0], {}), _names(self._optimizer)
-        if self._known and all(own.get(name) is self._known[0][name][0] for name in names):
+    def _has_state(self) -> bool:
+        """Return whether all state exists, after collecting it again if its tensors were replaced."""
+        first_state, names = self._optimizer.state.get(self.weights[0], {}), _names(self._optimizer)
+        if self._known and all(first_state.get(name) is self._known[0][name][0] for name in names):
             return True
         states = [[self._optimizer.state.get(p, {}) for p in group["params"]] for group in self._optimizer.param_groups]
-        if any(state.get(name) is None for some in states for state in some for name in names):
+        if any(state.get(name) is None for group in states for state in group for name in names):
             return False
-        self._known = [{name: [state[name] for state in some] for name in names} for some in states]
-        for known, some in zip(self._known, states):
-            if "step" in known:  # torch counts for each weight, which takes as long as a small one's step
+        self._known = [{name: [state[name] for state in group] for name in names} for group in states]
+        for known, group in zip(self._known, states):
+            if "step" in known:  # one tensor of all counts, because one per weight costs as much as a small step
                 counters = torch.stack(known["step"])
                 known |= {"step": list(counters.unbind(0)), "counters": [counters]}
-                for state, step in zip(some, known["step"]):
+                for state, step in zip(group, known["step"]):
                     state["step"] = step
         return True
 
@@ -122,7 +125,7 @@ def _weights(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def _names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
-    """What is kept of each weight."""
+    """Return the names of the state tensors of each weight."""
     group = optimizer.param_groups[0]
     if isinstance(optimizer, torch.optim.SGD):
         return ("momentum_buffer",) if any(group["momentum"] for group in optimizer.param_groups) else ()
@@ -162,7 +165,7 @@ def _sgd_passes(group: dict[str, Any], weights: Sequence[Tensor], gradients: Seq
 
 
 def _with_decay(group: dict[str, Any], weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Gradients of what is minimised, with that of a coupled decay."""
+    """Return the gradients of the minimized loss, including coupled weight decay."""
     if group["maximize"]:
         gradients = torch._foreach_neg(gradients)
     if group["weight_decay"]:
@@ -206,13 +209,16 @@ def _adagrad(group: dict[str, Any], weights: Sequence[Tensor], gradients: Sequen
 
 
 def _rmsprop(group: dict[str, Any], weights: Sequence[Tensor], gradients: Sequence[Tensor], state: State) -> None:
-    """By Adam's kernel, a third of the time of torch's six passes: without a memory of the mean (`beta1` 0), and after
-    endless steps, when nothing is corrected for a bias any more, Adam is RMSProp (to the last digit or two)."""
+    """Update by Adam's kernel, in a third of the time of torch's six passes.
+
+    With `beta1` 0 and infinite step counts (no bias correction) Adam equals RMSprop, up to rounding.
+    """
     if "mean" not in state:
-        state["mean"] = [torch.zeros_like(p) for p in weights]  # each its own: what diverged stays in there
-        state["endless"] = [torch.tensor(math.inf)] * len(weights)
+        # One buffer per weight, because a diverged weight leaves NaN in its buffer.
+        state["mean"] = [torch.zeros_like(p) for p in weights]
+        state["infinite"] = [torch.tensor(math.inf)] * len(weights)
     options = {"betas": (0.0, group["alpha"]), "amsgrad": False, "decoupled_weight_decay": False}
-    moments = {"exp_avg": state["mean"], "exp_avg_sq": state["square_avg"], "step": state["endless"]}
+    moments = {"exp_avg": state["mean"], "exp_avg_sq": state["square_avg"], "step": state["infinite"]}
     _adam(group | options, weights, gradients, state | moments)
 
 

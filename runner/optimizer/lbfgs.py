@@ -1,4 +1,4 @@
-"""torch's L-BFGS, over the parameter groups that the runner makes."""
+"""torch's L-BFGS for the runner's parameter groups."""
 
 from typing import ClassVar
 
@@ -9,7 +9,7 @@ from runner.optimizer.base import FullBatch, Params, one_group
 
 
 class LBFGS(FullBatch, torch.optim.LBFGS):
-    """Nocedal & Wright 2006, algorithm 7.5, with a strong-Wolfe line search."""
+    """L-BFGS (Nocedal & Wright 2006, algorithm 7.5) with a strong-Wolfe line search."""
 
     label: ClassVar[str] = "lbfgs"
 
@@ -34,5 +34,5 @@ class LBFGS(FullBatch, torch.optim.LBFGS):
         )
 
     def _gather_flat_grad(self) -> Tensor:
-        # torch's takes views, which gradients in channels-last format do not have.
+        # reshape instead of torch's view, because channels-last gradients cannot be viewed.
         return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in self._params])

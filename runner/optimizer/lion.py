@@ -7,8 +7,10 @@ from runner.optimizer.base import Params
 
 
 class Lion(torch.optim.Optimizer):
-    """Chen et al. 2023, algorithm 2: `w -= lr * (sign(beta1 m + (1 - beta1) g) + weight_decay * w)`, and then
-    `m = beta2 m + (1 - beta2) g`."""
+    """Lion (Chen et al. 2023, algorithm 2).
+
+    `w -= lr * (sign(beta1 m + (1 - beta1) g) + weight_decay * w)`, and then `m = beta2 m + (1 - beta2) g`.
+    """
 
     def __init__(
         self,
@@ -21,7 +23,7 @@ class Lion(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None) -> Tensor | None:
-        """One update."""
+        """Update the parameters."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

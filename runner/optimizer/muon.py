@@ -13,10 +13,10 @@ ADAMW = ("lr", "weight_decay", "betas", "eps")
 
 
 class Muon(torch.optim.Optimizer):
-    """Jordan et al. 2024: the momentum of each matrix, made orthogonal by Newton-Schulz iterations, is the step.
+    """Muon (Jordan et al. 2024): steps along each matrix's momentum, orthogonalized by Newton-Schulz iterations.
 
-    Kernels `[O, I, H, W]` are matrices `[O, I H W]`. Parameters of fewer than two dimensions are AdamW's, with the
-    same rate and decay: `match_rms_adamw` (Liu et al. 2025) gives both steps the same size.
+    Kernels `[O, I, H, W]` are matrices `[O, I H W]`. Parameters of fewer than two dimensions are updated by AdamW with
+    the same rate and decay: `match_rms_adamw` (Liu et al. 2025) gives both steps the same size.
     """
 
     def __init__(
@@ -49,23 +49,24 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None) -> Tensor | None:
-        """One update: torch's own steps, whose state is kept here."""
+        """Update the parameters by torch's Muon and AdamW, with their state kept in this optimizer."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            seen = [p for p in group["params"] if p.grad is not None]
-            if matrices := [p for p in seen if p.ndim >= 2]:
+            updated = [p for p in group["params"] if p.grad is not None]
+            if matrices := [p for p in updated if p.ndim >= 2]:
                 self._step_matrices(matrices, {key: group[key] for key in MUON})
-            if rest := [p for p in seen if p.ndim < 2]:
+            if rest := [p for p in updated if p.ndim < 2]:
                 inner = torch.optim.AdamW([{"params": rest}], **{key: group[key] for key in ADAMW})
                 inner.state.update({p: self.state[p] for p in rest})
                 inner.step()
         return loss
 
     def _step_matrices(self, kernels: list[Tensor], keys: dict[str, Any]) -> None:
-        # Made anew each step: the memory of a parameter may have moved. Views where the memory format has them.
+        # Flattened anew each step, because a parameter's memory may have moved. These are views if the memory format
+        # allows it.
         matrices = [p.detach().flatten(1) for p in kernels]
         for matrix, p in zip(matrices, kernels):
             matrix.grad = p.grad.flatten(1)

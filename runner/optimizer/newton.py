@@ -9,41 +9,43 @@ from runner.model.formulas import twice_differentiable
 from runner.optimizer.base import Params, SecondOrder, check_memory
 from runner.optimizer.flat_params import Curvature, Flat, LossClosure, backtrack
 
-ROWS = 32  # of the Hessian that one backward pass finds
+ROWS = 32  # of the Hessian per batched backward pass
 
 
 def hessian(objective: LossClosure, flat: Flat) -> Tensor:
-    """The Hessian `[N, N]` in float64, made of products in the parameters' own precision."""
+    """Return the Hessian `[N, N]` in float64, from products in the parameters' precision."""
     n, like = len(flat), flat.params[0]
-    device = "cpu" if like.device.type == "mps" else like.device  # which has no float64
-    found = torch.zeros(n, n, dtype=torch.float64, device=device)
+    device = "cpu" if like.device.type == "mps" else like.device  # because mps has no float64
+    matrix = torch.zeros(n, n, dtype=torch.float64, device=device)
     with torch.enable_grad(), twice_differentiable():
         for piece in objective.pieces():
             curvature = Curvature(piece, flat)
             for start in range(0, n, ROWS):
                 units = torch.zeros(min(ROWS, n - start), n, dtype=like.dtype, device=like.device)
                 units.diagonal(start).fill_(1)
-                found[start : start + ROWS] += curvature.products(units).to(device, torch.float64)
-    return found.add_(found.T.clone()).div_(2)
+                matrix[start : start + ROWS] += curvature.products(units).to(device, torch.float64)
+    return matrix.add_(matrix.T.clone()).div_(2)
 
 
 def newton_direction(hessian: Tensor, gradient: Tensor, damping: float) -> Tensor:
-    """`-H^-1 g` where H is positive definite; else its eigenvalues are replaced by their absolute values, none below
-    `damping` times the largest (Nocedal & Wright 2006, section 3.4; Dauphin et al. 2014): a descent direction that
-    leaves saddles."""
+    """Return `-H^-1 g` for a positive definite H, else a descent direction that escapes saddles.
+
+    For that, the eigenvalues are replaced by their absolute values, at least `damping` times the largest (Nocedal &
+    Wright 2006, section 3.4; Dauphin et al. 2014).
+    """
     factor, failed = torch.linalg.cholesky_ex(hessian)
     if not failed:
         return -torch.cholesky_solve(gradient[:, None], factor)[:, 0]
     values, vectors = torch.linalg.eigh(hessian)
-    size = values.abs()
-    return -vectors @ (vectors.T @ gradient / size.clamp_min(damping * size.max()))
+    magnitudes = values.abs()
+    return -vectors @ (vectors.T @ gradient / magnitudes.clamp_min(damping * magnitudes.max()))
 
 
 class Newton(SecondOrder):
-    """`w -= lr * H^-1 g`, with a backtracking line search from `lr`.
+    """Newton's method `w -= lr * H^-1 g`, with a backtracking line search from `lr`.
 
-    damping: the smallest curvature of an indefinite Hessian, as a share of its largest.
-    max_gb: the largest Hessian allowed, 8 bytes an entry; its factorization needs up to twice that again.
+    damping: smallest |eigenvalue| used for an indefinite Hessian, as a fraction of the largest.
+    max_gb: largest allowed Hessian, 8 bytes an entry. Its factorization needs up to twice that in addition.
     """
 
     label: ClassVar[str] = "newton"
@@ -62,7 +64,7 @@ class Newton(SecondOrder):
         check_memory(self.label, "Hessian", len(self.flat), 8, max_gb)
 
     def iterate(self, objective: LossClosure, loss: float, gradient: Tensor, group: dict[str, Any]) -> bool:
-        """Raises nothing: an indefinite Hessian is damped."""
+        """Make one damped Newton step. Return False if no step decreases the loss."""
         matrix = hessian(objective, self.flat)
         exact = gradient.to(matrix.device, torch.float64)
         direction = newton_direction(matrix, exact, group["damping"]).to(gradient)

@@ -1,4 +1,4 @@
-"""Newton's method without a matrix: conjugate gradients on Hessian-vector products."""
+"""Newton-CG: Newton's method by conjugate gradients on Hessian-vector products, without the matrix."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from runner.optimizer.flat_params import Curvature, Flat, LossClosure, backtrack
 
 
 def hessian_product(objective: LossClosure, flat: Flat, vector: Tensor) -> Tensor:
-    """`H v` over all pieces; each piece's graph is freed before the next one is built."""
+    """Return `H v` summed over all pieces. Each piece's graph is freed before the next one is built."""
     total = torch.zeros_like(vector)
     with torch.enable_grad(), twice_differentiable():
         for piece in objective.pieces():
@@ -22,37 +22,37 @@ def hessian_product(objective: LossClosure, flat: Flat, vector: Tensor) -> Tenso
 
 
 def truncated_cg(product: Callable[[Tensor], Tensor], gradient: Tensor, max_cg: int) -> Tensor:
-    """A direction that solves `H p = -g` roughly: until the residual is below min(1/2, sqrt|g|) |g|, or a direction
-    has no positive curvature (Nocedal & Wright 2006, algorithm 7.1).
+    """Return an approximate solution of `H p = -g` by conjugate gradients (Nocedal & Wright 2006, algorithm 7.1).
 
-    Where the first direction, -g, has none already, it is returned with length g.g / |g.Hg| times its own, as SciPy's
-    Newton-CG has it, so that a small gradient near a saddle still makes a step.
+    Stops when the residual is below min(1/2, sqrt|g|) |g|, or at a direction without positive curvature. If that is
+    the first direction, -g, it is returned times g.g / |g.Hg|, as in SciPy's Newton-CG, so that a small gradient near
+    a saddle still makes a step.
     """
     norm = float(gradient.norm())
-    enough = min(0.5, math.sqrt(norm)) * norm
-    found, residual = torch.zeros_like(gradient), gradient.clone()
+    tolerance = min(0.5, math.sqrt(norm)) * norm
+    solution, residual = torch.zeros_like(gradient), gradient.clone()
     direction, square = -residual, float(residual @ residual)
     for iteration in range(max_cg):
-        bent = product(direction)
-        curvature = float(direction @ bent)
+        product_vector = product(direction)
+        curvature = float(direction @ product_vector)
         if curvature <= 0:
             if iteration:
-                return found
+                return solution
             return direction * (square / -curvature) if curvature < 0 else direction
         length = square / curvature
-        found += length * direction
-        residual += length * bent
+        solution += length * direction
+        residual += length * product_vector
         before, square = square, float(residual @ residual)
-        if math.sqrt(square) <= enough:
+        if math.sqrt(square) <= tolerance:
             break
         direction = -residual + (square / before) * direction
-    return found
+    return solution
 
 
 class NewtonCG(SecondOrder):
     """Line-search Newton-CG: `w += length * p`, backtracking from `lr`.
 
-    max_cg: Hessian-vector products a step at most, each about two passes over the data.
+    max_cg: upper bound on the Hessian-vector products per step. Each costs about two passes over the data.
     """
 
     label: ClassVar[str] = "newton_cg"
@@ -64,6 +64,6 @@ class NewtonCG(SecondOrder):
         super().__init__(params, lr, max_iter, tolerance_grad, max_cg=max_cg)
 
     def iterate(self, objective: LossClosure, loss: float, gradient: Tensor, group: dict[str, Any]) -> bool:
-        """Stays where no step along the direction makes the loss fall."""
+        """Make one Newton-CG step. Return False if no step decreases the loss."""
         direction = truncated_cg(lambda v: hessian_product(objective, self.flat, v), gradient, group["max_cg"])
         return backtrack(objective, self.flat, direction, loss, float(gradient @ direction), group["lr"])

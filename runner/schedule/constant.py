@@ -1,4 +1,4 @@
-"""The rate stays what it is."""
+"""Constant learning rate."""
 
 from runner.schedule.base import Schedule
 

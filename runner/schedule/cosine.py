@@ -1,4 +1,4 @@
-"""Half a cosine from the rate to its floor (Loshchilov & Hutter 2017, equation 5, one cycle)."""
+"""Cosine annealing from the rate to its floor (Loshchilov & Hutter 2017, equation 5, one cycle)."""
 
 import math
 

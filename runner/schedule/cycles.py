@@ -1,4 +1,4 @@
-"""Schedules of cycles, the last of which ends with the run."""
+"""Base of cyclic schedules. The last cycle ends with the run."""
 
 import math
 from bisect import bisect_right
@@ -9,33 +9,33 @@ from runner.core.errors import ConfigError
 from runner.core.timeline import Duration, Timeline
 from runner.schedule.base import Schedule
 
-ROUNDING = 1e-9  # of sums of lengths, relative
+ROUNDING = 1e-9  # relative tolerance for sums of lengths
 
 
 class Cycles(Schedule):
-    """Schedule of cycles of given lengths in steps; subclasses write `cycle`.
+    """Schedule of cycles with lengths in steps. Subclasses implement `cycle`.
 
-    The last cycle ends with the run. A rest of at least half a cycle is a shorter cycle; a smaller one lengthens the
-    cycle before it, so that no cycle is cut off where its rate is high.
+    The last cycle ends with the run, so that the run does not end at a high rate. A remainder of at least half a cycle
+    becomes a shorter cycle; a smaller remainder lengthens the cycle before it.
 
-    fewest: steps that the last cycle needs, for its rate to fall.
+    fewest: minimum steps of the last cycle, so that its rate can fall.
     """
 
     fewest: ClassVar[int]
 
     def __init__(self, timeline: Timeline, warmup: Duration, floor: float):
         super().__init__(timeline, warmup, floor)
-        self.ends: list[int] = []  # a cycle ends after so many steps of the run
+        self.ends: list[int] = []  # step counts at which the cycles end
 
-    def divide(self, words: str, lengths: Iterable[float]) -> None:
-        """Set the ends of cycles. Raises `ConfigError`, beginning with `words`, where the run is too short for one."""
+    def divide(self, key: str, lengths: Iterable[float]) -> None:
+        """Set the ends of the cycles. Raises ConfigError, prefixed by `key`, if the run is too short for one."""
         steps = self.timeline.steps
         ends, position = [self.warmup_steps], float(self.warmup_steps)
         for length in lengths:
             is_short = steps - position < length / 2 * (1 - ROUNDING) or steps - ends[-1] < self.fewest
             if is_short and len(ends) == 1:
                 raise ConfigError(
-                    f"{words}: a cycle of {length:g} steps, and this run has {steps - ends[0]} after warm-up; make "
+                    f"{key}: a cycle of {length:g} steps, and this run has {steps - ends[0]} after warm-up; make "
                     f"cycles shorter, or the run longer ({self.fewest} steps at least)"
                 )
             if is_short:

@@ -1,4 +1,4 @@
-"""The rate falls by the same factor in equal times (torch's `ExponentialLR`, smooth between epochs)."""
+"""Exponential decay (torch's `ExponentialLR`, smooth between epochs)."""
 
 from runner.core.schema import Factor
 from runner.core.timeline import Duration, Timeline
@@ -6,9 +6,9 @@ from runner.schedule.base import Schedule
 
 
 class Exponential(Schedule):
-    """`gamma ** (t / every)`, t since warm-up ended.
+    """Exponential decay `gamma ** (t / every)`, with t since the end of warm-up.
 
-    every: the time in which the rate is multiplied by gamma once, epochs or a share.
+    every: the time for one factor of gamma, in epochs or a share.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The rate falls as one over the square root of time (Vaswani et al. 2017, section 5.3)."""
+"""Inverse square root decay (Vaswani et al. 2017, section 5.3)."""
 
 import math
 
@@ -7,9 +7,11 @@ from runner.schedule.base import Schedule
 
 
 class InverseSqrt(Schedule):
-    """`1 / sqrt(1 + t / every)`, t since warm-up ended: Vaswani's `sqrt(warmup / step)` where `every` is the warm-up.
+    """Decay `1 / sqrt(1 + t / every)`, with t since the end of warm-up.
 
-    every: the time after which the rate has fallen to 0.71, epochs or a share.
+    This is Vaswani's `sqrt(warmup / step)` if `every` equals the warm-up.
+
+    every: the time until the rate has fallen to 0.71, in epochs or a share.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The rate falls as one over time: 1 / (1 + k t), the decay of Robbins & Monro 1951."""
+"""Inverse time decay: 1 / (1 + k t), as in Robbins & Monro 1951."""
 
 from runner.core.schema import Rate
 from runner.core.timeline import Duration, Timeline
@@ -6,9 +6,9 @@ from runner.schedule.base import Schedule
 
 
 class InverseTime(Schedule):
-    """`1 / (1 + k * t / every)`, t since warm-up ended. With `every=1`, k is per epoch.
+    """Decay `1 / (1 + k * t / every)`, with t since the end of warm-up. With `every=1`, k is per epoch.
 
-    every: the unit of time, epochs or a share.
+    every: the unit of time, in epochs or a share.
     """
 
     def __init__(

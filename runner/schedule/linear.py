@@ -1,4 +1,4 @@
-"""A straight line from the rate to its floor (torch's `LinearLR` from 1 to the floor)."""
+"""Linear decay from the rate to its floor (torch's `LinearLR` from 1 to the floor)."""
 
 from runner.schedule.base import Schedule
 

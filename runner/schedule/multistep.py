@@ -1,4 +1,4 @@
-"""The rate is multiplied by gamma at given times (torch's `MultiStepLR`)."""
+"""Decay by a factor at milestones (torch's `MultiStepLR`)."""
 
 from runner.core.errors import ConfigError
 from runner.core.schema import Factor
@@ -7,9 +7,9 @@ from runner.schedule.base import Schedule
 
 
 class MultiStep(Schedule):
-    """`gamma ** (number of milestones passed)`, counted from the start of training.
+    """Decay `gamma ** (number of passed milestones)`, counted from the start of training.
 
-    milestones: times in epochs or shares as `'50%'`, each inside the run and later than the one before.
+    milestones: increasing times within the run, in epochs or shares as `'50%'`.
     """
 
     def __init__(
@@ -23,12 +23,12 @@ class MultiStep(Schedule):
         super().__init__(timeline, warmup, floor)
         self.milestones = [timeline.period("schedule.milestones", time) for time in milestones]
         self.gamma = gamma
-        shown = "[" + ",".join(map(str, milestones)) + "]"
+        text = "[" + ",".join(map(str, milestones)) + "]"
         if not milestones or self.milestones != sorted(set(self.milestones)):
-            raise ConfigError(f"schedule.milestones={shown}: must be times that grow, such as [50%,75%]")
+            raise ConfigError(f"schedule.milestones={text}: must be times that grow, such as [50%,75%]")
         if self.milestones[-1] >= timeline.steps:
             raise ConfigError(
-                f"schedule.milestones={shown}: {self.milestones[-1]} steps of a run of {timeline.steps}; "
+                f"schedule.milestones={text}: {self.milestones[-1]} steps of a run of {timeline.steps}; "
                 "a milestone must lie inside it"
             )
 

@@ -1,6 +1,6 @@
-"""One rise and one long fall, both half cosines (Smith & Topin 2018; torch's `OneCycleLR`, the rate alone).
+"""One-cycle schedule (Smith & Topin 2018; torch's `OneCycleLR` without the momentum cycle).
 
-`optimizer.lr` is the peak. Momentum stays what the optimizer's option says: no schedule here moves it.
+`optimizer.lr` is the peak. Momentum does not change.
 """
 
 import math
@@ -12,9 +12,9 @@ from runner.schedule.base import Schedule
 
 
 class OneCycle(Schedule):
-    """From `1 / div_factor` up to 1, then down to `1 / (div_factor * final_div_factor)`.
+    """One rise from `1 / div_factor` to 1 and one fall to `1 / (div_factor * final_div_factor)`, both half cosines.
 
-    rise: how long the rate rises, epochs or a share. The cycle fills what warm-up leaves of the run.
+    rise: the length of the rise, in epochs or a share. The cycle takes all of the run after warm-up.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class OneCycle(Schedule):
     ):
         super().__init__(timeline, warmup, floor)
         self.length = timeline.steps - self.warmup_steps
-        # As torch counts: the first step has the lowest rate, the last one the final rate.
+        # As in torch, the first step has the start rate and the last step the final rate.
         self.top = timeline.steps_of("schedule.rise", rise) - 1
         self.start, self.end = 1 / div_factor, 1 / (div_factor * final_div_factor)
         for key, value, low in (("div_factor", div_factor, 1), ("final_div_factor", final_div_factor, 1 / div_factor)):

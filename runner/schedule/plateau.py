@@ -1,4 +1,4 @@
-"""The rate is cut when a metric no longer improves (torch's `ReduceLROnPlateau`)."""
+"""Reduction of the rate when a metric stops improving (torch's `ReduceLROnPlateau`)."""
 
 from typing import Any, ClassVar, Literal
 
@@ -9,12 +9,12 @@ from runner.schedule.base import Schedule
 
 
 class Plateau(Schedule):
-    """`gamma ** (number of plateaus met)`: a function of the step and of what `observe` told.
+    """Multiplier `gamma ** (number of plateaus)`, from the metrics that `observe` has received.
 
-    metric: `val_loss`, `val_accuracy` or `train_loss`, looked at after each epoch.
-    patience: how long it may stay without improvement before the rate is cut, epochs or a share.
-    threshold: an improvement is a change by more than this share of the best value.
-    cooldown: how long after a cut nothing is counted, epochs or a share.
+    metric: `val_loss`, `val_accuracy` or `train_loss`, checked after each epoch.
+    patience: time without improvement before the rate is reduced, in epochs or a share.
+    threshold: an improvement is a change by more than this fraction of the best value.
+    cooldown: time after a reduction in which epochs are not counted, in epochs or a share.
     """
 
     foreseen: ClassVar[bool] = False
@@ -35,7 +35,7 @@ class Plateau(Schedule):
         self.patience = round(timeline.steps_of("schedule.patience", patience) / timeline.steps_per_epoch)
         self.cooldown = round(timeline.steps_of("schedule.cooldown", cooldown) / timeline.steps_per_epoch)
         self._best: float | None = None
-        self._bad = self._resting = 0  # epochs
+        self._bad = self._resting = 0  # epochs without improvement, and left of the cooldown
         self._multiplier = 1.0
 
     def check(self, context: Context) -> str | None:

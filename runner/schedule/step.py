@@ -1,4 +1,4 @@
-"""The rate is multiplied by gamma every so often (torch's `StepLR`)."""
+"""Decay by a factor at equal intervals (torch's `StepLR`)."""
 
 from runner.core.schema import Factor
 from runner.core.timeline import Duration, Timeline
@@ -6,9 +6,9 @@ from runner.schedule.base import Schedule
 
 
 class Step(Schedule):
-    """`gamma ** (number of whole periods passed)`, counted from the start of training.
+    """Decay `gamma ** (number of completed periods)`, counted from the start of training.
 
-    every: the period, epochs or a share as `'33%'`.
+    every: the period, in epochs or a share as `'33%'`.
     """
 
     def __init__(

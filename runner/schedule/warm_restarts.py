@@ -1,4 +1,4 @@
-"""Cosines that begin again (Loshchilov & Hutter 2017; torch's `CosineAnnealingWarmRestarts`)."""
+"""Cosine annealing with warm restarts (Loshchilov & Hutter 2017; torch's `CosineAnnealingWarmRestarts`)."""
 
 import itertools
 import math
@@ -13,10 +13,9 @@ from runner.schedule.cycles import Cycles
 
 
 class WarmRestarts(Cycles):
-    """Each cosine falls from 1 to the floor; each is `mult` times as long as the one before, the last one as long as
-    the run lets it be.
+    """Cosine cycles from 1 to the floor, each `mult` times as long as the one before. The last one ends with the run.
 
-    every: the length of the first one, epochs or a share.
+    every: the length of the first cycle, in epochs or a share.
     """
 
     fewest: ClassVar[int] = 2
@@ -30,14 +29,14 @@ class WarmRestarts(Cycles):
         floor: float = 0.0,
     ):
         super().__init__(timeline, warmup, floor)
-        words = f"schedule.every={every}"
+        key = f"schedule.every={every}"
         if (steps := timeline.period("schedule.every", every)) < self.fewest:
             raise ConfigError(
-                f"{words}: {steps} step of a run of {timeline.steps}, and a cycle needs {self.fewest} to fall; make it "
+                f"{key}: {steps} step of a run of {timeline.steps}, and a cycle needs {self.fewest} to fall; make it "
                 "longer"
             )
         first = max(self.fewest, timeline.length_of("schedule.every", every))
-        self.divide(words, (first * mult**number for number in itertools.count()))
+        self.divide(key, (first * mult**number for number in itertools.count()))
 
     def cycle(self, number: int, step: int, length: int) -> float:
         return self.to_floor(0.5 * (1 + math.cos(math.pi * step / length)))

@@ -1,4 +1,4 @@
-"""Warm up, stay, cool down: the full rate for most of the run (Zhai et al. 2022; Hägele et al. 2024)."""
+"""Warmup-stable-decay: the full rate for most of the run (Zhai et al. 2022; Hägele et al. 2024)."""
 
 import math
 from typing import Literal
@@ -9,10 +9,10 @@ from runner.schedule.base import Schedule
 
 
 class WarmupStableDecay(Schedule):
-    """1 until the cool-down, then to the floor.
+    """Multiplier 1 until the cooldown, which falls to the floor.
 
-    cooldown: the length of the last part, epochs or a share.
-    shape: `linear`, or `sqrt` for 1 - sqrt(share of the cool-down that is done), Hägele's better one.
+    cooldown: its length, in epochs or a share.
+    shape: `linear`, or `sqrt` for 1 - sqrt(completed share of the cooldown), which Hägele et al. found better.
     """
 
     def __init__(

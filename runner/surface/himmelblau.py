@@ -1,4 +1,4 @@
-"""Himmelblau's function (Himmelblau 1972): four minima of the same depth; the way decides which."""
+"""Himmelblau's function (Himmelblau 1972): four minima of the same depth. The path decides which one is reached."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""A monkey saddle: three valleys (two legs and a tail) meet where even the curvature is zero."""
+"""Monkey saddle: three valleys (two legs and a tail) meet at a point with zero gradient and zero curvature."""
 
 from torch import Tensor
 
@@ -7,8 +7,9 @@ from runner.surface.base import Surface
 
 
 class MonkeySaddle(Surface):
-    """`scale * (x ** 3 - 3 * x * y ** 2 + 3 / 4 * (x ** 2 + y ** 2) ** 2)`: in polar coordinates
-    r^3 cos(3 phi) + 3/4 r^4, so each valley has its minimum at r = 1.
+    """`scale * (x ** 3 - 3 * x * y ** 2 + 3 / 4 * (x ** 2 + y ** 2) ** 2)`.
+
+    In polar coordinates r^3 cos(3 phi) + 3/4 r^4, so each valley has its minimum at r = 1.
     """
 
     title = "monkey saddle"

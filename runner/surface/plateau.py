@@ -1,4 +1,4 @@
-"""A plateau with one hole: far from it the gradient vanishes, and with it every step that is proportional to it."""
+"""Plateau with one hole. Far from it the gradient vanishes, and so do steps proportional to the gradient."""
 
 import torch
 from torch import Tensor

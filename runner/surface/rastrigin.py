@@ -1,4 +1,4 @@
-"""Rastrigin's function (Rastrigin 1974): a bowl full of holes, one of them the deepest."""
+"""Rastrigin's function (Rastrigin 1974): a bowl with many local minima and one global minimum."""
 
 import math
 
@@ -9,8 +9,8 @@ from runner.core.schema import NonNegative, Rate
 from runner.surface.base import Surface
 
 
-def flat(near: float) -> float:
-    """The point near a multiple of one half where t ** 2 - 10 cos(2 pi t) is flat, by Newton's method."""
+def stationary_point(near: float) -> float:
+    """Return the stationary point of t ** 2 - 10 cos(2 pi t) near a multiple of 1/2, by Newton's method."""
     t = near
     for _ in range(20):
         slope = 2 * t + 20 * math.pi * math.sin(2 * math.pi * t)
@@ -19,8 +19,10 @@ def flat(near: float) -> float:
 
 
 class Rastrigin(Surface):
-    """`scale * (20 + x ** 2 + y ** 2 - 10 * cos(2 pi x) - 10 * cos(2 pi y))`: the sum of one function of x and the
-    same of y, so a saddle is where one of them is lowest and the other one highest."""
+    """`scale * (20 + x ** 2 + y ** 2 - 10 * cos(2 pi x) - 10 * cos(2 pi y))`.
+
+    It is the sum of the same function of x and of y, so a saddle is a minimum in one and a maximum in the other.
+    """
 
     title = "Rastrigin"
     formula = r"20 + x^2 + y^2 - 10\cos 2\pi x - 10\cos 2\pi y"
@@ -30,7 +32,10 @@ class Rastrigin(Surface):
         point
         for hole in range(-3, 4)
         for hill in range(-3, 3)
-        for point in ((flat(hole), flat(hill + 0.5)), (flat(hill + 0.5), flat(hole)))
+        for point in (
+            (stationary_point(hole), stationary_point(hill + 0.5)),
+            (stationary_point(hill + 0.5), stationary_point(hole)),
+        )
     )
     bend = 1.0
 

@@ -1,4 +1,4 @@
-"""A long, narrow quadratic valley: the condition number alone decides how hard it is."""
+"""Ravine: a long, narrow quadratic valley. Only the condition number decides how hard it is."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Rosenbrock's curved valley (Rosenbrock 1960): easy to enter, slow to follow."""
+"""Rosenbrock's curved valley (Rosenbrock 1960): easy to find, slow to follow."""
 
 from torch import Tensor
 

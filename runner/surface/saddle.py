@@ -1,4 +1,4 @@
-"""A saddle between two valleys: down along y, up along x, flat in the middle."""
+"""Saddle between two valleys: negative curvature along y, positive along x."""
 
 from torch import Tensor
 
@@ -7,9 +7,9 @@ from runner.surface.base import Surface
 
 
 class Saddle(Surface):
-    """`scale * (x ** 2 / 2 - y ** 2 / 2 + y ** 4 / 4)`: the saddle x^2 - y^2 with a bottom, so that who leaves arrives.
+    """`scale * (x ** 2 / 2 - y ** 2 / 2 + y ** 4 / 4)`: the saddle x^2 - y^2 with two minima.
 
-    On the ridge y = 0 the gradient has no part along y: without noise, descent that starts there stays there.
+    On the ridge y = 0 the gradient has no component along y: without noise, descent that starts there stays there.
     """
 
     title = "saddle"

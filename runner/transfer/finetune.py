@@ -1,4 +1,4 @@
-"""From which weights training starts, which stages of the network move, and how fast (Yosinski et al. 2014)."""
+"""Transfer learning: initial weights, frozen stages, and their learning rates (Yosinski et al. 2014)."""
 
 import logging
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ NORMS = (nn.modules.batchnorm._NormBase,)  # layers with running statistics
 
 
 class Unfreeze(BaseModel):
-    """`every`: epochs after which one more stage trains, the last frozen one first; null: never."""
+    """Gradual unfreezing. every: epochs after which one more stage trains, the last frozen one first; null: never."""
 
     model_config = ConfigDict(extra="forbid")
     every: Positive | None = None
@@ -34,29 +34,29 @@ class Unfreeze(BaseModel):
 
 @dataclass(frozen=True)
 class StageRow:
-    """A stage, as training will treat it."""
+    """Row of the stage table: how training treats a stage."""
 
     stage: str
     parameters: int
     trainable: int
-    rate: float | None  # multiplier of the optimizer's; None where nothing trains
+    rate: float | None  # multiplier of the optimizer's rate; None if nothing trains
     norm: str  # eval | train | -
 
 
 class Finetune(Option):
-    """`transfer=full` and its presets.
+    """Fine-tuning: `transfer=full` and its presets.
 
-    weights: null (random), default or a name of torchvision's, a file (.pth, .safetensors), the folder of a finished
-        run.
-    freeze_depth: stages that do not train, counted from the input: 0, k, `all` (all but the head); a negative k counts
-        those that train, from the head.
-    frozen_norm: eval: batch norms of frozen stages keep their statistics; train: they follow the data.
-    pretrained_lr_scale: multiplies the rate of stages that came with weights (of the head: where all of it came);
-        head_lr_scale that of the head.
+    weights: null (random), default or a name of torchvision's weights, a file (.pth, .safetensors), or the folder of
+        a finished run.
+    freeze_depth: number of frozen stages from the input: 0, k, or `all` (all but the head). A negative -k: all but
+        the last k.
+    frozen_norm: eval: batch norms of frozen stages keep their running statistics; train: they update them.
+    pretrained_lr_scale: multiplies the rate of stages with loaded weights (of the head: only if all of it is loaded).
+    head_lr_scale: multiplies the rate of the head.
     layer_decay: factor of the rate from each stage to the one before it (Clark et al. 2020, section 3 of ELECTRA's
         appendix; Howard & Ruder 2018).
     unfreeze: gradual unfreezing (Howard & Ruder 2018, section 3.3).
-    cache: keep what frozen stages answer (`runner.execution.features.cache`); auto: where that is possible.
+    cache: cache the features of frozen stages (`runner.execution.features.cache`); auto: where that is possible.
     """
 
     loads = True
@@ -78,9 +78,13 @@ class Finetune(Option):
         self.cache = cache
         self.every = Unfreeze.model_validate(unfreeze or {}).every
         self.audit: Audit | None = None
-        self._rest: Weights | None = None  # until the stack has changed the network
-        self._fixed: set[str] = set()  # parameters that the network itself keeps from training
-        self._still: tuple[nn.Module | None, int, list[nn.Module]] = None, 0, []  # frozen stages' norms: whose, since
+        self._remaining: Weights | None = None  # for tensors that regularization items add
+        self._fixed: set[str] = set()  # parameters that the network itself freezes
+        self._frozen_norms: tuple[nn.Module | None, int, list[nn.Module]] = (
+            None,
+            0,
+            [],
+        )  # (model, unfrozen stages, norms)
         if self.every and freeze_depth == 0:
             raise ConfigError(
                 f"transfer.unfreeze.every={self.every}: nothing is frozen; set transfer.freeze_depth (all, or a number "
@@ -102,19 +106,19 @@ class Finetune(Option):
         return None
 
     def weights(self, model_node: Mapping[str, Any]) -> Weights | None:
-        """What training starts from; None is at random."""
+        """Return the initial weights, or None for random ones."""
         return None if self.source is None else read(self.source, model_node)
 
     def load(self, model: nn.Module, model_node: Mapping[str, Any], classes: tuple[str, ...]) -> None:
-        """Puts the weights in, before anything else changes the network."""
-        weights = self._rest = self.weights(model_node)
+        """Load the weights, before regularization items change the network."""
+        weights = self._remaining = self.weights(model_node)
         if weights is not None:
             head = {name for name, _ in stage_parameters(model)[-1][1]}
             self.audit = fit(model, weights, classes, head)
             set_transform_input(model, weights.transform_input and stem_channels(model, weights) == 3)
 
     def depth(self, model: nn.Module) -> int:
-        """How many stages are frozen at the start. Raises `ConfigError`, which lists the stages."""
+        """Return the number of stages frozen at the start. Raises ConfigError for an invalid `freeze_depth`."""
         names = [name for name, _ in stages(model)]
         last = len(names) - 1
         depth = last if self.freeze_depth == "all" else self.freeze_depth
@@ -127,42 +131,45 @@ class Finetune(Option):
         return depth
 
     def frozen(self, model: nn.Module, epoch: int = 0) -> int:
-        """How many stages are frozen in an epoch, counted from 0."""
+        """Return the number of frozen stages in an epoch, counted from 0."""
         depth = self.depth(model)
         return max(0, depth - epoch // self.every) if self.every else depth
 
     def prepare(self, model: nn.Module) -> None:
-        """When the stack has changed the network, and before the optimizer is built: what never trains needs no
-        gradient."""
-        if self._rest is not None:
-            fit_rest(model, self._rest, self.audit)
-            self._rest = None
+        """Load the rest of the weights, and freeze the parameters that never train.
+
+        Called after the regularization items have changed the network, and before the optimizer is built.
+        """
+        if self._remaining is not None:
+            fit_rest(model, self._remaining, self.audit)
+            self._remaining = None
         self._fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
         if not self.every:
             self.thaw(model, 0)
 
     def thaw(self, model: nn.Module, epoch: int) -> None:
-        """Sets which parameters train in this epoch; those that do not have no gradient, so that optimizers leave
-        them, their decay and their state alone."""
+        """Set `requires_grad` for this epoch. Frozen parameters get no gradient, so optimizers skip them."""
         if epoch and not self.every:
-            return  # as in the first
+            return  # the same as in the first epoch
         frozen = self.frozen(model, epoch)
         for number, (_, named) in enumerate(stage_parameters(model)):
             for name, parameter in named:
                 parameter.requires_grad_(number >= frozen and name not in self._fixed)
 
     def train_mode(self, model: nn.Module, epoch: int) -> None:
-        """`model.train()`, but for the norms of frozen stages."""
+        """Set training mode, except for the norms of frozen stages."""
         set_mode(model, training=True)
         if self.frozen_norm == "eval":
-            thawed = epoch // self.every if self.every else 0
-            if self._still[0] is not model or self._still[1] != thawed:  # finding them takes longer than a small step
-                self._still = model, thawed, self._norms(model, self.frozen(model, epoch))
-            for norm in self._still[2]:
+            unfrozen = epoch // self.every if self.every else 0
+            if (
+                self._frozen_norms[0] is not model or self._frozen_norms[1] != unfrozen
+            ):  # cached, because the search takes longer than a small step
+                self._frozen_norms = model, unfrozen, self._norms(model, self.frozen(model, epoch))
+            for norm in self._frozen_norms[2]:
                 norm.eval()
 
     def _new_and_frozen(self, model: nn.Module) -> list[str]:
-        """Parameters that neither came with weights nor train at the start."""
+        """Return the names of parameters that are frozen at the start but were not loaded."""
         loaded = set() if self.audit is None else self.audit.loaded
         frozen = stage_parameters(model)[: self.depth(model)]
         return [name for _, named in frozen for name, _ in named if raw_name(name) not in loaded]
@@ -172,54 +179,54 @@ class Finetune(Option):
         return [part for part in parts if isinstance(part, NORMS)]
 
     def rates(self, model: nn.Module) -> dict[str, float]:
-        """Stage -> multiplier of the learning rate."""
-        cut = stage_parameters(model)
+        """Return stage -> multiplier of the learning rate."""
+        by_stage = stage_parameters(model)
         loaded = set() if self.audit is None else self.audit.loaded
-        found = {}
-        for number, (stage, named) in enumerate(cut):
-            rate = self.decay ** (len(cut) - 1 - number)
-            head = number == len(cut) - 1
-            came = [raw_name(name) in loaded for name, _ in named]
-            if all(came) if head else any(came):  # a norm that came makes no new head an old one
+        result = {}
+        for number, (stage, named) in enumerate(by_stage):
+            rate = self.decay ** (len(by_stage) - 1 - number)
+            is_head = number == len(by_stage) - 1
+            is_loaded = [raw_name(name) in loaded for name, _ in named]
+            if all(is_loaded) if is_head else any(is_loaded):  # a head with only a loaded norm counts as new
                 rate *= self.pretrained
-            found[stage] = rate * self.head if head else rate
-        return found
+            result[stage] = rate * self.head if is_head else rate
+        return result
 
     def table(self, model: nn.Module) -> list[StageRow]:
-        """The audit: what trains, how fast, and what the norms do."""
+        """Return the stage table: sizes, rates, and the mode of norms."""
         frozen, rates = self.frozen(model), self.rates(model)
         rows = []
         for number, ((stage, named), (_, modules)) in enumerate(zip(stage_parameters(model), stages(model))):
             sizes = {name: parameter.numel() for name, parameter in named}
-            still = number < frozen
-            moved = 0 if still else sum(size for name, size in sizes.items() if name not in self._fixed)
-            norms = any(isinstance(part, NORMS) for module in modules for part in module.modules())
-            norm = "-" if not norms else self.frozen_norm if still else "train"
-            rows.append(StageRow(stage, sum(sizes.values()), moved, None if still else rates[stage], norm))
+            is_frozen = number < frozen
+            trainable = 0 if is_frozen else sum(size for name, size in sizes.items() if name not in self._fixed)
+            has_norms = any(isinstance(part, NORMS) for module in modules for part in module.modules())
+            norm = "-" if not has_norms else self.frozen_norm if is_frozen else "train"
+            rows.append(StageRow(stage, sum(sizes.values()), trainable, None if is_frozen else rates[stage], norm))
         return rows
 
     def seal(self, model: nn.Module, epochs: int) -> dict[str, torch.Tensor]:
-        """Copies of all that may not change in a run of so many epochs."""
+        """Return copies of all tensors that must not change in a run of `epochs` epochs."""
         frozen = self.frozen(model, max(0, epochs - 1))
         names = {name for _, named in stage_parameters(model)[:frozen] for name, _ in named}
         if self.frozen_norm == "eval":
-            still = {id(norm) for norm in self._norms(model, frozen)}
+            frozen_norms = {id(norm) for norm in self._norms(model, frozen)}
             names |= {
                 f"{path}.{name}" if path else name
                 for path, module in model.named_modules()
-                if id(module) in still
+                if id(module) in frozen_norms
                 for name, _ in module.named_buffers(recurse=False)
             }
         return {name: value.detach().clone() for name, value in model.state_dict().items() if name in names}
 
 
 def broken_seals(model: nn.Module, sealed: Mapping[str, torch.Tensor]) -> list[str]:
-    """Names of sealed tensors that are not, bit for bit, what they were."""
-    now = model.state_dict()
-    return [name for name, value in sealed.items() if not torch.equal(now[name], value)]
+    """Return the names of sealed tensors that have changed in any bit."""
+    state = model.state_dict()
+    return [name for name, value in sealed.items() if not torch.equal(state[name], value)]
 
 
 class Scratch(Finetune):
-    """`transfer=scratch`: random weights, also in a sweep whose other options are given `weights`."""
+    """Training from random weights (`transfer=scratch`). Ignores `weights`, so that a sweep can set it for all."""
 
     loads = False

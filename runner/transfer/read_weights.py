@@ -1,4 +1,4 @@
-"""Weights read without running code: of a file, of a finished run, or torchvision's own."""
+"""Loading of weights from a file, a finished run or torchvision, without executing pickled code."""
 
 import functools
 import hashlib
@@ -24,22 +24,22 @@ from runner.transfer.weights import Weights
 
 
 def read(source: str, node: Mapping[str, Any]) -> Weights:
-    """The weights that `transfer.weights` names for a model's config node. Raises `ConfigError`, in one line."""
+    """Load the weights named by `transfer.weights` for a model's config node. Raises ConfigError."""
     path = Path(source).expanduser()
     if not path.exists():
         return _published(source, node)
     file = _run_file(path) if path.is_dir() else path
     stat = file.stat()
-    found = _read(str(file), stat.st_size, stat.st_mtime_ns)
-    return found if found.preset else replace(found, preset=preset(node))
+    weights = _read(str(file), stat.st_size, stat.st_mtime_ns)
+    return weights if weights.preset else replace(weights, preset=preset(node))
 
 
 def _run_file(folder: Path) -> Path:
-    """The checkpoint of a run's folder, or of the only run in a folder of runs."""
+    """Return the checkpoint file of a run's folder, or of the only run in a folder of runs."""
     if (folder / checkpoint.FILE).exists():
         return folder / checkpoint.FILE
-    kept = {*folder.glob(f"*/{checkpoint.FILE}"), *(run / checkpoint.FILE for run in run_folders(folder))}
-    runs = sorted(file for file in kept if file.exists())
+    candidates = {*folder.glob(f"*/{checkpoint.FILE}"), *(run / checkpoint.FILE for run in run_folders(folder))}
+    runs = sorted(file for file in candidates if file.exists())
     if len(runs) > 1:
         raise ConfigError(
             f"transfer.weights={folder}: {len(runs)} runs are in this folder; name one, its name in quotes of its own: "
@@ -54,7 +54,7 @@ def _run_file(folder: Path) -> Path:
 
 @functools.lru_cache(maxsize=4)
 def _read(source: str, size: int, changed: int) -> Weights:
-    """One file, once a process while it does not change."""
+    """Load one file. Cached in the process while its size and modification time stay the same."""
     path = Path(source)
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
@@ -67,20 +67,20 @@ def _read(source: str, size: int, changed: int) -> Weights:
         except SafetensorError as error:
             raise ConfigError(f"transfer.weights={source}: damaged, or no safetensors file ({error})") from error
     try:
-        with warnings.catch_warnings(action="ignore"):  # on protocols; what cannot be read raises
+        with warnings.catch_warnings(action="ignore"):  # warnings about pickle protocols; unreadable files raise
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        said = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f" ({said[1]})" if said else ""
+        match = re.search(r"GLOBAL ([\w.]+)", str(error))
+        global_name = f" ({match[1]})" if match else ""
         raise ConfigError(
-            f"transfer.weights={source}: holds more than tensors{what}, or is damaged; nothing of it was run: save the "
+            f"transfer.weights={source}: holds more than tensors{global_name}, or is damaged; nothing of it was run: save the "
             "state_dict alone"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise ConfigError(f"transfer.weights={source}: damaged, or no file of weights") from error
     if isinstance(state, dict) and {"about", "members"} <= state.keys():
         return of_run(path)
-    for key in ("state_dict", "model"):  # as many training scripts wrap it
+    for key in ("state_dict", "model"):  # wrappers of many training scripts
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
@@ -90,22 +90,22 @@ def _read(source: str, size: int, changed: int) -> Weights:
 
 
 def of_run(file: Path) -> Weights:
-    """The tested weights of a finished run of the runner, from its checkpoint."""
+    """Load the tested weights of a finished run from its checkpoint."""
     folder = file.parent
     try:
-        kept = checkpoint.load(file)
+        saved = checkpoint.load(file)
     except checkpoint.Damaged as error:
         raise ConfigError(f"transfer.weights={folder}: {error}") from error
     source = f"transfer.weights={folder}"
-    kept = contents(kept, source)
-    if kept["members"] is None:
+    saved = contents(saved, source)
+    if saved["members"] is None:
         raise ConfigError(f"{source}: this run is not finished; run its command again first")
-    about = describe(kept["abouts"][0], source)
-    if len(kept["members"]) > 1:
+    about = describe(saved["abouts"][0], source)
+    if len(saved["members"]) > 1:
         raise ConfigError(
-            f"transfer.weights={folder}: an ensemble of {len(kept['members'])} networks; name a run of one"
+            f"transfer.weights={folder}: an ensemble of {len(saved['members'])} networks; name a run of one"
         )
-    (state,) = kept["members"]
+    (state,) = saved["members"]
     state = {raw_name(key): value for key, value in state.items()}
     digest = hashlib.sha256()
     for key, value in sorted(state.items()):
@@ -118,12 +118,12 @@ def of_run(file: Path) -> Weights:
         sizes,
         tuple(about["classes"]),
         about["channels"],
-        about.get("transform_input", False),  # without it: of a runner that never set it
+        about.get("transform_input", False),  # checkpoints without it are from versions that never set it
     )
 
 
 def _published(source: str, node: Mapping[str, Any]) -> Weights:
-    """torchvision's own, by the name of its enumeration."""
+    """Load torchvision's weights by the name in its enumeration."""
     if preset(node) is None:
         raise ConfigError(
             f"transfer.weights={source}: no such file or folder (torchvision has weights for its own models only)"
@@ -147,8 +147,8 @@ def _published(source: str, node: Mapping[str, Any]) -> Weights:
 
 @functools.lru_cache(maxsize=4)
 def _fetched(weights: Any) -> dict[str, Tensor] | Exception:
-    """A member of torchvision's enumeration, downloaded once; or why not, tried once for all runs of a sweep."""
+    """Download a member of torchvision's enumeration, once per process. Return the error if that fails."""
     try:
         return weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:  # no network, or a file that was cut short
+    except (OSError, RuntimeError) as error:  # no network, or an incomplete file
         return error

@@ -1,4 +1,4 @@
-"""Weights from elsewhere, fitted to a network, and what came of it."""
+"""Loaded weights: their copy into a network, and an audit of which tensors fit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,53 +15,53 @@ from runner.transfer.stem import stem
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors by name, and what is known of where they come from."""
+    """Tensors by name, with the known facts about their origin."""
 
     state: Mapping[str, Tensor]
     digest: str  # sha256 of the contents
-    origin: str  # in words
-    preset: Preset | None = None  # sizes and normalisation they were trained with
-    classes: tuple[str, ...] | None = None  # of their head, where known
-    channels: int | None = None  # that enter their network, where known
+    origin: str  # as text
+    preset: Preset | None = None  # image sizes and normalization of their training
+    classes: tuple[str, ...] | None = None  # of their head, if known
+    channels: int | None = None  # of the images, if known
     transform_input: bool = True  # as torchvision sets it with weights, see `runner.transfer.published`
 
 
 @dataclass
 class Audit:
-    """Which tensors of a network came from elsewhere."""
+    """Audit of loading weights into a network."""
 
     origin: str
     loaded: set[str] = field(default_factory=set)  # names of the network's parameters and buffers
     adapted: dict[str, str] = field(default_factory=dict)  # name -> how
     unfit: dict[str, str] = field(default_factory=dict)  # name -> both shapes
-    missing: list[str] = field(default_factory=list)  # of the network, not in the file
-    unused: list[str] = field(default_factory=list)  # of the file, not in the network
+    missing: list[str] = field(default_factory=list)  # in the network, not in the file
+    unused: list[str] = field(default_factory=list)  # in the file, not in the network
 
     @property
     def line(self) -> str:
-        """In one line."""
-        words = [f"{len(self.loaded)} tensors from {self.origin}"]
-        words += [f"{name} {how}" for name, how in self.adapted.items()]
-        words += [f"new: {few([*self.unfit, *self.missing])}"] if self.unfit or self.missing else []
-        words += [f"not used: {few(self.unused)}"] if self.unused else []
-        return "; ".join(words)
+        """Return a summary in one line."""
+        parts = [f"{len(self.loaded)} tensors from {self.origin}"]
+        parts += [f"{name} {how}" for name, how in self.adapted.items()]
+        parts += [f"new: {few([*self.unfit, *self.missing])}"] if self.unfit or self.missing else []
+        parts += [f"not used: {few(self.unused)}"] if self.unused else []
+        return "; ".join(parts)
 
 
 @torch.no_grad()
 def fit(model: nn.Module, weights: Weights, classes: tuple[str, ...], head: set[str]) -> Audit:
-    """Puts the weights into a network where names and shapes agree. Raises `ConfigError` where nothing does.
+    """Copy the weights into a network where names and shapes match. Raises ConfigError if nothing matches.
 
-    A first convolution for another number of channels is adapted (`channels`). `head`: names of the last stage, whose
-    rows, one a class, start anew for other classes.
+    A first convolution for another number of channels is adapted (`channels`). `head`: names of the last stage's
+    tensors. Those with one row per class are not loaded if the classes differ.
     """
     audit = Audit(weights.origin)
     target = model.state_dict(keep_vars=True)
-    other_head = weights.classes is not None and weights.classes != classes
+    has_other_classes = weights.classes is not None and weights.classes != classes
     for name, tensor in target.items():
         value = weights.state.get(name)
         if value is None:
             audit.missing.append(name)
-        elif name in head and other_head and value.shape == tensor.shape and len(value) == len(classes):
+        elif name in head and has_other_classes and value.shape == tensor.shape and len(value) == len(classes):
             audit.unfit[name] = "other classes"
         elif value.shape == tensor.shape:
             tensor.copy_(value)
@@ -75,21 +75,20 @@ def fit(model: nn.Module, weights: Weights, classes: tuple[str, ...], head: set[
     audit.unused = [name for name in weights.state if name not in target]
     shared = [name for name in audit.loaded if target[name].ndim]
     if not shared:
-        theirs = few(audit.unused) or "other shapes"
+        unused = few(audit.unused) or "other shapes"
         raise ConfigError(
-            f"transfer.weights: nothing of {weights.origin} fits this model (it has {theirs}; the model has "
+            f"transfer.weights: nothing of {weights.origin} fits this model (it has {unused}; the model has "
             f"{few(target)}): choose the model that the weights are of"
         )
     body = {name: tensor for name, tensor in model.named_parameters() if name not in head}
-    theirs = {name: tensor for name, tensor in weights.state.items() if name not in head}
-    refuse_small_part(weights.origin, body, theirs, audit.loaded)
+    file_body = {name: tensor for name, tensor in weights.state.items() if name not in head}
+    refuse_small_part(weights.origin, body, file_body, audit.loaded)
     return audit
 
 
 @torch.no_grad()
 def fit_rest(model: nn.Module, weights: Weights, audit: Audit) -> None:
-    """Puts in what the network has only since its stack changed it, such as the norms of a run with
-    `regularization=[batchnorm]`."""
+    """Copy the weights of tensors that regularization items have added since, such as norms of `batchnorm`."""
     for name, tensor in model.state_dict(keep_vars=True).items():
         if name in audit.unused and weights.state[name].shape == tensor.shape:
             tensor.copy_(weights.state[name])
@@ -98,8 +97,10 @@ def fit_rest(model: nn.Module, weights: Weights, audit: Audit) -> None:
 
 
 def channels(kernel: Tensor, count: int) -> Tensor:
-    """A first convolution's kernel `[O, C, k, k]` for `count` channels: summed to fewer, shared out among more, so that
-    its answer to images whose channels are equal stays."""
+    """Adapt a first convolution's kernel `[O, C, k, k]` to `count` channels.
+
+    Channels are summed to fewer, or divided among more, so that the output for images with equal channels stays.
+    """
     have = kernel.shape[1]
     if count < have:
         return torch.stack([kernel[:, first::count].sum(1) for first in range(count)], 1)
@@ -108,6 +109,6 @@ def channels(kernel: Tensor, count: int) -> Tensor:
 
 
 def stem_channels(model: nn.Module, weights: Weights) -> int | None:
-    """Return the channels of images that weights are for; None where that is not known."""
+    """Return the number of image channels that weights expect, or None if unknown."""
     kernel = weights.state.get(stem(model) or "")
     return weights.channels if kernel is None or kernel.ndim != 4 else kernel.shape[1]
