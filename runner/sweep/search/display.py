@@ -81,10 +81,10 @@ class SearchDisplay(Display):
     def _counts(self, trials: list[FrozenTrial]) -> str:
         """Describe how many trials have each status, including those to come, and where interrupted ones resume."""
         known = by_fingerprint(self.plan.folder)
-        trial_records = [known.get(trial.user_attrs[RUN]["fingerprint"]) for trial in trials if RUN in trial.user_attrs]
+        run_records = [known.get(trial.user_attrs[RUN]["fingerprint"]) for trial in trials if RUN in trial.user_attrs]
         counts = Counter(current_status(trial, known) for trial in trials)
         counts["not started"] += max(0, self.scope.total - len(trials))
-        resumes = [record.resumes for record in trial_records if record is not None and record.standing == "interrupted"]
+        resumes = [record.resumes for record in run_records if record is not None and record.standing == "interrupted"]
         return tally(counts, resumes)
 
     def _command(self, params: Params) -> str:
