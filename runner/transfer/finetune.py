@@ -80,11 +80,8 @@ class Finetune(Option):
         self.audit: Audit | None = None
         self._remaining: Weights | None = None  # for tensors that regularization items add
         self._fixed: set[str] = set()  # parameters that the network itself freezes
-        self._frozen_norms: tuple[nn.Module | None, int, list[nn.Module]] = (
-            None,
-            0,
-            [],
-        )  # (model, unfrozen stages, norms)
+        # Cache of `train_mode`: the model, its number of unfrozen stages, the norms of its frozen stages.
+        self._frozen_norms: tuple[nn.Module | None, int, list[nn.Module]] = None, 0, []
         if self.every and freeze_depth == 0:
             raise ConfigError(
                 f"transfer.unfreeze.every={self.every}: nothing is frozen; set transfer.freeze_depth (all, or a number "
@@ -161,9 +158,8 @@ class Finetune(Option):
         set_mode(model, training=True)
         if self.frozen_norm == "eval":
             unfrozen = epoch // self.every if self.every else 0
-            if (
-                self._frozen_norms[0] is not model or self._frozen_norms[1] != unfrozen
-            ):  # cached, because the search takes longer than a small step
+            # Cached, because the search takes longer than a small step.
+            if self._frozen_norms[0] is not model or self._frozen_norms[1] != unfrozen:
                 self._frozen_norms = model, unfrozen, self._norms(model, self.frozen(model, epoch))
             for norm in self._frozen_norms[2]:
                 norm.eval()

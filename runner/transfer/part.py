@@ -25,5 +25,6 @@ def refuse_small_part(origin: str, model: Mapping[str, Tensor], file: Mapping[st
     if len(shares) == 2 and min(shares) < SMALL_PART and max(shares) < WHOLE:
         raise ConfigError(
             f"transfer.weights: {count} of {len(file_kernels)} kernels of {origin} fit this model, which has "
-            f"{len(model_kernels)}: choose the model that the weights are of, or save the tensors that you mean in a file of their own"
+            f"{len(model_kernels)}: choose the model that the weights are of, or save the tensors that you mean in a "
+            "file of their own"
         )

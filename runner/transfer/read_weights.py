@@ -71,9 +71,9 @@ def _read(source: str, size: int, changed: int) -> Weights:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         match = re.search(r"GLOBAL ([\w.]+)", str(error))
-        global_name = f" ({match[1]})" if match else ""
+        name = f" ({match[1]})" if match else ""
         raise ConfigError(
-            f"transfer.weights={source}: holds more than tensors{global_name}, or is damaged; nothing of it was run: save the "
+            f"transfer.weights={source}: holds more than tensors{name}, or is damaged; nothing of it was run: save the "
             "state_dict alone"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
