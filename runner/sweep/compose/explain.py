@@ -125,7 +125,7 @@ def _explain_unknown_key(key: str, typed: list[str], message: str) -> str:
             return f"{key}: '{item}' is the list [{','.join(file.defaults)}]; set a key of one of these"
         item_keys = [str(k) for k in file if not str(k).startswith("_")]
         if item_key and item_key not in item_keys:
-            if OmegaConf.is_missing(file, "name"):  # its keys are the arguments of any class
+            if OmegaConf.is_missing(file, "name"):  # its keys are the arguments of the named class
                 return f"{word}: type it with a +, as '+{word}': '{item}' itself has no key '{item_key}'"
             near = did_you_mean(item_key, item_keys)
             return f"{key}: '{item}' has no key '{item_key}'; it has {', '.join(item_keys)}{near}"

@@ -26,7 +26,7 @@ def override_key(override: Override) -> str:
 
 
 def override_values(override: Override) -> list[str]:
-    """Return all values of an override as text that Hydra parses. Raises `ConfigError` for an interval."""
+    """Return all values of an override as text that Hydra parses. Raises `ConfigError` for an interval or no value."""
     if not override.is_sweep_override():
         return [_yaml_constant(override.get_value_element_as_str())]
     if not override.is_discrete_sweep():
