@@ -4,7 +4,6 @@ import copy
 import functools
 import inspect
 import pkgutil
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -14,8 +13,9 @@ from runner.build.arguments import BUILDER_ARGUMENTS
 from runner.build.check import check
 from runner.build.complaints import Refused
 from runner.core.schema import GROUPS, OWN_KEYS, STACKS, Config
+from tests.shared.paths import ROOT
 
-CONF = Path(__file__).parent.parent / "conf"
+CONF = ROOT / "conf"
 OPTIONS = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))
 OPTIONS.remove("config")
 # Of the stacks' groups, lists of items have no target of their own.

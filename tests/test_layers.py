@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent.parent
+from tests.shared.paths import ROOT
+
 LINT = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as lint; lint()", "--no-cache"]
-MODULES = sorted(path.relative_to(HERE).as_posix() for path in (HERE / "runner").rglob("*.py"))
+MODULES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "runner").rglob("*.py"))
 LINES, FUNCTION = 250, 60  # at most
 
 
@@ -18,8 +19,8 @@ LINES, FUNCTION = 250, 60  # at most
 def house(tmp_path):
     """A copy of the packages and of the contracts in pyproject.toml."""
     for name in ("runner", "hydra_plugins"):
-        shutil.copytree(HERE / name, tmp_path / name, ignore=shutil.ignore_patterns("*.npz", "__pycache__"))
-    shutil.copy(HERE / "pyproject.toml", tmp_path)
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.npz", "__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
 
 
@@ -32,7 +33,7 @@ def test_imports_go_down(house):
     """Those for type checking and in functions, too; without exceptions."""
     code, out = lint(house)
     assert (code, "5 kept, 0 broken" in out) == (0, True), out
-    assert "ignore_imports" not in (HERE / "pyproject.toml").read_text()
+    assert "ignore_imports" not in (ROOT / "pyproject.toml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -52,12 +53,12 @@ def test_an_import_that_goes_up_is_found(house, module, line):
 
 
 def test_two_modules_stand_at_the_root():
-    assert sorted(path.name for path in (HERE / "runner").glob("*.py")) == ["__init__.py", "__main__.py"]
+    assert sorted(path.name for path in (ROOT / "runner").glob("*.py")) == ["__init__.py", "__main__.py"]
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_no_module_and_no_function_is_too_long(module):
-    text = (HERE / module).read_text()
+    text = (ROOT / module).read_text()
     functions = {
         node.name: node.end_lineno - node.lineno + 1
         for node in ast.walk(ast.parse(text))

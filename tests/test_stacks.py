@@ -2,7 +2,6 @@
 
 import itertools
 import random
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,9 +16,10 @@ from runner.execution.eager import EagerProgram
 from runner.task.resources import Resources
 from runner.train.loop import train
 from runner.train.state import TrainState
+from tests.shared.paths import ROOT
 from tests.test_config import composed
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = ROOT / "conf"
 MODELS = ("resnet20", "convnet")
 PRESETS = {"none", "cifar", "imagenet"}
 NEEDS = {"torchvision": ("augmentation.torchvision.name=RandomPerspective",)}
