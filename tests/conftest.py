@@ -1,7 +1,6 @@
 """Fixtures for every test."""
 
 import errno
-import json
 import logging
 import os
 import signal
@@ -11,9 +10,8 @@ import pytest
 import torch
 
 from runner.__main__ import main
-from runner.core.startup import is_plain
 
-quick = pytest.mark.skipif(is_plain(), reason="RUNNER_PLAIN=1 turns off what this test is about")
+pytest.register_assert_rewrite("tests.shared")
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 
@@ -70,17 +68,6 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         return code, out, err
 
     return run
-
-
-def result_of(folder: Path) -> dict:
-    """The result of the only run in a folder."""
-    (path,) = folder.glob("*/result.json")
-    return json.loads(path.read_text())
-
-
-def results_of(folder: Path) -> dict[str, dict]:
-    """All results in a folder, by the name of the run."""
-    return {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("*/result.json"))}
 
 
 @pytest.fixture(scope="session")

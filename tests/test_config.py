@@ -1,57 +1,18 @@
 """The tree under conf/: every file composes, every key is known, the schema and the defaults agree."""
 
-import copy
-import functools
 import inspect
 import pkgutil
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from runner.build.arguments import BUILDER_ARGUMENTS
 from runner.build.check import check
 from runner.build.complaints import Refused
 from runner.core.schema import GROUPS, OWN_KEYS, STACKS, Config
-from tests.shared.paths import ROOT
+from tests.shared.configs import CONF, GROUP_OPTIONS, OPTIONS, REQUIRED, composed, split, yaml_of
 
-CONF = ROOT / "conf"
-OPTIONS = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))
-OPTIONS.remove("config")
-# Of the stacks' groups, lists of items have no target of their own.
-PRESETS = [
-    option
-    for option in OPTIONS
-    if option.partition("/")[0] in STACKS and "_target_" not in OmegaConf.load(CONF / f"{option}.yaml")
-]
-GROUP_OPTIONS = [
-    option for option in OPTIONS if option.partition("/")[0] in Config.model_fields and option not in PRESETS
-]
-# Keys that an option leaves to its user.
-REQUIRED = {
-    "model/torchvision": ("model.name=regnet_y_400mf",),
-    "model/custom": ("model._target_=torch.nn.Identity",),
-    "optimizer/library": ("optimizer.name=Ranger21",),
-    "augmentation/torchvision": ("augmentation.torchvision.name=RandomInvert",),
-}
 # Options whose further keys are those of something that the user names.
 ANY_KEY = {"model/custom", "augmentation/torchvision"}
-
-
-@functools.cache
-def _composed(*overrides: str) -> dict:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
-
-
-def composed(*overrides: str) -> dict:
-    """The config as typed, unchecked."""
-    return copy.deepcopy(_composed(*overrides))
-
-
-def split(option: str) -> tuple[str, str]:
-    """Group and name: experiments may lie in folders, Hydra's groups have two words."""
-    return option.rsplit("/", 1) if option.startswith("hydra/") else option.split("/", 1)
 
 
 def chosen(option: str) -> tuple[str, ...]:
@@ -63,12 +24,6 @@ def chosen(option: str) -> tuple[str, ...]:
 def node_of(config: dict, option: str) -> dict:
     group, name = split(option)
     return config[group][name] if group in STACKS else config[group]
-
-
-def yaml_of(option: str) -> dict:
-    """The keys of a file, less those of the files that it is made of."""
-    keys = OmegaConf.to_container(OmegaConf.load(CONF / f"{option}.yaml"))
-    return {key: value for key, value in keys.items() if key != "defaults" or option == "config"}
 
 
 def test_every_folder_is_a_group():

@@ -15,8 +15,8 @@ from runner.execution.fused.program import FusedProgram
 from runner.task.resources import Resources
 from runner.train.loop import step
 from runner.train.state import TrainState
-from tests.execution.fused.test_program import ELEMENTWISE, compare, states
-from tests.train.test_loop import SMALL, checked, splits
+from tests.shared.fused import ELEMENTWISE, compare, states
+from tests.shared.training import SMALL, checked, splits
 
 pytestmark = [
     pytest.mark.gpu,

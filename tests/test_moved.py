@@ -10,7 +10,7 @@ import pytest
 
 import runner
 from runner.core.moved import MOVED
-from tests.conftest import results_of
+from tests.shared.results import results_of
 
 EXTENSION = """
 from runner.augmentation.base import Transform

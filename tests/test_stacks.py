@@ -16,8 +16,8 @@ from runner.execution.eager import EagerProgram
 from runner.task.resources import Resources
 from runner.train.loop import train
 from runner.train.state import TrainState
+from tests.shared.configs import composed
 from tests.shared.paths import ROOT
-from tests.test_config import composed
 
 CONF = ROOT / "conf"
 MODELS = ("resnet20", "convnet")

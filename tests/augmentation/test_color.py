@@ -23,14 +23,11 @@ from runner.build.complaints import Refused
 from runner.core.errors import ConfigError
 from runner.data.splits import ResidentSplit
 from runner.task.resources import Resources
-from tests.test_config import composed
+from tests.shared.configs import composed
+from tests.shared.draws import seeded
 
 SOME = {"grayscale": Grayscale, "blur": Blur, "solarize": Solarize, "posterize": Posterize, "invert": Invert}
 ORDER = ("brightness", "contrast", "saturation", "hue")
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def colours(count=24, side=9, channels=3):

@@ -13,8 +13,8 @@ from runner.execution.eager import EagerProgram
 from runner.execution.features.activations import pick
 from runner.execution.fused.program import FusedProgram
 from runner.train.loop import step, train
-from tests.execution.features.test_equality import make as make_cached
-from tests.train.test_loop import make, splits
+from tests.shared.features import make as make_cached
+from tests.shared.training import make, splits
 
 EPOCHS = 4
 WORDS = ("augmentation=[flip]", "augmentation.flip.alternate=true", f"epochs={EPOCHS}", "log.every=1")

@@ -24,7 +24,8 @@ from runner.core.errors import ConfigError
 from runner.data.splits import ResidentSplit
 from runner.task.resources import Resources
 from runner.train.state import TrainState
-from tests.test_config import composed
+from tests.shared.configs import composed
+from tests.shared.draws import seeded
 
 ITEMS = {
     "vertical_flip": VerticalFlip,
@@ -40,16 +41,6 @@ KEEP_BYTES = ("vertical_flip", "translate", "cutout", "random_erasing")
 MODES = {"nearest": InterpolationMode.NEAREST, "bilinear": InterpolationMode.BILINEAR}
 SHAPES = [(3, 8, 8), (1, 28, 28), (3, 21, 34)]
 LIKELY = 1e-3  # p-values below are failures
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def photos(count, shape, seed=0):
-    """Smooth random images, uint8: neighbours are alike, as in photos, and every value occurs."""
-    coarse = torch.rand(count, shape[0], 5, 5, generator=seeded(seed))
-    return (torch.nn.functional.interpolate(coarse, size=shape[1:], mode="bicubic") * 255).clamp(0, 255).to(torch.uint8)
 
 
 def noise(count, shape, seed=0):

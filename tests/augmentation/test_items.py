@@ -15,13 +15,10 @@ from runner.build.complaints import Refused
 from runner.core.errors import ConfigError
 from runner.data.splits import ResidentSplit
 from runner.task.resources import Resources
-from tests.test_config import GROUP_OPTIONS, composed, split
+from tests.shared.configs import GROUP_OPTIONS, composed, split
+from tests.shared.draws import seeded
 
 ITEMS = [split(option)[1] for option in GROUP_OPTIONS if option.startswith("augmentation/")]
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def numbered(count, side=8, channels=1):
@@ -44,7 +41,6 @@ def corners(found, side, padding=0):
 
 
 # -- every transform ------------------------------------------------------------------------------------------------
-
 
 NEEDS = {"torchvision": ["augmentation.torchvision.name=RandomPerspective", "+augmentation.torchvision.p=1"]}
 PLAIN = [name for name in ITEMS if name not in ("cifar", "imagenet", "none")]  # these are lists of others

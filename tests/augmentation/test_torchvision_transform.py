@@ -18,7 +18,8 @@ from runner.core.context import Context
 from runner.core.errors import ConfigError
 from runner.store.fingerprint import fingerprints
 from runner.task.resources import Resources
-from tests.test_config import composed
+from tests.shared.configs import composed
+from tests.shared.draws import seeded
 
 BILINEAR, NEAREST = v2.InterpolationMode.BILINEAR, v2.InterpolationMode.NEAREST
 POLICIES = {
@@ -29,6 +30,7 @@ POLICIES = {
 }
 ITEMS = [*(policy() for policy in POLICIES), TorchvisionTransform("RandomPerspective", p=0.9)]
 NAMES = [type(item).__name__ for item in ITEMS]
+
 # Each option of each policy away from its default: as the runner has it, as torchvision has it.
 OPTIONS = [
     (RandAugment, "num_ops", 3, 3),
@@ -46,10 +48,6 @@ OPTIONS = [
     *((policy, "interpolation", "bilinear", BILINEAR) for policy in POLICIES if policy is not AugMix),
     *((policy, "fill", 90.0, 90.0) for policy in POLICIES),
 ]
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def photos(count=24, channels=3, side=16):

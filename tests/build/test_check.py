@@ -15,7 +15,7 @@ from runner.core.schema import STACKS
 from runner.core.targets import locate
 from runner.core.text import shown
 from runner.task.resources import Resources
-from tests.test_config import composed
+from tests.shared.configs import composed
 
 FEW = ("data.limit=200",)
 TRUSTED = "runner, torch.optim, torch.nn, torchvision.models, torchvision.transforms, torchvision.ops"

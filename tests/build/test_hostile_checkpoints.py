@@ -18,7 +18,7 @@ from runner.core.targets import construct, locate, nested_complaints
 from runner.store import checkpoint
 from runner.task.resources import Resources
 from runner.transfer.read_weights import read as read_weights
-from tests.test_config import composed
+from tests.shared.configs import composed
 
 SMALL = ("epochs=1", "threads=1", "data.limit=100", "log.tensorboard=false", "model=mlp", "model.hidden=[8]")
 COPY = {"src": "MARK.pickle", "dst": "MARK"}  # leaves the mark; Hydra itself refuses os.system

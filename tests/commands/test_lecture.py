@@ -14,7 +14,7 @@ from runner.optimizer.flat_params import Flat
 from runner.sweep.compose.explain import CONF
 from runner.task.random_functions import Field, critical_points, curvature
 from runner.task.saddles import FullLoss, Saddles, measure
-from tests.conftest import result_of, results_of
+from tests.shared.results import result_of, results_of
 
 LECTURE = CONF / "experiment" / "lecture"
 ALL = sorted(path.stem for path in LECTURE.glob("*.yaml"))

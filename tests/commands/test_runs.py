@@ -14,20 +14,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from runner.__main__ import main
-from tests.conftest import result_of, results_of
+from tests.shared.results import metrics, numbers, result_of, results_of
 
 QUICK = ("model=mlp", "epochs=2", "log.images=0")
-TIMES = {"seconds", "started", "peak_memory_mb", "command", "overrides"}
-
-
-def numbers(result: dict) -> dict:
-    """A result without what differs from one execution to the next."""
-    return {key: value for key, value in result.items() if key not in TIMES}
-
-
-def metrics(folder: Path) -> list[dict]:
-    with (folder / "metrics.csv").open() as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
 def points(folder: Path) -> dict[str, list]:

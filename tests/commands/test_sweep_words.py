@@ -8,7 +8,7 @@ import pytest
 
 from runner.sweep import __main__ as command
 from runner.task.training import Training
-from tests.sweep.compose.test_combinations import DRY, combinations
+from tests.shared.plans import DRY, combinations
 
 SEARCH = ("-m", "hydra/sweeper=search", "model=mlp")
 TWO = ("-m", "optimizer=sgd,adam")

@@ -13,7 +13,7 @@ from runner.compare.__main__ import main
 from runner.compare.paired import further, overall, paired
 from runner.report import write_report
 from runner.store.owned import PARQUET_MARK
-from tests.report.test_results import Page, sweep, write_run
+from tests.shared.reports import Page, sweep, write_run
 
 
 def table(text):

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from runner.core.startup.frames import reserve_frames
-from tests.conftest import quick
+from tests.shared.marks import quick
 
 pytestmark = quick
 

@@ -27,8 +27,8 @@ from runner.data.splits import ResidentSplit
 from runner.store import checkpoint, lock
 from runner.sweep import __main__ as command
 from runner.train.state import TrainState
-from tests.conftest import results_of
 from tests.shared.paths import ROOT
+from tests.shared.results import results_of
 
 SMALL = ("model=mlp", "data.limit=300", "batch_size=32", "epochs=3", "threads=1", "log.images=0", "log.every=4")
 CHANGING = ("run", "command", "overrides", "started", "seconds", "peak_memory_mb")
@@ -308,7 +308,7 @@ def test_a_second_ctrl_c_ends_at_once(cli):
     """A step that takes forever is not waited for, if a person says so; exit code and folder are those of a kill."""
     words = (
         "model=custom",
-        "model._target_=tests.sweep.workers.test_workers.Sleeper",
+        "model._target_=tests.shared.sweeps.Sleeper",
         "trust=[tests]",
         "+model.seconds=30",
     )

@@ -15,7 +15,8 @@ from runner.core import memory
 from runner.core.memo import Recent
 from runner.task.resources import Resources
 from runner.train.state import TrainState
-from tests.conftest import quick, result_of, results_of
+from tests.shared.marks import quick
+from tests.shared.results import result_of, results_of
 
 WORDS = ("model=custom", "model._target_=tests.core.test_memory.Narrow", "trust=[tests]", "threads=1", "epochs=2")
 

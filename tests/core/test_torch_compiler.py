@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from runner.core.startup.torch_compiler import _absent
-from tests.conftest import quick
+from tests.shared.marks import quick
 
 TELL = """
 import sys

@@ -5,7 +5,7 @@ import pytest
 
 from runner.data import photo_cache as cache
 from runner.data import vision
-from tests.data.test_vision import idx, mnist, own_keys
+from tests.shared.data_sets import idx, mnist, own_keys
 
 
 @pytest.fixture

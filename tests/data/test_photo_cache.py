@@ -4,10 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from runner.core.errors import ConfigError
 from runner.data import decode, photos
@@ -16,16 +14,11 @@ from runner.data.image_folder import load
 from runner.data.prepare import prepare
 from runner.data.stream import worker_count
 from runner.store import cache as store_cache
+from tests.shared.data_sets import photo
 from tests.shared.paths import ROOT
 
 # Python 3.12 and later warn of a fork beside torch's threads; a loader's workers use none of them.
 forking = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-
-
-def photo(path, seed, size=(20, 14)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
 
 
 @pytest.fixture

@@ -14,15 +14,10 @@ from runner.data import decode
 from runner.data import photo_cache as cache
 from runner.data.image_folder import load
 from runner.data.prepare import prepare
+from tests.shared.data_sets import photo
 from tests.shared.paths import ROOT
 
 FLOWERS = ROOT.parent / "shared" / "data" / "flowers"
-
-
-def photo(path, seed, size=(20, 14)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
 
 
 def folder(root, **parts):

@@ -14,8 +14,8 @@ from runner.core.errors import ConfigError
 from runner.data import digits
 from runner.data.prepare import prepare
 from runner.data.splits import ResidentSplit, Source
-from tests.conftest import result_of
 from tests.shared.paths import ROOT
+from tests.shared.results import result_of
 
 
 def numbered(counts, side=2):

@@ -7,20 +7,12 @@ import urllib.error
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from runner.core.errors import ConfigError
-from tests.shared.paths import ROOT
+from tests.shared.data_sets import CONF, mnist, own_keys
 
-CONF = ROOT / "conf" / "data"
 YAMLS = sorted(CONF.glob("*.yaml"))
-
-
-def own_keys(name):
-    node = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    module, function = node.pop("_target_").rsplit(".", 1)
-    return getattr(__import__(module, fromlist=[function]), function), node
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
@@ -28,21 +20,6 @@ def test_yaml_binds(path):
     """Every data YAML names a function that takes its keys."""
     load, keys = own_keys(path.stem)
     inspect.signature(load).bind(**{"root": "x"} | keys if path.stem != "digits" else keys)
-
-
-def idx(path, array):
-    header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
-    path.write_bytes(header + array.tobytes())
-
-
-def mnist(root, folder="MNIST"):
-    raw = root / folder / "raw"
-    raw.mkdir(parents=True)
-    random = np.random.default_rng(0)
-    for part, count in (("train", 20), ("t10k", 10)):
-        idx(raw / f"{part}-images-idx3-ubyte", random.integers(0, 256, (count, 28, 28), dtype=np.uint8))
-        idx(raw / f"{part}-labels-idx1-ubyte", (np.arange(count) % 10).astype(np.uint8))
-    return raw
 
 
 @pytest.mark.parametrize(

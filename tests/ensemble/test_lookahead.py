@@ -14,10 +14,10 @@ from runner.execution.eager import EagerProgram
 from runner.model.mlp import MLP
 from runner.task.resources import Resources
 from runner.train.loop import train
-from tests.conftest import result_of
-from tests.execution.fused.test_program import compare, doubled
-from tests.test_config import composed
-from tests.train.test_loop import make, numbers, splits, trained, weights
+from tests.shared.configs import composed
+from tests.shared.fused import compare, doubled
+from tests.shared.results import result_of
+from tests.shared.training import make, numbers, splits, trained, weights
 
 LOOKAHEAD = ("ensemble=lookahead", "ensemble.every=5", "log.every=1", "epochs=4")  # 12 steps: 2 after the last move
 NORMS = "regularization=[batchnorm,dropout]"

@@ -28,8 +28,8 @@ from runner.task import train as module
 from runner.task.ensemble_facts import compare_members, draw
 from runner.task.resources import Resources
 from runner.train.loop import train
-from tests.conftest import result_of, results_of
-from tests.train.test_loop import CPU, checked, make, numbers, splits, weights
+from tests.shared.results import result_of, results_of
+from tests.shared.training import CPU, checked, make, numbers, splits, weights
 
 NORMS = ("regularization=[batchnorm]",)
 LOGGED = ("log.every=1", "epochs=4")

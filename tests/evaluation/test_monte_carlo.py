@@ -31,15 +31,12 @@ from runner.model.noise import Noise, noisy, sampled
 from runner.model.resnet import ResNet
 from runner.regularization.dropout import Dropout, DropoutLayer
 from runner.task.resources import Resources
-from tests.conftest import result_of, results_of
-from tests.test_config import composed
+from tests.shared.configs import composed
+from tests.shared.draws import seeded
+from tests.shared.results import result_of, results_of
 
 CPU = torch.device("cpu")
 QUICK = ("threads=1", "epochs=2", "data.limit=300", "log.images=0")
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def photos(count=6, side=12, channels=3):

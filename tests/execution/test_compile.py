@@ -21,9 +21,9 @@ from runner.execution.eager import EagerProgram
 from runner.execution.fused.compatible import unfusable
 from runner.execution.trial import StepResult
 from runner.train.loop import step
-from tests.conftest import results_of
-from tests.execution.fused.test_program import SMALL_CONV, splits, states
-from tests.train.test_loop import make
+from tests.shared.fused import SMALL_CONV, states
+from tests.shared.results import results_of
+from tests.shared.training import make, splits
 
 LONG = ("epochs=60", "log.every=1000")  # 120 steps
 WORDS = r"off \(gradients of a step take \S+ ms, and compiling \d+ s, against \S+ ms\)"

@@ -15,10 +15,10 @@ from runner.execution.eager import EagerProgram
 from runner.execution.fused.program import FusedProgram
 from runner.train.batch import Batch
 from runner.train.loop import step
-from tests.conftest import result_of
-from tests.execution.fused.test_program import SMALL_CONV, splits, states
+from tests.shared.fused import SMALL_CONV, states
+from tests.shared.results import result_of
 from tests.shared.tape import Tape
-from tests.train.test_loop import make, told
+from tests.shared.training import make, splits, told
 
 QUIET = ("epochs=40", "log.every=1000")
 CASES = {

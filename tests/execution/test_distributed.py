@@ -14,8 +14,8 @@ import torch
 from runner.execution import distributed
 from runner.execution.distributed import LeaderEnded, Team
 from runner.store import lock
-from tests.conftest import result_of
 from tests.shared.paths import ROOT
+from tests.shared.results import result_of
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "runner")
 SMALL = ("data.limit=300", "batch_size=30", "epochs=2", "threads=1", "log.images=0", "log.tensorboard=false")

@@ -11,8 +11,8 @@ from runner.execution.closeness import close, distance
 from runner.execution.decision import Decision, Decisions, too_short
 from runner.execution.eager import gradients
 from runner.execution.trial import Trial, Unusable
-from tests.execution.fused.test_program import SMALL_CONV
-from tests.train.test_loop import make
+from tests.shared.fused import SMALL_CONV
+from tests.shared.training import make
 
 
 @pytest.fixture

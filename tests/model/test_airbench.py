@@ -14,8 +14,8 @@ from runner.core.errors import ConfigError
 from runner.data.normalize import sample
 from runner.model.airbench import Airbench, whitening
 from runner.task.resources import Resources
-from tests.conftest import result_of
-from tests.test_config import composed
+from tests.shared.configs import composed
+from tests.shared.results import result_of
 
 CIFAR = {"in_channels": 3, "num_classes": 10, "image_size": 32}
 SIZES = {"train": 40, "test": 20}

@@ -16,16 +16,13 @@ from runner.model.library_noise import replace_library_noise
 from runner.model.noise import CHUNK, FEW, drop, mask, noisy
 from runner.regularization.stochastic_depth import DropPath, StochasticDepth, blocks
 from runner.task.resources import Resources
-from tests.conftest import result_of
-from tests.test_config import composed
+from tests.shared.configs import composed
+from tests.shared.draws import seeded
+from tests.shared.results import result_of
 
 CPU = torch.device("cpu")
 MANY = 4 * CHUNK + 3
 LAGS = (1, 2, 3, 4, 7, 8, 64, CHUNK)  # numbers of one word, of neighbouring words, of chunks
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def kept(p, count=MANY, seed=0, **kind):

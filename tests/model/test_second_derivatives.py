@@ -16,7 +16,7 @@ from runner.optimizer.flat_params import Flat
 from runner.optimizer.newton import hessian
 from runner.optimizer.newton_cg import hessian_product
 from runner.train.probes import hessian_ends
-from tests.conftest import result_of
+from tests.shared.results import result_of
 
 OWN = ("model=custom", "trust=[tests]", "log.tensorboard=false", "data.limit=100", "data.classes=[0,1]")
 NETS = {

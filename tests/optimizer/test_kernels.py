@@ -8,7 +8,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from runner.optimizer.adam import Adam
 from runner.optimizer.kernels import Direct, direct, lay_out, use_kernel
-from tests.conftest import quick
+from tests.shared.marks import quick
 
 CASES = {
     "sgd": (torch.optim.SGD, {}),

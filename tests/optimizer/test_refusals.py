@@ -13,9 +13,9 @@ from runner.optimizer.param_groups import parameter_groups
 from runner.regularization.base import Item, soft
 from runner.sweep.compose.explain import CONF
 from runner.task.resources import Resources
-from tests.conftest import result_of
+from tests.shared.configs import composed
 from tests.shared.optimizer_problems import build, problem
-from tests.test_config import composed
+from tests.shared.results import result_of
 
 FULL = [path.stem for path in sorted((CONF / "optimizer").glob("*.yaml")) if OmegaConf.load(path).get("full_batch")]
 

@@ -29,9 +29,10 @@ from runner.store import checkpoint
 from runner.task.resources import Resources
 from runner.train.loop import train
 from runner.train.state import TrainState
-from tests.test_config import composed
-from tests.train.test_loop import CPU, numbers, splits
-from tests.train.test_loop import weights as values
+from tests.shared.configs import composed
+from tests.shared.draws import seeded
+from tests.shared.training import CPU, numbers, splits
+from tests.shared.training import weights as values
 
 SHAPE = {"in_channels": 1, "num_classes": 3, "image_size": 8}
 PASSES = 20_000
@@ -40,10 +41,6 @@ NETWORKS = {
     "convnet": lambda: ConvNet([4, 4], 8, **SHAPE),
     "resnet20": lambda: ResNet(20, **SHAPE),
 }
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def network(name, seed=0):

@@ -21,8 +21,9 @@ from runner.regularization.l2 import L2
 from runner.regularization.label_smoothing import LabelSmoothing, smooth_labels
 from runner.task.resources import Resources
 from runner.train.loop import train
-from tests.test_config import GROUP_OPTIONS, composed, split
-from tests.train.test_loop import make
+from tests.shared.configs import GROUP_OPTIONS, composed, split
+from tests.shared.draws import seeded
+from tests.shared.training import make
 
 SHAPE = {"in_channels": 1, "num_classes": 3, "image_size": 8}
 ITEMS = [split(option)[1] for option in GROUP_OPTIONS if option.startswith("regularization/")]
@@ -36,12 +37,7 @@ def networks():
     }
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 # -- every item -----------------------------------------------------------------------------------------------------
-
 
 STRONGER = {"max_norm": ["regularization.max_norm.max_norm=0.5"]}  # at its default nothing is that long so early
 PLACE = {"stochastic_depth": "resnet20"}  # which has residual branches

@@ -20,9 +20,9 @@ from runner.regularization.elastic_net import ElasticNet
 from runner.regularization.l1 import L1
 from runner.regularization.l2 import L2
 from runner.task.resources import Resources
-from tests.test_config import composed
-from tests.tracking.test_events import accumulate
-from tests.train.test_loop import first_look, gradient, make
+from tests.shared.configs import composed
+from tests.shared.events import accumulate
+from tests.shared.training import first_look, gradient, make
 
 SHAPE = {"in_channels": 1, "num_classes": 3, "image_size": 8}
 TERMS = ["l1", "l2", "elastic_net", "confidence_penalty"]

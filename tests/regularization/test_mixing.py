@@ -20,17 +20,14 @@ from runner.regularization.mixing import beta, blend
 from runner.regularization.mixup import MixUp
 from runner.task.recorder import describe
 from runner.task.resources import Resources
-from tests.conftest import results_of
-from tests.test_config import composed
-from tests.tracking.test_events import accumulate
-from tests.train.test_loop import make
+from tests.shared.configs import composed
+from tests.shared.draws import seeded
+from tests.shared.events import accumulate
+from tests.shared.results import results_of
+from tests.shared.training import make
 
 MIXERS = {"mixup": MixUp, "cutmix": CutMix, "cutmix_or_mixup": CutMixOrMixUp}
 SIZE = (9, 12)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def batch(count=8, channels=3, classes=5, size=SIZE):

@@ -30,18 +30,15 @@ from runner.store import checkpoint
 from runner.task.resources import Resources
 from runner.train.loop import train
 from runner.train.state import TrainState
-from tests.test_config import GROUP_OPTIONS, REQUIRED, composed, yaml_of
-from tests.train.test_loop import CPU, numbers, splits
-from tests.train.test_loop import weights as values
+from tests.shared.configs import GROUP_OPTIONS, REQUIRED, composed, yaml_of
+from tests.shared.draws import seeded
+from tests.shared.training import CPU, numbers, splits
+from tests.shared.training import weights as values
 
 PASSES = 20_000
 SHAPE = {"in_channels": 1, "num_classes": 3, "image_size": 8}
 OPTIONS = [option for option in GROUP_OPTIONS if option.startswith("model/") and option not in REQUIRED]
 NODES = {option.partition("/")[2]: yaml_of(option) for option in OPTIONS}
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def bound(count):

@@ -32,8 +32,8 @@ from runner.regularization.weight_standardization import Standardized, WeightSta
 from runner.store import checkpoint
 from runner.task.resources import Resources
 from runner.train.loop import train
-from tests.test_config import composed
-from tests.train.test_loop import make, numbers, trained
+from tests.shared.configs import composed
+from tests.shared.training import make, numbers, trained
 
 SHAPE = {"in_channels": 1, "num_classes": 3, "image_size": 8}
 CONVNET = ("model=convnet", "model.channels=[4,8]", "model.hidden=8", "epochs=1")

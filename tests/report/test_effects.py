@@ -17,7 +17,7 @@ from runner.report.statistics.effects import effects, margins
 from runner.report.statistics.factors import factors
 from runner.report.statistics.unequal_spread import holm
 from runner.task import ensemble_facts
-from tests.report.test_results import Page, write_run
+from tests.shared.reports import Page, write_run
 
 OPTIMIZERS, RATES, DEPTHS = ("sgd", "adam"), (1e-3, 1e-2, 1e-1), (0, 1, "all")
 

@@ -20,7 +20,7 @@ from runner.report.statistics.conclusion import interval, verdict
 from runner.report.statistics.distributions import wilson
 from runner.report.statistics.multiple_comparisons import compare, differences, further, probabilities
 from runner.report.statistics.studentized import quantile, tail
-from tests.report.test_results import Page, sweep, write_run
+from tests.shared.reports import Page, sweep, write_run
 
 
 def cells(values, missing=()):

@@ -16,7 +16,7 @@ import runner.store.revisions
 from runner.report import write_report
 from runner.store.revisions import Revision, older, revision_list
 from runner.sweep.__main__ import main as sweep
-from tests.conftest import result_of, results_of
+from tests.shared.results import result_of, results_of
 
 QUICK = ("epochs=1", "log.images=0", "log.tensorboard=false", "data.limit=200", "checkpoint.select=last")
 RATE = Revision("schedule", 2, lambda config, channels: config["schedule"]["_target_"].endswith("Cosine"), "new rates")

@@ -2,14 +2,12 @@
 
 import csv
 import io
-import json
 import math
 import re
 import statistics
 import subprocess
 import sys
 import time
-from html.parser import HTMLParser
 
 import pytest
 
@@ -20,32 +18,7 @@ from runner.report.results.collect import METRICS, collect
 from runner.report.results.keys import SweptKeys
 from runner.report.results.tables import results_csv, summarize
 from runner.store.lock import Lock
-
-
-def write_run(folder, status="done", swept=None, epochs=3, **fields):
-    """A run's folder; `fields` go into result.json."""
-    folder.mkdir(parents=True)
-    result = {"run": folder.name, "status": status, "reason": None, "swept": swept or {}, "overrides": []}
-    result |= dict.fromkeys(METRICS) | {"epochs": epochs, "seconds": 1.5} | fields
-    (folder / "result.json").write_text(json.dumps(result))
-    lines = ["epoch,step,train_loss,train_accuracy,val_loss,val_accuracy,lr,seconds"]
-    lines += [f"{e},{e * 10},{1 / e},0.5,{2 / e},{1 - 0.5 / e},0.1,0.5" for e in range(1, epochs + 1)]
-    (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
-    return folder
-
-
-def sweep(folder, accuracies):
-    """`accuracies`: {optimizer: [validation accuracy of each seed]}"""
-    for optimizer, values in accuracies.items():
-        for seed, value in enumerate(values):
-            write_run(
-                folder / f"optimizer={optimizer},seed={seed}",
-                swept={"optimizer": optimizer, "seed": seed},
-                val_accuracy=value,
-                val_loss=1 - value,
-                test_accuracy=value - 0.01,
-            )
-    return folder
+from tests.shared.reports import Page, sweep, write_run
 
 
 def test_collect_reads_results_and_curves_in_natural_order(tmp_path):
@@ -157,41 +130,6 @@ def test_summary_is_mean_and_sample_deviation_over_done_seeds(tmp_path):
     )
     assert (sgd.metrics["val_accuracy"].n, sgd.statuses) == (3, {"done": 3, "diverged": 1})
     assert rows[0].metrics["val_accuracy"].deviation is None and rows[3].metrics["val_accuracy"] is None
-
-
-class Page(HTMLParser):
-    """Open elements balance; what the page loads from elsewhere, its ids and its visible text are kept."""
-
-    void = {"meta", "br", "link", "img", "input", "hr"}
-
-    def __init__(self, text):
-        super().__init__()
-        self.stack, self.loads, self.ids, self.text = [], [], [], []
-        self.feed(text)
-        assert self.stack == []
-
-    def handle_starttag(self, tag, attributes):
-        attributes = dict(attributes)
-        if tag not in self.void:
-            self.stack.append(tag)
-        self.ids += [attributes["id"]] if "id" in attributes else []
-        places = [attributes.get(name) for name in ("src", "href", "xlink:href", "data", "action")]
-        self.loads += [place for place in places if place and not place.startswith("#")]
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        self.handle_endtag(tag)
-
-    def handle_endtag(self, tag):
-        assert self.stack.pop() == tag
-
-    def handle_data(self, data):
-        if self.stack and self.stack[-1] not in ("style", "script"):
-            self.text.append(data)
-
-    @property
-    def words(self):
-        return " ".join(" ".join(self.text).split())
 
 
 def test_page_stands_alone_and_shows_the_numbers(tmp_path):

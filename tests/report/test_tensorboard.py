@@ -18,7 +18,6 @@ import pytest
 with warnings.catch_warnings():  # tensorboard's vendored bleach warns about itself
     warnings.simplefilter("ignore", DeprecationWarning)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
 from runner.report import runs_of, write_report
 from runner.report.tensorboard import write_aggregates
 from runner.tracking.events import Tracker

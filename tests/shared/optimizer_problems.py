@@ -13,7 +13,7 @@ from runner.model.mlp import MLP
 from runner.model.stages import stages
 from runner.optimizer.param_groups import parameter_groups
 from runner.task.resources import Resources
-from tests.test_config import composed
+from tests.shared.configs import composed
 
 DRAW = np.random.default_rng(7)
 X, Y = DRAW.normal(size=(30, 4)), DRAW.integers(3, size=30)

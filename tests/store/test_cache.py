@@ -12,10 +12,9 @@ import pytest
 from runner.core.errors import ConfigError
 from runner.store import cache as module
 from runner.store.cache import Cache, limit, name, open_cache
-from tests.conftest import result_of
-from tests.data.test_photo_cache import photo
-from tests.data.test_vision import mnist
+from tests.shared.data_sets import mnist, photo
 from tests.shared.paths import ROOT
+from tests.shared.results import result_of
 
 SMALL = ("model=mlp", "model.hidden=[8]", "epochs=1", "batch_size=16", "threads=1", "log.tensorboard=false")
 

@@ -11,7 +11,7 @@ import torch
 from runner.execution.eager import EagerProgram
 from runner.store import checkpoint
 from runner.train.loop import train
-from tests.train.test_loop import make, numbers, weights
+from tests.shared.training import make, numbers, weights
 
 STATE = {
     "weights": {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor([True, False])},

@@ -13,17 +13,10 @@ from runner.build.check import check
 from runner.core.schema import EVALUATION
 from runner.store.fingerprint import earlier, fingerprints, slug
 from runner.store.revisions import Added, Revision, revisions
-from tests.conftest import result_of, results_of
-from tests.test_config import composed
+from tests.shared.configs import composed
+from tests.shared.identity import CONTENTS, RICH, config
+from tests.shared.results import result_of, results_of
 
-CONTENTS = "a" * 64
-RICH = (
-    "regularization=[dropout,l2]",
-    "augmentation=[flip,crop]",
-    "schedule=step",
-    "clip_grad_norm=1",
-    "early_stopping.patience=2",
-)
 # What may change without making another run: written out here, since the schema's own list is what is tested.
 SAME = {
     "name": "other",
@@ -57,10 +50,6 @@ SAME = {
     "data.workers": 2,
     "data.cache_dir": "/elsewhere",
 }
-
-
-def config(*overrides):
-    return check(composed(*RICH, *overrides))
 
 
 def prints(values, contents=CONTENTS, ignored=frozenset()):
@@ -275,12 +264,12 @@ def test_a_new_key_at_its_default_leaves_recorded_fingerprints(monkeypatch, adde
         change = {added.key: copy.deepcopy(added.default)}
     other, another = copy.deepcopy(base), copy.deepcopy(base)
     for part, keys in change.items():
-        for config, value in ((other, None), (another, "else")):
-            config.setdefault(part, {}).update(copy.deepcopy(keys))
+        for tree, value in ((other, None), (another, "else")):
+            tree.setdefault(part, {}).update(copy.deepcopy(keys))
             if part == "optimizer":
-                config[part]["base"][added.key] = added.default if value is None else value
+                tree[part]["base"][added.key] = added.default if value is None else value
             elif value is not None:
-                node = config[part] if part != added.key else config
+                node = tree[part] if part != added.key else tree
                 node[added.key.rpartition(".")[2]] = value
     if "base" in other["optimizer"]:
         base["optimizer"]["base"] = {"_target_": "torch.optim.Adam"}

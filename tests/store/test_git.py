@@ -10,7 +10,7 @@ import pytest
 
 from runner.report import write_report
 from runner.store import git
-from tests.conftest import result_of, results_of
+from tests.shared.results import result_of, results_of
 
 QUICK = ("model=mlp", "epochs=1", "log.images=0", "log.tensorboard=false", "data.limit=200", "name=first")
 

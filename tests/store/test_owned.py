@@ -12,7 +12,7 @@ from runner.report import write_report
 from runner.store import owned
 from runner.store.owned import clear_run
 from runner.tracking.events import Tracker
-from tests.conftest import result_of, results_of
+from tests.shared.results import result_of, results_of
 
 QUICK = ("model=mlp", "model.hidden=[8]", "epochs=1", "data.limit=100", "threads=1", "log.images=0")
 SWEEP = ("-m", *QUICK, "seed=0,1", "log.tensorboard=false")

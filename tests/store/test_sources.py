@@ -18,9 +18,9 @@ from runner.report import write_report
 from runner.store import imports, sources
 from runner.store.fingerprint import fingerprints
 from runner.store.shipped import SHIPPED
-from tests.conftest import result_of, results_of
+from tests.shared.identity import CONTENTS, config
 from tests.shared.paths import ROOT
-from tests.store.test_fingerprint import CONTENTS, config
+from tests.shared.results import result_of, results_of
 
 NET = """
 from torch import nn

@@ -21,27 +21,9 @@ from runner.evaluation.trained import LoadedRun
 from runner.store import checkpoint
 from runner.task.predict import grey
 from runner.task.resources import Resources
-from tests.conftest import result_of, results_of
-from tests.test_config import composed
-
-QUICK = ("epochs=3", "threads=1", "data.limit=200", "log.tensorboard=false")
-MLP = ("model=mlp", "model.hidden=[8]")
-RUNS = {
-    "plain": MLP,
-    "other": (*MLP, "seed=1"),
-    "stack": (*MLP, "regularization=[batchnorm,dropout]", "augmentation=[crop]"),
-    "weight_standardization": (
-        "model=convnet",
-        "model.channels=[4]",
-        "model.hidden=8",
-        "regularization=[weight_standardization]",
-    ),
-    "group": (*MLP, "ensemble=independent", "ensemble.members=2", "ensemble.average=logits"),
-    "ema": (*MLP, "regularization=[batchnorm]", "ensemble=ema"),
-    "start": (*MLP, "optimizer.lr=0.003"),
-    "split": (*MLP, "data.split_seed=1"),
-    "classes": (*MLP, "data.classes=[0,1,2]"),
-}
+from tests.shared.configs import composed
+from tests.shared.finished_runs import QUICK, RUNS
+from tests.shared.results import result_of, results_of
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from runner.task.augmentation_grid import Preview, varied, words
 from runner.task.preview import mixed
 from runner.task.resources import Resources
 from runner.tracking.pictures import draws_grid
-from tests.conftest import result_of
-from tests.test_config import composed
+from tests.shared.configs import composed
+from tests.shared.results import result_of
 
 WORDS = ("task=preview", "threads=1", "data.limit=300")
 CPU = torch.device("cpu")

@@ -14,25 +14,18 @@ from PIL import Image
 with warnings.catch_warnings():  # tensorboard's vendored bleach warns about itself
     warnings.simplefilter("ignore", DeprecationWarning)
     from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
     from tensorboard.plugins.base_plugin import TBContext
     from tensorboard.plugins.hparams.hparams_plugin import HParamsPlugin
     from tensorboard.summary.writer import record_writer
     from werkzeug.test import Client
-
 from runner.store.files import png
 from runner.tracking.events import Tracker
 from runner.tracking.pictures import batch_grid, confusion_matrix
 from runner.tracking.record_file import RecordWriter
+from tests.shared.events import accumulate
 
 STATUSES = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
-
-
-def accumulate(folder):
-    accumulator = EventAccumulator(str(folder))
-    accumulator.Reload()
-    return accumulator
 
 
 def ask_hparams(logdir):

@@ -18,8 +18,8 @@ from runner.schedule.warm_restarts import WarmRestarts
 from runner.schedule.wsd import WarmupStableDecay
 from runner.store.revisions import revisions
 from runner.train.selection import final_share, select_weights
-from tests.conftest import result_of, results_of
-from tests.report.test_results import Page
+from tests.shared.reports import Page
+from tests.shared.results import result_of, results_of
 
 LENGTH = Timeline(600, 20)
 

@@ -21,9 +21,9 @@ from runner.model import torchvision_model
 from runner.store import checkpoint
 from runner.transfer import read_weights
 from runner.transfer.finetune import Finetune
-from tests.conftest import result_of, results_of
-from tests.train.test_loop import make, splits
-from tests.transfer.test_weights import network
+from tests.shared.results import result_of, results_of
+from tests.shared.training import make, splits
+from tests.shared.transfer import network
 
 OPTIONS = {
     "googlenet": {"init_weights": False},  # which takes long
@@ -31,6 +31,7 @@ OPTIONS = {
     "vit_h_14": {"image_size": 518},  # as `weights=` builds it
 }
 ALL = models.list_models(module=models)
+
 # The smallest member of each family, and the pixels that it can do with.
 SMALLEST = {
     "alexnet": 64,

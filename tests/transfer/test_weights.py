@@ -19,7 +19,6 @@ from runner.build.check import check
 from runner.build.complaints import Refused
 from runner.core.errors import ConfigError
 from runner.execution.eager import EagerProgram
-from runner.model.convnet import ConvNet
 from runner.store import checkpoint
 from runner.store.fingerprint import fingerprints
 from runner.task.resources import Resources
@@ -28,19 +27,14 @@ from runner.transfer import read_weights
 from runner.transfer.finetune import Finetune, broken_seals
 from runner.transfer.read_weights import read
 from runner.transfer.weights import channels
-from tests.conftest import result_of
-from tests.test_config import composed
-from tests.train.test_loop import make, numbers
+from tests.shared.configs import composed
+from tests.shared.results import result_of
+from tests.shared.training import make, numbers
+from tests.shared.transfer import NET, network
 
-NET = ("model=convnet", "model.channels=[4,4]", "model.hidden=8")
 STAGES = ("conv1", "conv2", "hidden", "head")
 NORM = "regularization=[batchnorm]"
 DIGITS = (*NET, "data.limit=80", "epochs=1", "log.tensorboard=false", "transfer.cache=false")
-
-
-def network(classes=3, in_channels=1, seed=7):
-    torch.manual_seed(seed)
-    return ConvNet([4, 4], 8, in_channels=in_channels, num_classes=classes, image_size=8)
 
 
 def saved(folder, state, name="weights.pth"):

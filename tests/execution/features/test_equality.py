@@ -12,7 +12,6 @@ from runner.augmentation.vertical_flip import VerticalFlip
 from runner.build.check import check
 from runner.build.complaints import Refused
 from runner.core.errors import ConfigError
-from runner.core.seeds import generator
 from runner.data.splits import ResidentSplit
 from runner.evaluation.base import Member
 from runner.evaluation.evaluate import examine
@@ -26,15 +25,10 @@ from runner.execution.fused.program import FusedProgram
 from runner.task.resources import Resources
 from runner.train.loop import train
 from runner.train.state import TrainState
-from tests.conftest import result_of, results_of
-from tests.test_config import composed
-from tests.train.test_loop import splits
-
-CPU = torch.device("cpu")
-CONVNET = ("model=convnet", "model.channels=[4,6]", "model.hidden=12")
-SQUEEZENET = ("model=torchvision", "model.name=squeezenet1_1")
-LOOP = ("batch_size=16", "epochs=2", "optimizer=sgd", "optimizer.lr=0.1", "checkpoint.select=last")
-HEAD = "transfer.freeze_depth=all"
+from tests.shared.configs import composed
+from tests.shared.features import CONVNET, DATA, HEAD, LOOP, SQUEEZENET, make
+from tests.shared.results import result_of, results_of
+from tests.shared.training import splits
 
 
 @pytest.fixture(autouse=True)
@@ -59,22 +53,6 @@ def through(monkeypatch):
 
     monkeypatch.setattr(cache, "compute_features", counted)
     return asked
-
-
-def make(*overrides, data=None, store=None, prepare=lambda parts: None, budget=None, model=CONVNET):
-    """A run ready to train, and what its result says of the cache."""
-    data = data or DATA
-    config = check(composed(*model, HEAD, "transfer.cache=true", *LOOP, *overrides))
-    config["data"]["budget_gb"] = budget
-    torch.manual_seed(0)  # from which layers of libraries draw
-    noise = generator(config["seed"], "noise")
-    parts = Resources().parts(config, data, CPU, noise)
-    prepare(parts)
-    run = TrainState(config, parts, CPU, noise)
-    return run, cache.use_feature_cache(run, data, store or Store())
-
-
-DATA = splits(train=50, val=20)
 
 
 def trained(*overrides, **options):

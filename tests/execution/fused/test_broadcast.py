@@ -13,11 +13,11 @@ from runner.execution.fused.program import FusedProgram
 from runner.regularization.gaussian_noise import GaussianNoiseLayer as GaussianNoise
 from runner.train.loop import step
 from runner.train.slot import BATCHES, NOISE, Slot
-from tests.conftest import results_of
-from tests.execution.features.test_equality import SQUEEZENET
-from tests.execution.features.test_equality import make as on_features
-from tests.execution.fused.test_program import SMALL_CONV, compare, doubled, seated, states, train_together
-from tests.train.test_loop import make, splits
+from tests.shared.features import SQUEEZENET
+from tests.shared.features import make as on_features
+from tests.shared.fused import SMALL_CONV, compare, doubled, seated, states, train_together
+from tests.shared.results import results_of
+from tests.shared.training import make, splits
 
 EACH = ("optimizer=sgd", "optimizer=adam", "optimizer=momentum lr_scale=0.5", "optimizer=adamw")
 

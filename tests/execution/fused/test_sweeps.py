@@ -15,7 +15,7 @@ from runner.execution.fused.network import StackedNetwork
 from runner.sweep import __main__ as command
 from runner.task.recorder import Recorder
 from runner.train.state import TrainState
-from tests.conftest import results_of
+from tests.shared.results import results_of
 
 SMALL = ("-m", "model=mlp", "model.hidden=[8]", "threads=1", "log.images=0", "hydra.launcher.workers=0")
 TRUE = "hydra.launcher.fuse=true"

@@ -13,21 +13,11 @@ from runner.sweep.compose.exclude import parse_condition
 from runner.sweep.plan.cost import Cost, Costs
 from runner.sweep.plan.probe import probe
 from runner.task.resources import Resources
-from tests.conftest import results_of
-from tests.test_config import composed
+from tests.shared.configs import composed
+from tests.shared.plans import DRY, QUICK, combinations, rows
+from tests.shared.results import results_of
 
-QUICK = ("model=mlp", "epochs=1")
-DRY = (*QUICK, "dry_run=true", "sweep.probe=false")
 OPTIMIZERS = ("optimizer=sgd,adam", "optimizer.lr=0.1,0.001")
-
-
-def rows(out):
-    """The table's rows, each a list of cells."""
-    return [[cell.strip() for cell in line.strip("│").split("│")] for line in out.splitlines() if line.startswith("│")]
-
-
-def combinations(out):
-    return [row[1] for row in rows(out)]
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from runner.sweep.search.pruner import PruningRule
 from runner.sweep.search.settings import settings
 from runner.sweep.search.space import Dimension, _distribution
 from runner.task.training import Training
-from tests.conftest import results_of
+from tests.shared.results import results_of
 
 FOLDER = Path("outputs/s")
 LR = "optimizer.lr=tag(log,interval(1e-3,1e-1))"

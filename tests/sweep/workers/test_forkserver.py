@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import quick
+from tests.shared.marks import quick
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="what the system's C library has")
 

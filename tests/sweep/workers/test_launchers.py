@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import results_of
 from tests.shared.paths import ROOT
+from tests.shared.results import results_of
 
 WORDS = {
     "local": ("hydra.launcher.workers=2",),

@@ -24,34 +24,8 @@ from runner.sweep.run.executor import Executor, Outcome
 from runner.sweep.workers import forkserver as server
 from runner.sweep.workers import processes
 from runner.sweep.workers.processes import Processes, packed
-from tests.commands.test_runs import numbers
-from tests.conftest import results_of
-
-SWEEP = ("-m", "model=mlp", "optimizer=sgd,adam", "seed=0,1", "epochs=2", "threads=1", "log.images=0")
-
-
-class Sleeper(nn.Sequential):
-    """A network that takes its time."""
-
-    def __init__(self, in_channels: int, num_classes: int, image_size: int, seconds: float = 0.0, edits: bool = False):
-        super().__init__(nn.Flatten(), nn.Linear(in_channels * image_size**2, num_classes))
-        self.seconds, self.edits = seconds, edits
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.training:
-            time.sleep(self.seconds)
-            if self.edits:  # the user does, while the sweep runs
-                Path("conf/optimizer/mine.yaml").write_text("_target_: nothing.of.the.kind\n")
-        return super().forward(x)
-
-
-CUSTOM = (
-    "model=custom",
-    "model._target_=tests.sweep.workers.test_workers.Sleeper",
-    "trust=[tests]",
-    "log.images=0",
-    "threads=1",
-)
+from tests.shared.results import numbers, results_of
+from tests.shared.sweeps import CUSTOM, SWEEP, said
 
 
 def weights(folder: Path) -> dict[str, bytes]:
@@ -159,13 +133,6 @@ def test_one_holds_a_lock(tmp_path):
     with lock.Lock(tmp_path / "run") as got:
         assert got is not None
     assert lock.holder(tmp_path / "run") is None
-
-
-def said(folder: Path, **changes: object) -> None:
-    """A lock as another process wrote it."""
-    own = {"host": lock.host(), "pid": os.getpid(), "started": lock.start_time(os.getpid()), "token": "x"}
-    folder.mkdir(exist_ok=True)
-    (folder / lock.FILE).write_text(json.dumps(own | changes))
 
 
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):

@@ -1,0 +1,34 @@
+"""Runs on cached features of frozen stages."""
+
+import torch
+
+from runner.build.check import check
+from runner.core.seeds import generator
+from runner.execution.features import cache
+from runner.execution.features.store import Store
+from runner.task.resources import Resources
+from runner.train.state import TrainState
+from tests.shared.configs import composed
+from tests.shared.training import splits
+
+CPU = torch.device("cpu")
+CONVNET = ("model=convnet", "model.channels=[4,6]", "model.hidden=12")
+SQUEEZENET = ("model=torchvision", "model.name=squeezenet1_1")
+LOOP = ("batch_size=16", "epochs=2", "optimizer=sgd", "optimizer.lr=0.1", "checkpoint.select=last")
+HEAD = "transfer.freeze_depth=all"
+
+
+def make(*overrides, data=None, store=None, prepare=lambda parts: None, budget=None, model=CONVNET):
+    """A run ready to train, and what its result says of the cache."""
+    data = data or DATA
+    config = check(composed(*model, HEAD, "transfer.cache=true", *LOOP, *overrides))
+    config["data"]["budget_gb"] = budget
+    torch.manual_seed(0)  # from which layers of libraries draw
+    noise = generator(config["seed"], "noise")
+    parts = Resources().parts(config, data, CPU, noise)
+    prepare(parts)
+    run = TrainState(config, parts, CPU, noise)
+    return run, cache.use_feature_cache(run, data, store or Store())
+
+
+DATA = splits(train=50, val=20)
