@@ -122,7 +122,7 @@ def _any(tensors) -> bool:
     return next(iter(tensors), None) is not None
 
 
-# By class name below torchvision.models. tests/model/test_networks.py checks it against every model of torchvision.
+# By class name below torchvision.models. tests/model/test_torchvision_model.py checks it against all of them.
 _FAMILIES: dict[str, tuple[Cut, ...]] = {
     "alexnet.AlexNet": (
         single("stem", "features.0"),

@@ -1,9 +1,7 @@
-"""Transforms of colours and pixels: values against torchvision and NumPy, parameters by their statistics, refusals."""
+"""Transforms of colours and pixels: values against torchvision, draws by their statistics, refusals."""
 
-import itertools
 import math
 
-import numpy as np
 import pytest
 import torch
 from scipy.stats import kstest
@@ -11,8 +9,6 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torchvision.transforms.v2 import functional
 
 from runner.augmentation.blur import Blur
-from runner.augmentation.color_jitter import ADJUSTMENTS, ColorJitter
-from runner.augmentation.color_offset import ColorOffset, covariance
 from runner.augmentation.gaussian_noise import GaussianNoise
 from runner.augmentation.grayscale import Grayscale
 from runner.augmentation.invert import Invert
@@ -21,247 +17,18 @@ from runner.augmentation.solarize import Solarize
 from runner.build.check import check
 from runner.build.complaints import Refused
 from runner.core.errors import ConfigError
-from runner.data.splits import ResidentSplit
 from runner.task.resources import Resources
 from tests.shared.configs import composed
 from tests.shared.draws import seeded
+from tests.shared.images import as_bytes, coloured, colours, preflight, split_of
 
 SOME = {"grayscale": Grayscale, "blur": Blur, "solarize": Solarize, "posterize": Posterize, "invert": Invert}
-ORDER = ("brightness", "contrast", "saturation", "hue")
-
-
-def colours(count=24, side=9, channels=3):
-    """Bytes of every kind: plain noise, darkened, paled and grey images, so that channels tie and clamps bite."""
-    images = torch.randint(0, 256, (count, channels, side, side), generator=seeded()).to(torch.uint8)
-    images[1::4] //= 16
-    images[2::4] = images[2::4] // 8 + 200
-    images[3::4] = images[3::4, :1] // 64 * 85
-    return images
-
-
-def as_bytes(images):
-    return (images * 255).round()
 
 
 def rebuilt(name, *overrides):
     """An item as a config makes it, with overrides `key=value`."""
     words = [f"augmentation.{name}.{override}" for override in overrides]
     return Resources().stack(check(composed(f"augmentation=[{name}]", *words)), "augmentation")[name]
-
-
-def preflight(name, *overrides, data=("data=digits", "data.limit=200")):
-    words = [f"augmentation.{name}.{override}" for override in overrides]
-    return Resources().preflight(check(composed(*data, f"augmentation=[{name}]", *words)))
-
-
-def coloured(tmp_path, pixels=None):
-    """Overrides that choose a small data set of colour images of 8 pixels."""
-    if pixels is None:
-        pixels = colours(12, 8).permute(0, 2, 3, 1).numpy()
-    labels = np.arange(len(pixels)) % 2
-    np.savez(tmp_path / "x.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
-    return ("data=arrays", f"data.root={tmp_path / 'x.npz'}", "data.val_fraction=0.2", "batch_size=4")
-
-
-# -- colour jitter: values -------------------------------------------------------------------------------------------
-
-
-def torchvision_adjust(name, images, factors):
-    """torchvision's function, image by image."""
-    adjust = getattr(functional, f"adjust_{name}")
-    return torch.stack([adjust(image, factor) for image, factor in zip(images, factors.flatten().tolist())])
-
-
-def factors_of(name, count):
-    """From gentle to wild."""
-    values = [-0.03, 0.0, 0.1, -0.25, 1 / 6, 1 / 3, 0.5, -0.5] if name == "hue" else [0.6, 0.9, 1.0, 1.4, 0.0, 0.3, 4.0]
-    return torch.tensor(list(itertools.islice(itertools.cycle(values), count))).view(-1, 1, 1, 1)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", ORDER)
-def test_jitter_adjustments_are_torchvisions(name, channels):
-    """Each adjustment, with a factor for each image, gives torchvision's values; those that it gives for bytes, where
-    it rounds down on the way, are within 1 at the usual factors."""
-    if channels == 1 and name in ("saturation", "hue"):
-        return  # refused
-    images = colours(25, channels=channels)
-    factors = factors_of(name, 25)
-    found = ADJUSTMENTS[name](images / 255, factors)
-    torch.testing.assert_close(found, torchvision_adjust(name, images / 255, factors), rtol=0, atol=1e-5)
-    usual = (factors.flatten() <= 1.4) & ((factors.flatten() >= 0.6) | (name == "hue"))
-    apart = as_bytes(found) - torchvision_adjust(name, images, factors).float()
-    assert apart[usual].abs().max() <= 1
-
-
-def test_jitter_hue_of_every_colour():
-    """Hue turns corners, edges, greys and insides of the colour cube as torchvision does, and never leaves 0..1."""
-    levels = torch.tensor([0.0, 1e-6, 0.2, 0.5, 0.5 + 1e-6, 1.0])
-    corners = torch.cartesian_prod(levels, levels, levels).T.reshape(3, 12, 18)
-    inside = torch.rand(3, 12, 18, generator=seeded())
-    cube = torch.cat((corners, inside, inside / inside.amax(0)), 2)[None]  # the last are as bright as can be
-    shifts = torch.linspace(-0.5, 0.5, 61).view(-1, 1, 1, 1)
-    images = cube.repeat(61, 1, 1, 1)
-    found = ADJUSTMENTS["hue"](images.clone(), shifts)
-    torch.testing.assert_close(found, torchvision_adjust("hue", images, shifts), rtol=0, atol=1e-5)
-    assert found.min() >= 0 and found.max() <= 1
-
-
-@pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
-def test_jitter_chain_is_torchvisions(kind):
-    """The item chains brightness, contrast, saturation and hue, as torchvision's functions do one after the other."""
-    fixed = {"brightness": 1.3, "contrast": 0.6, "saturation": 1.7, "hue": -0.2}
-    item = ColorJitter(**{name: (value, value) for name, value in fixed.items()})
-    images = colours()
-    expected = images / 255
-    for name, value in fixed.items():
-        expected = getattr(functional, f"adjust_{name}")(expected, value)
-    found = item(images if kind == torch.uint8 else images / 255, seeded())
-    assert found.dtype == torch.float32
-    assert (as_bytes(found) - as_bytes(expected)).abs().max() <= 1
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", ORDER)
-def test_jitter_of_one_property(name):
-    """Each key alone has its effect, with the others at 0; with all at 0 images stay as they are."""
-    others, images = dict.fromkeys(ORDER, 0), colours()
-    value = 0.3 if name == "hue" else 2.5
-    found = ColorJitter(**others | {name: (value, value)})(images, seeded())
-    expected = getattr(functional, f"adjust_{name}")(images / 255, value)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    assert (found - images / 255).abs().max() > 0.1
-    torch.testing.assert_close(ColorJitter(**others)(images, seeded()), images / 255)
-
-
-# -- colour jitter: draws --------------------------------------------------------------------------------------------
-
-
-def recovered(name, count, seed, **options):
-    """The factors that the item drew for `count` images that are alike, found from its result."""
-    item = ColorJitter(**(dict.fromkeys(ORDER, 0) | options))
-    if name == "hue":  # blue: over cyan green rises, over magenta red
-        image = torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1)
-        red, green, _ = item(image.repeat(count, 1, 1, 1), seeded(seed))[:, :, 0, 0].unbind(1)
-        return (red - green) / 6
-    image = torch.tensor([[0.2, 0.4], [0.3, 0.4], [0.4, 0.4]]).view(1, 3, 1, 2)
-    found = item(image.repeat(count, 1, 1, 1), seeded(seed))
-    if name == "brightness":
-        return found[:, 0, 0, 1] / 0.4
-    if name == "contrast":
-        return (found[:, 0, 0, 1] - found[:, 0, 0, 0]) / 0.2
-    return (found[:, 2, 0, 0] - found[:, 0, 0, 0]) / 0.2  # saturation
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "low", "high"),
-    [
-        *((name, 0.4, 0.6, 1.4) for name in ORDER[:3]),
-        ("brightness", 1.2, 0.0, 2.2),
-        ("contrast", (0.2, 0.5), 0.2, 0.5),
-        ("saturation", (1.0, 1.3), 1.0, 1.3),
-        ("hue", 0.1, -0.1, 0.1),
-        ("hue", (-0.15, 0.05), -0.15, 0.05),
-    ],
-)
-def test_jitter_factors_are_uniform(name, value, low, high):
-    """Factors are uniform between their ends (Kolmogorov-Smirnov, 2,000 images), each image's its own."""
-    found = recovered(name, 2000, 1, **{name: value}).double().numpy()
-    assert found.min() >= low - 1e-5 and found.max() <= high + 1e-5
-    assert kstest(found, "uniform", (low, high - low)).pvalue > 0.001
-    assert abs(np.corrcoef(found[1:], found[:-1])[0, 1]) < 0.1
-
-
-def test_jitter_factors_are_independent():
-    """The four factors of an image have nothing to do with each other."""
-    settings = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.1}
-    found = [recovered(name, 2000, 2, **{name: value}) for name, value in settings.items()]
-    correlation = np.corrcoef(torch.stack(found).double().numpy())
-    assert np.abs(correlation - np.eye(4)).max() < 0.1
-
-
-# -- colour offset ---------------------------------------------------------------------------------------------------
-
-
-def split_of(images):
-    return ResidentSplit(images, torch.zeros(len(images), dtype=torch.long))
-
-
-def fitted(images, **options):
-    item = ColorOffset(**options)
-    item.fit(split_of(images), images.shape[-1])
-    return item
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_color_offset_covariance_is_numpys(channels):
-    """The covariance of the colours of all training pixels, in 0..1."""
-    images = colours(40, channels=channels)
-    pixels = images.permute(1, 0, 2, 3).reshape(channels, -1).double().numpy() / 255
-    expected = np.cov(pixels, bias=True).reshape(channels, channels)
-    np.testing.assert_allclose(covariance(split_of(images)).numpy(), expected, rtol=1e-10)
-
-
-def test_color_offset_of_much_data():
-    """Of many images, and of large ones, an even share is looked at: a data set in two halves is found as a whole."""
-    images = torch.zeros(5000, 1, 2, 2, dtype=torch.uint8)
-    images[2500:] = 255
-    assert covariance(split_of(images)).item() == pytest.approx(0.25, rel=1e-3)
-    photos = torch.zeros(2, 1, 128, 128, dtype=torch.uint8)
-    photos[..., 64:] = 255
-    assert covariance(split_of(photos)).item() == pytest.approx(0.25, rel=1e-3)
-
-
-def test_color_offset_formula():
-    """Each image gets one colour: eigenvectors times deviations along them times the drawn normals."""
-    data, count = colours(40), 6
-    item = fitted(data, std=0.05)
-    images = torch.full((count, 3, 2, 2), 0.5)
-    offsets = item(images, seeded(3)) - 0.5
-    assert torch.equal(offsets, offsets[:, :, :1, :1].expand_as(offsets))
-    assert len(offsets[:, 0, 0, 0].unique()) == count
-    pixels = data.permute(1, 0, 2, 3).reshape(3, -1).double().numpy() / 255
-    values, vectors = np.linalg.eigh(np.cov(pixels, bias=True))
-    alphas = (offsets[:, :, 0, 0].double().numpy() @ vectors) / np.sqrt(values)  # up to each vector's sign
-    drawn = 0.05 * torch.randn(count, 3, generator=seeded(3)).numpy()
-    np.testing.assert_allclose(np.abs(alphas), np.abs(drawn), rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize("std", [0.02, 0.1])
-def test_color_offset_distribution(std):
-    """Offsets are normal, with the data's covariance times std squared: the noise is proportionate to the data's."""
-    data, count = colours(40), 20000
-    item = fitted(data, std=std)
-    offsets = (item(torch.full((count, 3, 1, 1), 0.5), seeded(4)) - 0.5)[:, :, 0, 0].double().numpy()
-    expected = covariance(split_of(data)).numpy() * std**2
-    np.testing.assert_allclose(np.cov(offsets.T), expected, atol=0.05 * expected.max())
-    assert kstest(offsets[:, 0] / math.sqrt(expected[0, 0]), "norm").pvalue > 0.001
-
-
-def test_color_offset_is_clipped_and_takes_bytes():
-    """Bytes become floats in 0..1, and stay there; std=0 only converts."""
-    images = colours()
-    found = fitted(images, std=2.0)(images, seeded())
-    assert found.dtype == torch.float32 and found.min() == 0 and found.max() == 1
-    torch.testing.assert_close(fitted(images, std=0)(images, seeded()), images / 255)
-
-
-def test_color_offset_of_grey_data():
-    """With one channel the offset is a shift of brightness."""
-    preflight("color_offset")
-    images = colours(channels=1)
-    found = fitted(images)(torch.full((4, 1, 3, 3), 0.5), seeded())
-    assert found.shape == (4, 1, 3, 3) and len(found.unique()) == 4
-
-
-def test_color_offset_on_constant_data_is_refused(tmp_path):
-    """Where every training pixel has one colour there are no components; one channel that varies is enough."""
-    pixels = np.full((12, 8, 8, 3), (10, 20, 255), dtype=np.uint8)
-    data = coloured(tmp_path, pixels)
-    with pytest.raises(ConfigError, match="augmentation.color_offset: every channel .* is constant, .*; leave it out"):
-        preflight("color_offset", data=data)
-    pixels[:6, :, :, 1] = 21
-    preflight("color_offset", data=coloured(tmp_path, pixels))
 
 
 # -- those that change some images -----------------------------------------------------------------------------------

@@ -1,9 +1,7 @@
-"""`python -m runner.compare`, results.parquet, and the report of a real sweep through the command line."""
+"""`python -m runner.compare`, and the report of a real sweep through the command line."""
 
-import csv
 import math
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -11,8 +9,6 @@ from scipy import stats
 
 from runner.compare.__main__ import main
 from runner.compare.paired import further, overall, paired
-from runner.report import write_report
-from runner.store.owned import PARQUET_MARK
 from tests.shared.reports import Page, sweep, write_run
 
 
@@ -172,30 +168,6 @@ def test_several_folders_are_each_compared_with_the_first(tmp_path, capfd):
     assert main(folders) == 0
     out = capfd.readouterr().out
     assert [f"{folder} minus {folders[0]}" in out for folder in folders] == [False, True, True]
-
-
-def test_parquet_holds_the_csv_with_types(tmp_path):
-    """results.parquet: the same rows and columns; numbers are numbers, what is missing is null, `null` stays a word."""
-    parquet = pytest.importorskip("pyarrow.parquet")
-    for i, cap in enumerate((5, None)):
-        write_run(tmp_path / f"r{i}", swept={"optimizer": "sgd", "cap": cap, "seed": i}, val_accuracy=1 / 3)
-    write_report(tmp_path)
-    rows = parquet.read_table(tmp_path / "results.parquet").to_pylist()
-    with (tmp_path / "results.csv").open() as file:
-        assert [list(row) for row in csv.DictReader(file)] == [list(row) for row in rows]
-    assert [(row["seed"], row["cap"], row["val_accuracy"], row["test_loss"]) for row in rows] == [
-        (0, "5", 1 / 3, None),
-        (1, "null", 1 / 3, None),
-    ]
-
-
-def test_without_pyarrow_the_csv_stands_alone(tmp_path, monkeypatch):
-    """No pyarrow: no parquet, and an older one that would now differ is removed."""
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    sweep(tmp_path, {"sgd": [0.5]})
-    (tmp_path / "results.parquet").write_bytes(b"old" + PARQUET_MARK)
-    write_report(tmp_path)
-    assert not (tmp_path / "results.parquet").exists() and (tmp_path / "results.csv").exists()
 
 
 def test_a_real_sweep_reports_and_compares(cli, tmp_path, capfd):

@@ -1,12 +1,15 @@
 """Runs on cached features of frozen stages."""
 
+import pytest
 import torch
 
 from runner.build.check import check
 from runner.core.seeds import generator
+from runner.execution.eager import EagerProgram
 from runner.execution.features import cache
 from runner.execution.features.store import Store
 from runner.task.resources import Resources
+from runner.train.loop import train
 from runner.train.state import TrainState
 from tests.shared.configs import composed
 from tests.shared.training import splits
@@ -32,3 +35,22 @@ def make(*overrides, data=None, store=None, prepare=lambda parts: None, budget=N
 
 
 DATA = splits(train=50, val=20)
+
+
+def trained(*overrides, **options):
+    run, said = make(*overrides, **options)
+    assert said == ("off" if "transfer.cache=false" in overrides else "on")
+    train([run], EagerProgram())
+    return run
+
+
+def rows(run):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in run.progress.history]
+
+
+def assert_equal(cached, plain, bound=1e-6):
+    """Weights, buffers and every epoch's row."""
+    for name, value in plain.model.state_dict().items():
+        torch.testing.assert_close(cached.model.state_dict()[name], value, rtol=bound, atol=bound, msg=name)
+    for row, wanted in zip(rows(cached), rows(plain), strict=True):
+        assert row == pytest.approx(wanted, rel=bound)

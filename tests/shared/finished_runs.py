@@ -1,5 +1,12 @@
 """Finished runs on the digits, and their answers."""
 
+from pathlib import Path
+
+from runner.build.check import check
+from runner.build.load import load
+from runner.task.resources import Resources
+from tests.shared.configs import composed
+
 QUICK = ("epochs=3", "threads=1", "data.limit=200", "log.tensorboard=false")
 MLP = ("model=mlp", "model.hidden=[8]")
 RUNS = {
@@ -18,3 +25,11 @@ RUNS = {
     "split": (*MLP, "data.split_seed=1"),
     "classes": (*MLP, "data.classes=[0,1,2]"),
 }
+
+
+def answer(path: Path, images):
+    return load(path).probabilities(images)
+
+
+def digits():
+    return Resources().splits(check(composed(*QUICK)))

@@ -1,4 +1,4 @@
-"""A sweep's runs in worker processes: the same numbers, locks, time limits, what is lost and what is plan_file."""
+"""Runs of a sweep in worker processes: the same numbers, time limits, and what is lost."""
 
 import json
 import multiprocessing
@@ -16,10 +16,7 @@ from hydra.types import HydraContext
 from pebble import ProcessPool
 from torch import nn
 
-from runner.core.listener import Listener
 from runner.store import lock
-from runner.sweep import __main__ as command
-from runner.sweep.plan import plan_file
 from runner.sweep.run.executor import Executor, Outcome
 from runner.sweep.workers import forkserver as server
 from runner.sweep.workers import processes
@@ -111,76 +108,6 @@ def test_evaluations_of_one_training_train_once_with_workers(cli):
 
 
 # -- locks ------------------------------------------------------------------------------------------------------------
-
-
-def test_one_holds_a_lock(tmp_path):
-    """Of many at once exactly one gets it; then the next may."""
-    held, start = [], threading.Barrier(8)
-
-    def ask() -> None:
-        mine = lock.Lock(tmp_path / "run")
-        start.wait()
-        with mine as got:
-            held.append(got is not None)
-            start.wait()
-
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(held) == 1
-    with lock.Lock(tmp_path / "run") as got:
-        assert got is not None
-    assert lock.holder(tmp_path / "run") is None
-
-
-def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
-    """A pid that is gone, or that another process has by now; on this host alone."""
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    run = tmp_path / "run"
-    said(run)
-    assert lock.holder(run) is not None
-    for changes in ({"pid": gone.pid}, {"started": 1.0}):
-        said(run, **changes)
-        assert lock.holder(run) is None
-        with lock.Lock(run) as got:
-            assert got is not None
-    (run / lock.FILE).write_text('{"host": ')  # half-written
-    assert lock.holder(run) is None
-
-
-def test_another_hosts_lock_is_a_lease(tmp_path, monkeypatch):
-    """As long as its heart beats it is held, whatever its pid; a minute without a beat, and it is taken over."""
-    run = tmp_path / "run"
-    said(run, host="elsewhere", pid=1, started=1.0)
-    assert lock.holder(run) is not None
-    past = time.time() - lock.LEASE - 5
-    os.utime(run / lock.FILE, (past, past))
-    assert lock.holder(run) is None
-    monkeypatch.setattr(lock, "LEASE", 1000.0)
-    assert lock.holder(run) is not None
-    assert [path.name for path in run.iterdir()] == [lock.FILE], "the probe of the clock was left"
-
-
-def test_a_lock_tells_how_far_the_run_is(tmp_path, monkeypatch):
-    """The file has step and numbers, and its beat makes it new; who listens hears it too."""
-    monkeypatch.setattr(lock, "BEAT", 0.02)
-    heard = []
-
-    class Ear(Listener):
-        def progress(self, step, steps, numbers):
-            heard.append((step, steps))
-
-    with lock.Lock(tmp_path, Ear()) as held:
-        held.progress(3, 10, {"epoch": 1, "val_loss": float("nan"), "val_accuracy": 0.5})
-        deadline = time.monotonic() + 10
-        while "step" not in lock.read(tmp_path) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        now = lock.read(tmp_path)
-    assert heard == [(3, 10)]
-    assert (now["step"], now["steps"], now["numbers"]) == (3, 10, {"epoch": 1, "val_accuracy": 0.5})
 
 
 def test_two_terminals_do_each_run_once(cli, tmp_path):
@@ -304,124 +231,3 @@ def test_a_gpu_is_shared_by_as_many_as_it_holds():
     assert packed(81920, 1000, 64) == int(0.9 * 81920 / 1600)
     assert packed(81920, 1000, 4) == 4
     assert packed(81920, 100_000, 64) == 1
-
-
-# -- what is frozen -------------------------------------------------------------------------------------------------
-
-
-def test_editing_a_yaml_while_a_sweep_runs_changes_nothing_in_it(cli):
-    """The plan was made before the first step: later runs have the file's old content."""
-    folder = Path("conf/optimizer")
-    folder.mkdir(parents=True)
-    (folder / "mine.yaml").write_text("_target_: torch.optim.SGD\nlr: 0.05\n")
-    words = ("--config-dir", "conf", *CUSTOM, "-m", "+model.edits=true", "seed=0,1", "epochs=1", "optimizer=mine")
-    for workers in (0, 1):
-        (folder / "mine.yaml").write_text("_target_: torch.optim.SGD\nlr: 0.05\n")
-        assert cli(*words, f"name=w{workers}", f"hydra.launcher.workers={workers}")[0] == 0
-        assert "nothing.of.the.kind" in (folder / "mine.yaml").read_text()
-        assert [r["status"] for r in results_of(Path(f"outputs/w{workers}")).values()] == ["done"] * 2
-
-
-def test_the_plan_says_what_every_run_is(cli):
-    """plan.json: the first run's config and what the others change, of each command; the same command stands once."""
-    for _ in range(2):
-        assert cli(*SWEEP, "name=p")[0] == 0
-    assert cli("-m", "model=mlp", "seed=0,1", "epochs=1", "name=p")[0] == 0
-    first, second = json.loads(Path("outputs/p/plan.json").read_text())["plans"]
-    found = results_of(Path("outputs/p"))
-    assert {run["run"] for plan in (first, second) for run in plan["runs"]} == set(found)
-    for run in first["runs"]:
-        config = plan_file.flat(first["config"]) | run["changes"]
-        assert config["seed"] == run["swept"]["seed"] and found[run["run"]]["fingerprint"] == run["fingerprint"]
-        target = {"sgd": "torch.optim.SGD", "adam": "runner.optimizer.adam.Adam"}[run["swept"]["optimizer"]]
-        assert config["optimizer._target_"] == target
-    assert second["config"]["epochs"] == 1
-
-
-def test_a_resumed_run_keeps_its_threads(cli):
-    """However many workers the second command has: threads change the last digits. As many as are typed it has."""
-    words = ("-m", "model=convnet", "seed=0,1", "epochs=1", "batch_size=512", "log.images=0", "name=t")
-    assert cli(*words, "hydra.launcher.workers=2")[0] == 0
-    plan = Path("outputs/t/plan.json")
-    content = json.loads(plan.read_text())
-    for run in content["plans"][0]["runs"]:
-        run["threads"] = 3
-    plan.write_text(json.dumps(content))
-    for more, expected in (((), 3), (("threads=1",), 1)):
-        for path in Path("outputs/t").glob("*/result.json"):
-            path.unlink()
-        assert cli(*words, "hydra.launcher.workers=0", *more)[0] == 0
-        assert {r["threads"] for r in results_of(Path("outputs/t")).values()} == {expected}
-
-
-def test_a_plan_of_another_program_is_left_alone(cli):
-    """One line; its file stays as it was."""
-    folder = Path("outputs/foreign")
-    folder.mkdir(parents=True)
-    (folder / "plan.json").write_text('{"trip": "to the sea"}')
-    code, _, err = cli(*SWEEP, "name=foreign")
-    assert code == 2 and "plan.json: no plan of the runner" in err and len(err.splitlines()) == 1
-    assert (folder / "plan.json").read_text() == '{"trip": "to the sea"}' and len(list(folder.iterdir())) == 1
-
-
-@pytest.mark.parametrize(
-    "name, content",
-    [("report.html", "<title>Holidays</title>"), ("results.csv", "km,h\n"), ("plan.json", "to the sea")],
-)
-def test_files_of_another_program_are_not_replaced(cli, name, content):
-    """A folder that holds what we would write over is refused in one line, and stays as it was."""
-    folder = Path("outputs/foreign")
-    folder.mkdir(parents=True)
-    (folder / name).write_text(content)
-    code, _, err = cli(*SWEEP, "name=foreign")
-    assert code == 2 and name in err and "choose another folder" in err and len(err.splitlines()) == 1
-    assert (folder / name).read_text() == content and len(list(folder.iterdir())) == 1
-
-
-def test_a_result_with_a_word_for_a_number_is_done_again(cli, caplog):
-    """It is named as damaged, by sweep and status alike."""
-    words = ("-m", "model=mlp", "seed=0,1", "epochs=1", "log.images=0", "name=w", "hydra.launcher.workers=0")
-    assert cli(*words)[0] == 0
-    path = next(Path("outputs/w").glob("*/result.json"))
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"val_accuracy": "high"}))
-    assert command.main(["status", "outputs/w"]) == 0
-    assert cli(*words)[0] == 0 and "val_accuracy is no number" in caplog.text
-    assert json.loads(path.read_text())["val_accuracy"] > 0
-
-
-def test_two_plans_share_a_folder(cli):
-    """Another sweep under the same name: the folder is a ledger, what both want is done once."""
-    assert cli(*SWEEP, "name=both")[0] == 0
-    first = results_of(Path("outputs/both"))
-    code, out, _ = cli(*(word.replace("seed=0,1", "seed=1,2") for word in SWEEP), "name=both")
-    assert code == 0 and "2 of 4 runs done already" in out
-    second = results_of(Path("outputs/both"))
-    assert len(second) == 6 and all(second[name] == result for name, result in first.items())
-
-
-# -- status ---------------------------------------------------------------------------------------------------------
-
-
-def test_status_tells_where_a_sweep_stands(cli, capfd):
-    """Done, running with its progress, interrupted, failed with its reason, not started; a folder without runs: 2."""
-    assert cli(*SWEEP, "name=s")[0] == 0
-    folders = sorted(path.parent for path in Path("outputs/s").glob("*/result.json"))
-    results = [json.loads((folder / "result.json").read_text()) for folder in folders]
-    for number, change in ((1, {"status": "running"}), (2, {"status": "failed", "reason": "the cable is out"})):
-        (folders[number] / "result.json").write_text(json.dumps(results[number] | change))
-    (folders[3] / "result.json").unlink()
-    assert command.main(["status", "outputs/s"]) == 0
-    out = capfd.readouterr().out
-    assert "4 runs in outputs/s: 1 done, 1 interrupted, 1 failed, 1 not started" in out and "the cable is out" in out
-    said(folders[1], step=3, steps=40, numbers={"val_accuracy": 0.5})
-    assert command.main(["status", "outputs/s"]) == 0
-    out = capfd.readouterr().out
-    assert "1 running" in out and "step 3 of 40, val accuracy 0.5000, process" in out
-    assert command.main(["status", "outputs/nowhere"]) == 2
-    assert "no such folder" in capfd.readouterr().err
-
-
-def test_status_loads_no_torch(tmp_path):
-    """It answers at once."""
-    code = "import sys, runner.sweep.__main__; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
