@@ -143,7 +143,9 @@ class Saddles(Task):
         torch.manual_seed(generator(config["seed"], "layers of libraries").initial_seed())
         noise = generator(config["seed"], "noise", device)
         parts = resources.parts(config, resources.splits(config, device), device, noise)
-        run = compile_if_configured(TrainState(config, replace(parts, splits=replace(parts.splits, val=None)), device, noise))
+        run = compile_if_configured(
+            TrainState(config, replace(parts, splits=replace(parts.splits, val=None)), device, noise)
+        )
         due = {round(step) for step in np.geomspace(1, run.steps + 1, self.looks) - 1} | {run.steps}
         rows = []
         while True:

@@ -190,7 +190,7 @@ class TrainState(Stream, Epochs, Saved):
         return self.epoch_ended and self.val_split is not None
 
     def log_and_validate(self, measured: EvaluationResult | None = None) -> None:
-        """Log if due and end the epoch if due. `measured`: the validation result, if it is known already."""
+        """Write a log if due, and end the epoch if due. `measured`: the validation result, if known already."""
         if self.epoch_ended or self.progress.step - self.meter.since == self.every:
             self._log()
             if self.epoch_ended:
