@@ -63,7 +63,8 @@ class Training(Trainable):
         seed = seed if number == 0 else generator(seed, f"member {number}").initial_seed() >> 1
         config = self.config | {"seed": seed}
         noise = generator(seed, "noise", device)
-        return compile_if_configured(TrainState(config, resources.parts(config, self.splits, device, noise), device, noise))
+        parts = resources.parts(config, self.splits, device, noise)
+        return compile_if_configured(TrainState(config, parts, device, noise))
 
     def _resume(self, device: torch.device) -> bool:
         state = checkpoint.load_if_whole(self.path, device)
