@@ -83,7 +83,8 @@ def runs_of(model: str, count: int, device: torch.device, builder: Resources, mo
         else:
             splits = images32(2048, device) if model == "resnet20" else builder.splits(config, device)
         noise = generator(config["seed"], "noise", device)
-        runs.append(compile_if_configured(TrainState(config, builder.parts(config, splits, device, noise), device, noise)))
+        parts = builder.parts(config, splits, device, noise)
+        runs.append(compile_if_configured(TrainState(config, parts, device, noise)))
     for run in runs:
         run.train_mode()
     return runs

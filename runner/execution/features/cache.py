@@ -145,7 +145,7 @@ class FeatureCache:
             return True
         return type(model) is type(self.run.model) and self._digest(model) == self._frozen
 
-    # -- computation -------------------------------------------------------------------------------------------
+    # -- computation ----------------------------------------------------------------------------------------------
 
     def _of(self, split: Split) -> Activations:
         """Return the activations of one of the run's splits."""

@@ -101,7 +101,7 @@ class StackedNetwork(nn.Module):
         axis = 0 if ".parametrizations." in f".{path}" else 1
         module.forward = functools.partial(_loop, members, self._weight_rows(module), axis)
         if isinstance(module, Noise) and not any(member._forward_hooks for member in members):
-            module.forward = functools.partial(_noise, members, self._lead, self._same_noise, module.forward)
+            module.forward = functools.partial(_apply_noise, members, self._lead, self._same_noise, module.forward)
         return True
 
     def _stack(self, module: nn.Module, members: list[nn.Module]) -> None:
@@ -160,7 +160,7 @@ def _loop(members: list[nn.Module], rows: Callable[[], list[dict[str, Tensor]]],
     return torch.stack(outputs) if axis == 0 else torch.cat(outputs, 1)
 
 
-def _noise(members: list[Noise], lead: int, same_noise: bool, loop: StackedForward, x: Tensor) -> Tensor:
+def _apply_noise(members: list[Noise], lead: int, same_noise: bool, loop: StackedForward, x: Tensor) -> Tensor:
     """Apply noise, drawn once if all networks' inputs and draws are equal; `lead`: a slot that is not empty."""
     first = members[lead]
     if not isinstance(x, Broadcast) or (first.active and not same_noise):

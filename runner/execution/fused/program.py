@@ -40,7 +40,7 @@ class FusedProgram(Program):
     def _stack(self, runs: list[TrainState]) -> None:
         """Stack the networks of the runs that are due first."""
         first = _due(runs)
-        self.bundles = self._choose_bundles(_assign_slots(first))
+        self.bundles = self._choose_bundles(_group_by_program(first))
         self._batch_sets = same_batches(first)
 
     def due(self, runs: list[TrainState]) -> list[TrainState]:
@@ -151,7 +151,7 @@ class FusedProgram(Program):
         return [bundle.replay(capture, must) for bundle in self.bundles]
 
     def measure(self, runs: list[TrainState]) -> dict[int, EvaluationResult]:
-        """Return validation results by `id(run)`; out of memory, runs are left out and validated one by one."""
+        """Return validation results by `id(run)`, without runs that memory does not suffice for."""
         ids = {id(run) for run in runs}
         results: dict[int, EvaluationResult] = {}
         for bundle in self.bundles:
@@ -194,7 +194,7 @@ def _make_bundles(groups: list[list[TrainState]], mapped: bool) -> list[StackedR
     return bundles
 
 
-def _assign_slots(runs: list[TrainState]) -> list[list[TrainState]]:
+def _group_by_program(runs: list[TrainState]) -> list[list[TrainState]]:
     """Return groups of runs with distinct slots of one program; several only if the runs come from several programs."""
     groups: list[list[TrainState]] = []
     for run in sorted(runs, key=lambda run: run.slot or (0, 0, 0)):
