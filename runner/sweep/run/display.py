@@ -19,7 +19,7 @@ from runner.report.results.format import count as counted
 from runner.store import lock
 from runner.sweep.plan.plan import Entry, Plan
 from runner.sweep.run.fused_summary import fused_summary
-from runner.sweep.run.table import COLOURS, outcome, results_table
+from runner.sweep.run.table import COLORS, outcome, results_table
 from runner.sweep.run.tally import tally
 
 NOT_STARTED = {"status": "not started", "reason": None, "resumes": "", "val_accuracy": None}
@@ -160,7 +160,7 @@ class Display(Listener):
             return
         line = Text(f"[{self.ended}/{self.count}] {entry.label}  ")
         self.out.print(
-            line + Text(result["status"], style=COLOURS.get(result["status"], "")) + f"  {words}",
+            line + Text(result["status"], style=COLORS.get(result["status"], "")) + f"  {words}",
             soft_wrap=True,
         )
 
@@ -197,7 +197,7 @@ class Display(Listener):
         if plan.lone:
             result = results[0]
             out.print(
-                Text(result["status"], style=COLOURS.get(result["status"], "")) + f": {outcome(result, self.columns)}",
+                Text(result["status"], style=COLORS.get(result["status"], "")) + f": {outcome(result, self.columns)}",
                 soft_wrap=True,
             )
             out.print(f"results: {plan.entries[0].job.folder}", soft_wrap=True)

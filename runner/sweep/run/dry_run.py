@@ -11,7 +11,7 @@ from runner.sweep.plan.cost import Cost, Costs, estimate_costs
 from runner.sweep.plan.plan import Entry, Plan
 from runner.sweep.run.display import describe_duplicates
 from runner.sweep.run.fused_plan import describe_fusing
-from runner.sweep.run.table import COLOURS, MOST_ROWS
+from runner.sweep.run.table import COLORS, MOST_ROWS
 
 COLUMNS = ("parameters", "steps", "FLOPs\na step", "time", "memory", "disk")
 PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -40,14 +40,14 @@ def _table(plan: Plan, costs: Costs, refused: dict[str, list[str]], total: int) 
     for column in ("", "combination", "status", *COLUMNS):
         table.add_column(column, overflow="fold", justify="right" if column in COLUMNS else "left")
     for label, reasons in list(refused.items())[:MOST_ROWS]:
-        table.add_row("", Text(label), Text(f"refused: {'; '.join(reasons)}", style=COLOURS["failed"]))
+        table.add_row("", Text(label), Text(f"refused: {'; '.join(reasons)}", style=COLORS["failed"]))
     shown = plan.entries[: max(0, MOST_ROWS - len(refused))]
     for number, entry in enumerate(shown, 1):
         status = plan.status(entry)
         table.add_row(
             str(number),
             Text(entry.label),
-            Text(status, style=COLOURS.get(status, "")),
+            Text(status, style=COLORS.get(status, "")),
             f"{entry.facts.parameters:,}",
             f"{entry.facts.steps:,}",
             *_cost_cells(costs.runs[entry.job.fingerprint]),

@@ -10,8 +10,8 @@ from runner.core.text import number
 from runner.sweep.plan.plan import Plan
 
 MOST_ROWS = 40  # of the final table; results.csv has all rows
-COLOURS = {"done": "green", "pruned": "blue", "diverged": "yellow", "running": "cyan"}
-COLOURS |= dict.fromkeys(("failed", "out_of_memory"), "red")
+COLORS = {"done": "green", "pruned": "blue", "diverged": "yellow", "running": "cyan"}
+COLORS |= dict.fromkeys(("failed", "out_of_memory"), "red")
 
 
 def results_table(plan: Plan, results: list[dict[str, Any]], columns: Mapping[str, str]) -> Table:
@@ -25,7 +25,7 @@ def results_table(plan: Plan, results: list[dict[str, Any]], columns: Mapping[st
     for result in ranked[:MOST_ROWS]:
         table.add_row(
             Text(labels[result["fingerprint"]]),
-            Text(_status(result), style=COLOURS.get(result["status"], "")),
+            Text(_status(result), style=COLORS.get(result["status"], "")),
             *(number(result.get(key), key) for key in columns.values()),
             number(result["seconds"], "seconds"),
         )

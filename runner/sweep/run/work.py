@@ -27,7 +27,7 @@ from runner.train.slot import Slot
 
 @dataclass(frozen=True)
 class Work:
-    """A run with all that another process needs to execute it."""
+    """Run of a plan, with all that another process needs to execute it."""
 
     job: Job
     hydra: Part  # Hydra's own part of its config
@@ -39,7 +39,7 @@ class Work:
 
 @dataclass(frozen=True)
 class SharedProgram:
-    """A program that several runs may share, and one run's slot in it."""
+    """Program that several runs may share, and one run's slot in it."""
 
     key: str  # of the program, the same for all its runs
     folder: Path  # of the sweep, where decisions on sharing are kept

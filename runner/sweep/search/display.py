@@ -16,7 +16,7 @@ from runner.report.results.format import count as counted
 from runner.store.ledger import Record, by_fingerprint, records
 from runner.sweep.plan.plan import Entry
 from runner.sweep.run.display import Display
-from runner.sweep.run.table import COLOURS, MOST_ROWS
+from runner.sweep.run.table import COLORS, MOST_ROWS
 from runner.sweep.run.tally import tally
 from runner.sweep.search.problem import Scope
 from runner.sweep.search.space import Params
@@ -106,7 +106,7 @@ class SearchDisplay(Display):
         known = by_fingerprint(self.plan.folder)
         for trial in ranked[:MOST_ROWS]:
             status_text = current_status(trial, known)
-            shown = Text(status_text, style=COLOURS.get(status_text, ""))
+            shown = Text(status_text, style=COLORS.get(status_text, ""))
             texts = (
                 dim.text(trial.params[dim.key]) if dim.key in trial.params else "-" for dim in self.space.dimensions
             )

@@ -67,7 +67,7 @@ class ResultStamp:
 
 @dataclass
 class RemoteRun:
-    """A run for a process of another machine.
+    """Run for a process of another machine.
 
     limit: seconds of the job. advanced: the run made at least one step before it was interrupted.
     """
