@@ -52,7 +52,7 @@ def truncated_cg(product: Callable[[Tensor], Tensor], gradient: Tensor, max_cg: 
 class NewtonCG(SecondOrder):
     """Line-search Newton-CG: `w += length * p`, backtracking from `lr`.
 
-    max_cg: upper bound on the Hessian-vector products per step. Each costs about two passes over the data.
+    max_cg: upper bound on the Hessian-vector products per iteration. Each costs about two passes over the data.
     """
 
     label: ClassVar[str] = "newton_cg"
