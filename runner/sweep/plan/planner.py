@@ -126,7 +126,7 @@ def make_plan(
         )
     varying = find_varying_keys(pairs for pairs, _ in requested)
     included = apply_exclusions(requested, planner.composer)
-    line = command_line()
+    command = command_line()
     entries: dict[str, Entry] = {}
     refused: dict[str, list[str]] = {}
     duplicates = 0
@@ -137,10 +137,10 @@ def make_plan(
         swept = {key: content for key, content in swept.items() if key not in ("name", "dry_run", "rerun", "trust")}
         label = " ".join(f"{key}={text}" for key, text in pairs if key in varying)
         try:
-            entry = planner.entry(words, swept, line, len(entries))
+            entry = planner.entry(words, swept, command, len(entries))
         except Refused as error:
-            for line in dict.fromkeys(error.lines):
-                refused.setdefault(line, []).append(label)
+            for complaint in dict.fromkeys(error.lines):
+                refused.setdefault(complaint, []).append(label)
         except ConfigError as error:
             refused.setdefault(str(error), []).append(label)
         else:
