@@ -45,7 +45,7 @@ def to_image_units(value: float | Tensor, images: Tensor) -> float | Tensor:
 
 
 class Cutout(Transform):
-    """A square hidden at a random position. Its center is uniform over the pixels, so a part may lie outside.
+    """A square hidden at a random position. Its center is uniform over the pixels, so a part may be outside.
 
     size: side in pixels; `auto`: half the image's side (16 of 32, the paper's value for CIFAR-10).
     fill: 0 to 255, or `mean` of the training data (0 after normalization, as in the paper).

@@ -76,7 +76,7 @@ class TorchvisionTransform(PerSample):
         items = list(context.pipeline.values())
         before = items[: items.index(self)]
         if any(item.check(context) for item in before):
-            return None  # their own message is enough
+            return None  # because those items report their own errors
         with torch.device("cpu"):
             draws = torch.Generator().manual_seed(0)
             shape = (TRIED, context.channels, context.stored_size, context.stored_size)

@@ -9,10 +9,10 @@ from runner.schedule.base import Schedule
 
 
 class WarmupStableDecay(Schedule):
-    """Multiplier 1 until the cooldown, which falls to the floor.
+    """Multiplier 1 until the cooldown, then a decay to the floor.
 
-    cooldown: its length, in epochs or a share.
-    shape: `linear`, or `sqrt` for 1 - sqrt(completed share of the cooldown), which Hägele et al. found better.
+    cooldown: length of the decay, in epochs or a share.
+    shape: `linear`, or `sqrt` for 1 - sqrt(completed share of the cooldown), which is better in Hägele et al.
     """
 
     def __init__(
