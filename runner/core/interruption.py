@@ -71,7 +71,7 @@ def deferred() -> Iterator[None]:
 def listening(line: str = "", everything: bool = False) -> Iterator[None]:
     """Handle signals inside.
 
-    Ignored signals stay ignored. Signals with a handler of somebody else keep it, unless `everything`.
+    Ignored signals stay ignored. Signals with a foreign handler keep it, unless `everything`.
     line: written to standard error where a signal waits for the end of a step.
     """
     global _signal, _attended, _line
