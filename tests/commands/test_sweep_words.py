@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -138,8 +139,16 @@ SLURM = {
 
 def test_slurm_takes_parameters_without_a_plus_and_refusals_in_a_line(cli, monkeypatch, tmp_path):
     """`hydra.launcher.parameters.account=lab` reaches sbatch; what sbatch says is in the one line; refused, or
-    without a cluster, nothing is left."""
+    without a cluster, nothing is left, not even the patch of uncommitted changes."""
     pytest.importorskip("submitit")
+    Path("notes.txt").write_text("one\n")
+    for words in (
+        ["init", "-q"],
+        ["add", "notes.txt"],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"],
+    ):
+        subprocess.run(["git", *words], check=True)
+    Path("notes.txt").write_text("two\n")
     bins = tmp_path / "bin"
     bins.mkdir()
     for name, text in SLURM.items():

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from runner.core.errors import ConfigError
 from runner.store import lock
+from runner.store.git import PATCHES
 from runner.sweep.plan import plan_file
 from runner.sweep.plan.plan import Plan
 
-HIDDEN = (".submitit", ".fuse", ".compile")  # folders of the runner in a sweep's folder
+HIDDEN = (".submitit", ".fuse", ".compile", PATCHES)  # folders of the runner in a sweep's folder
 
 
 @contextlib.contextmanager
