@@ -33,17 +33,14 @@ class LocalLauncher(PlanLauncher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.config = config
+        if config.hydra.sweeper.get("multirun", True) and self.workers != 0 and not config.dry_run:
+            from runner.sweep.workers.forkserver import prepare
+
+            # The workers' server loads torch while this process does.
+            prepare([str(config[group].get("_target_")) for group in ("data", "model")])
 
     def open(self) -> "Local":
         """Return what executes plans. Raises `ConfigError` for invalid values."""
         from runner.sweep.workers.local import Local
 
-        local = Local(self.hydra_context, self.workers, self.runs_per_gpu, self.timeout, self.fuse, self.fuse_max)
-        if self.config.hydra.sweeper.get("multirun", True) and self.workers != 0 and not self.config.dry_run:
-            from runner.sweep.workers.forkserver import prepare
-
-            # The fork server loads torch while the sweep is planned.
-            targets = [str(self.config[group].get("_target_")) for group in ("data", "model")]
-            prepare(targets)
-        return local
+        return Local(self.hydra_context, self.workers, self.runs_per_gpu, self.timeout, self.fuse, self.fuse_max)
