@@ -139,7 +139,7 @@ def further(pairs: Differences, fit: Fit, ones: np.ndarray, others: np.ndarray) 
         (pairs.own, pairs.df[:, None] * df_ratio),
     ):
         shift = np.abs(pairs.difference / error)[:, None] * np.sqrt(counts / present[:, None])
-        shift = np.minimum(shift, 40)  # where the power is 1 already
+        shift = np.minimum(shift, 35)  # the power is 1 there; above, SciPy gives NaN for some degrees of freedom
         missed = missed + stats.nct.cdf(critical(df) / root, df, shift)
     enough = missed <= 1 - POWER
     return np.where(enough.any(1), counts[enough.argmax(1)] - most, np.inf)
