@@ -12,7 +12,7 @@ def test_a_run_leaves_all_that_is_promised(cli):
     """The defaults train on the embedded digits and leave every file."""
     code, out, err = cli("epochs=2", "model=mlp")
     assert (code, err) == (0, "")
-    (folder,) = (path for path in Path("outputs/runs").iterdir() if path.is_dir())
+    (folder,) = (path for path in Path("outputs/runs").glob("[!.]*") if path.is_dir())
     names = {path.name for path in folder.iterdir()}
     assert {"config.yaml", "result.json", "metrics.csv", "checkpoint.pt", "run.log", ".hydra"} <= names
     assert any("tfevents" in name for name in names)

@@ -78,7 +78,7 @@ def test_snapshots_after_a_warm_up(cli):
     words = ("ensemble=snapshot", "schedule=warm_restarts", "schedule.warmup=5%", "model=mlp", "epochs=3")
     code, _, err = cli(*words, "log.tensorboard=false", "name=snapshots")
     assert (code, err) == (0, "")
-    (folder,) = (path for path in Path("outputs/snapshots").iterdir() if path.is_dir())
+    (folder,) = (path for path in Path("outputs/snapshots").glob("[!.]*") if path.is_dir())
     members = checkpoint.load(folder / checkpoint.FILE)["members"]
     assert len(members) == 5
     assert len({tuple(member["head.weight"].flatten().tolist()) for member in members}) == 5
