@@ -85,7 +85,6 @@ CASES = [
     (["-m", "seed=0,1", "hydra.launcher.fuse=1"], "hydra.launcher.fuse=1: must be auto, true or false", ""),
     (["experiment=quickstart"], "brings a sweep of its own", "add -m"),
     (["experiment=quickstar"], "no such option", "did you mean 'quickstart'?"),
-    (["-m", "optimizer=sgd"], "-m without a key of several values", ""),
     (["-m", "optimizer.lr=interval(0.1,1)"], "an interval has no list of values", ""),
     (["-m", "seed=0,1", "threads=1,2"], "'threads' cannot change a result", ""),
     (["optimizer"], "cannot read 'optimizer'", "KEY=VALUE"),

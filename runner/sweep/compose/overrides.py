@@ -1,23 +1,25 @@
 """Overrides of a command, parsed by Hydra's parser."""
 
 import functools
+import random
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, RangeSweep
 
 from runner.core.errors import ConfigError
 from runner.core.schema import NOT_IDENTITY, STACKS
 from runner.core.text import shown
 from runner.sweep.compose.argv import as_typed
+from runner.sweep.compose.ranges import parser_functions, range_values
 
 Pairs = list[tuple[str, str]]  # keys and their values as typed, of one combination
 
 
 def parse(loader: ConfigLoader, arguments: list[str]) -> list[Override]:
     """Parse arguments to Hydra's overrides."""
-    return OverridesParser.create(config_loader=loader).parse_overrides(arguments)
+    return OverridesParser(parser_functions(), loader).parse_overrides(arguments)
 
 
 def override_key(override: Override) -> str:
@@ -32,7 +34,14 @@ def override_values(override: Override) -> list[str]:
     if not override.is_discrete_sweep():
         message = f"{override.input_line}: an interval has no list of values; use choice(...) or range(...)"
         raise ConfigError(f"{message}, or hydra/sweeper=search")
-    if not (texts := [_yaml_constant(text) for text in override.sweep_string_iterator()]):
+    sweep = override.value()
+    if isinstance(sweep, RangeSweep):
+        texts = [repr(number) for number in range_values(sweep, override.input_line)]
+        if sweep.shuffle:
+            random.shuffle(texts)
+    else:
+        texts = [_yaml_constant(text) for text in override.sweep_string_iterator()]
+    if not texts:
         raise ConfigError(f"{override.input_line}: has no values, so there is nothing to run")
     return texts
 

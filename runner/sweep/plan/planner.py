@@ -120,10 +120,6 @@ def make_plan(
         check_single_run(typed, products)
     planner = Planner(composer, resources, lone=not multirun)
     requested = make_combinations(loader, typed, products)
-    if multirun and len(requested) == 1:
-        raise ConfigError(
-            "-m without a key of several values (a list is one value): type KEY=A,B or sweep.repeat=N, or leave -m out"
-        )
     varying = find_varying_keys(pairs for pairs, _ in requested)
     included = apply_exclusions(requested, planner.composer)
     command = command_line()
@@ -133,7 +129,7 @@ def make_plan(
     for i, pairs in enumerate(included):
         interruption.check()
         words = [f"{key}={text}" for key, text in pairs]
-        swept = {key.lstrip("+"): parse_value(key, text) for key, text in pairs if key in varying or not multirun}
+        swept = {key.lstrip("+"): parse_value(key, text) for key, text in pairs if key in varying or len(requested) == 1}
         swept = {key: content for key, content in swept.items() if key not in ("name", "dry_run", "rerun", "trust")}
         label = " ".join(f"{key}={text}" for key, text in pairs if key in varying)
         try:

@@ -4,7 +4,6 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -21,6 +20,7 @@ from optuna.trial import Trial
 from runner.core.errors import ConfigError
 from runner.core.schema import STACKS
 from runner.sweep.compose.overrides import override_key, override_values, parse_value
+from runner.sweep.compose.ranges import range_values
 
 DIGITS = 6  # significant digits of a drawn number, few enough to read
 LARGEST = 2**53  # largest integer that a float64 tells from its neighbors
@@ -189,8 +189,6 @@ def _distribution(override: Override) -> BaseDistribution | None:
     if unknown := sorted(sweep.tags - {"log", "int"}):
         raise ConfigError(f"{line}: tag '{unknown[0]}' is not known; a space may be tagged log and int")
     log = "log" in sweep.tags
-    if isinstance(sweep, RangeSweep) and sweep.step == 0:
-        raise ConfigError(f"{line}: a range needs a step that is not 0")
     if isinstance(sweep, IntervalSweep):
         return _interval(line, sweep, log)
     if override.is_choice_sweep() and sweep.tags:
@@ -225,19 +223,16 @@ def _interval(line: str, sweep: IntervalSweep, log: bool) -> BaseDistribution:
 
 def _range(line: str, sweep: RangeSweep, log: bool) -> BaseDistribution:
     step = sweep.step if sweep.step > 0 else -sweep.step
-    numbers = [Decimal(repr(number)) for number in sweep.range()]
+    numbers = range_values(sweep, line)
     low, high = min(numbers), max(numbers)
-    is_int = all(isinstance(number, int) for number in (sweep.start, sweep.stop, sweep.step))
+    is_int = isinstance(low, int)
     if log and (not is_int or step != 1 or low <= 0):
         raise ConfigError(f"{line}: tag(log,...) needs whole numbers above 0 and a step of 1; or use interval(A,B)")
     if is_int and max(abs(low), abs(high)) > LARGEST:
         raise ConfigError(f"{line}: numbers are at most {LARGEST} from 0")
     if is_int:
-        return IntDistribution(int(low), int(high), step=1 if log else int(step), log=log)
-    exact = Decimal(repr(float(step)))
-    first = Decimal(repr(float(sweep.start)))
-    last = first + (len(numbers) - 1) * (exact if sweep.step > 0 else -exact)
-    return FloatDistribution(float(min(first, last)), float(max(first, last)), step=float(exact))
+        return IntDistribution(low, high, step=1 if log else step, log=log)
+    return FloatDistribution(low, high, step=float(step))
 
 
 def _lookup(config: Mapping[str, Any], key: str) -> Any:

@@ -93,7 +93,6 @@ def test_repetitions_are_seeds(cli):
         (["sweep.repat=3"], "no key 'repat' in sweep; it has exclude, probe, repeat, zip; did you mean 'repeat'?"),
         (["sweep={repeat:2}"], "type the keys of sweep one by one"),
         (["~sweep.repeat", "seed=0,1"], "type the keys of sweep one by one"),
-        (["sweep.repeat=1"], "-m without a key of several values"),
         (["seed=range(5,5)"], "seed=range(5,5): has no values"),
         (["optimizer=glob(zz*)"], "optimizer=glob(zz*): has no values"),
     ],
