@@ -129,7 +129,9 @@ def make_plan(
     for i, pairs in enumerate(included):
         interruption.check()
         words = [f"{key}={text}" for key, text in pairs]
-        swept = {key.lstrip("+"): parse_value(key, text) for key, text in pairs if key in varying or len(requested) == 1}
+        swept = {
+            key.lstrip("+"): parse_value(key, text) for key, text in pairs if key in varying or len(requested) == 1
+        }
         swept = {key: content for key, content in swept.items() if key not in ("name", "dry_run", "rerun", "trust")}
         label = " ".join(f"{key}={text}" for key, text in pairs if key in varying)
         try:
