@@ -26,6 +26,11 @@ def node_of(config: dict, option: str) -> dict:
     return config[group][name] if group in STACKS else config[group]
 
 
+def runner_target(option: str) -> bool:
+    """Return whether an option's class is the runner's own, whose defaults are too."""
+    return yaml_of(option)["_target_"].startswith("runner.")
+
+
 def test_every_folder_is_a_group():
     """Each folder of conf/ is a key of the config, or an experiment, or Hydra's own."""
     folders = {path.name for path in CONF.iterdir() if path.is_dir()}
@@ -65,13 +70,26 @@ def test_targets_exist_and_know_every_key(option):
     assert required - BUILDER_ARGUMENTS.get(group, set()) <= set(node)
 
 
-@pytest.mark.parametrize("option", [option for option in GROUP_OPTIONS if split(option)[0] in STACKS])
+@pytest.mark.parametrize("option", [option for option in GROUP_OPTIONS if runner_target(option)])
 def test_defaults_of_file_and_code_agree(option):
-    """Where an item's class has a default for a key, the item's file says the same; else it leaves it to the user."""
+    """Where a class of the runner has a default for a key, its file says the same; else it leaves it to the user.
+
+    Files that share a class are presets of it, and differ by such keys.
+    """
     node = yaml_of(option)
-    parameters = inspect.signature(pkgutil.resolve_name(node.pop("_target_"))).parameters
-    defaults = {key: "???" if (p := parameters[key]).default is p.empty else p.default for key in node}
-    assert node == {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}
+    target = node.pop("_target_")
+    keys = {key: value for key, value in node.items() if key not in OWN_KEYS.get(split(option)[0], set())}
+    files = [other for other in GROUP_OPTIONS if yaml_of(other)["_target_"] == target]
+    parameters = inspect.signature(pkgutil.resolve_name(target)).parameters
+    defaults = {key: parameters[key].default for key in keys}
+    required = {key for key, default in defaults.items() if default is inspect.Parameter.empty}
+    if split(option)[0] in STACKS:
+        assert {keys[key] for key in required} <= {"???"}
+    for key in defaults.keys() - required:
+        values = [yaml_of(other).get(key) for other in files]
+        default = list(defaults[key]) if isinstance(defaults[key], tuple) else defaults[key]
+        nothing = isinstance(keys[key], dict) and not any(keys[key].values())  # such as `{every: null}`
+        assert (None if nothing else keys[key]) == default or any(value != keys[key] for value in values), key
 
 
 @pytest.mark.parametrize("option", [option for option in GROUP_OPTIONS if option not in ANY_KEY])

@@ -31,7 +31,7 @@ class BFGS(FullBatch, torch.optim.Optimizer):
         self,
         params: Params,
         lr: float = 1.0,
-        max_iter: int = 20,
+        max_iter: int = 5,
         tolerance_grad: float = 1e-7,
         max_gb: float = 2.0,
     ):

@@ -15,7 +15,7 @@ class Lion(torch.optim.Optimizer):
     def __init__(
         self,
         params: Params,
-        lr: float = 1e-4,
+        lr: float = 3e-4,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
     ):

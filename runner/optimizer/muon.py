@@ -22,7 +22,7 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self,
         params: Params,
-        lr: float = 1e-3,
+        lr: float = 3e-3,
         momentum: float = 0.95,
         nesterov: bool = True,
         ns_steps: int = 5,

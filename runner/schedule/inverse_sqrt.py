@@ -18,7 +18,7 @@ class InverseSqrt(Schedule):
         self,
         timeline: Timeline,
         every: Duration = "5%",
-        warmup: Duration = 0,
+        warmup: Duration = "5%",
         floor: float = 0.0,
     ):
         super().__init__(timeline, warmup, floor)

@@ -8,13 +8,13 @@ from runner.schedule.base import Schedule
 class Step(Schedule):
     """Decay `gamma ** (number of completed periods)`, counted from the start of training.
 
-    every: the period, in epochs or a share as `'33%'`.
+    every: the period, in epochs or a share as `'34%'`.
     """
 
     def __init__(
         self,
         timeline: Timeline,
-        every: Duration = "33%",
+        every: Duration = "34%",
         gamma: Factor = 0.1,
         warmup: Duration = 0,
         floor: float = 0.0,

@@ -210,7 +210,7 @@ def test_plateau_without_validation_data_is_refused():
     "mine, formula",
     [
         (InverseTime(LINE, k=0.5, every=4), lambda t: 1 / (1 + 0.5 * t / 4)),
-        (InverseSqrt(LINE, every=9), lambda t: 3 / math.sqrt(9 + t)),
+        (InverseSqrt(LINE, every=9, warmup=0), lambda t: 3 / math.sqrt(9 + t)),
         (WarmupStableDecay(LINE, cooldown="25%", warmup=0), lambda t: min(1, (60 - t) / 15)),
         (
             WarmupStableDecay(LINE, 20, "sqrt", 0, 0.1),
