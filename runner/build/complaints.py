@@ -47,6 +47,8 @@ def _complaint(prefix: str, detail: Any, fields: dict[str, Any]) -> str:
         for part in detail["loc"][:-1]:
             fields = getattr(fields[part].annotation, "model_fields", {})
         return f"{key}: no such key{did_you_mean(detail['loc'][-1], fields)}"
+    if detail["type"] == "missing" and isinstance(detail["loc"][-1], str):  # not an item of a list
+        return f"{key} is missing: leave ~{key} out, or type {key}=VALUE"
     return f"{key}={shown(detail['input'])}: {detail['msg']}"
 
 

@@ -136,6 +136,8 @@ def _explain_unknown_key(key: str, typed: list[str], message: str) -> str:
     else:
         known = keys(group)
     if rest in known:
+        if key in (word.partition("=")[0].removeprefix("~") for word in typed if word.startswith("~")):
+            return f"~{key}: the chosen {group} has no key '{rest}' to remove; leave ~{key} out"
         having = [option for option in options(group) if rest in OmegaConf.load(CONF / group / f"{option}.yaml")]
         ellipsis = ", ..." if len(having) > FEW else ""
         verb = "has" if len(having) == 1 else "have"
@@ -165,6 +167,12 @@ def check_arguments(words: list[str]) -> None:
             line = explain_plugin_key(word, match[1], match[2], _chosen_plugin(match[1], words))
             if line is not None:
                 raise ConfigError(line)
+        group = word[1:].partition("=")[0] if word.startswith("~") else ""
+        if group.startswith("hydra/") or group in {*STACKS, *top_keys()} - {"experiment"} and (CONF / group).is_dir():
+            choice = f"{group}=[]" if group in STACKS else f"{group}=OPTION"
+            raise ConfigError(f"{word}: a group cannot be removed; type {choice}")
+        if "=" in word and re.search(r"(?<![\w?])\?\?\?(?![\w?])", word.partition("=")[2]):
+            raise ConfigError(f"{word}: ??? stands for a missing value; type the value")
         if re.fullmatch(r"hydra\.(sweep|run)\.dir=(''|\"\")?", word):
             raise ConfigError(f"{word}: must name a folder")
         if word.lstrip("+").startswith("hydra.sweep.") and not MULTIRUN & set(words):

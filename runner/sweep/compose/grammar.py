@@ -69,4 +69,6 @@ def explain_syntax(error: OverrideParseException) -> str:
         return f"{message}: '{key}' is no key; write KEY=VALUE, without spaces around the ="
     if text.startswith("("):
         return f"{message}: several values are {key}=A,B; a list is '{key}=[A,B]'"
+    if re.search(r"\$\{[^}]*\$\{", text):
+        return f"{message}: an interpolation inside another goes in quotes of its own, \"{key}='VALUE'\""
     return f"{message}: a value that holds one of = ; ( goes in quotes of its own, \"{key}='VALUE'\""
