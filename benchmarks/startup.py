@@ -1,14 +1,16 @@
 """Gain of each change to Python, torch and the C library (`runner/core/startup/`): one command with it and without it.
 
-    python benchmarks/startup.py --root FOLDER_OF_FASHION_MNIST [--rounds 5] [--pieces frames malloc ...] [--fast]
+    python benchmarks/startup.py --root FOLDER_OF_FASHION_MNIST [--rounds 5] [--pieces frames malloc ...]
+        [--commands 0 1 2] [--fast]
 
-Each command runs in a process of its own, in turn with the same command without one piece, and at last without all of
+Each command runs in a process of its own, in turn, in random order, with the same command without one piece, and at last without all of
 them (RUNNER_PLAIN=1). Both figures are medians over the rounds; the ratio is the median of a round's seconds without
 the piece over those with it. `--fast` takes few steps: it shows that everything works, and measures nothing.
 """
 
 import argparse
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -27,9 +29,9 @@ WITHOUT = {  # piece -> statements that put the plain way in its place
     "kernels": "from runner.optimizer import kernels; kernels.direct = lambda optimizer: None",
 }
 COMMANDS = {
-    "one run of mlp, 20 epochs of digits": ["model=mlp", "epochs=20", "optimizer=momentum"],
-    "8 runs of mlp as one program": [
-        *("-m", "model=mlp", "epochs=20", "optimizer=sgd,momentum,rmsprop,adam", "seed=0,1"),
+    "one run of mlp, 100 epochs of digits": ["model=mlp", "epochs=100", "optimizer=momentum"],
+    "8 runs of mlp as one program, 40 epochs": [
+        *("-m", "model=mlp", "epochs=40", "optimizer=sgd,momentum,rmsprop,adam", "seed=0,1"),
         *("hydra.launcher.workers=0", "hydra.launcher.fuse=true"),
     ],
     "convnet, 6,400 images of Fashion-MNIST": ["data=fashion_mnist", "data.limit=6400", "epochs=1", "batch_size=128"],
@@ -51,19 +53,20 @@ def main() -> None:
     parser.add_argument("--root", required=True, help="folder that holds FashionMNIST/raw")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pieces", nargs="+", choices=list(WITHOUT), default=list(WITHOUT))
+    parser.add_argument("--commands", nargs="+", type=int, choices=range(len(COMMANDS)), default=range(len(COMMANDS)))
     parser.add_argument("--fast", action="store_true")
     options = parser.parse_args()
     cases = {"all of them": ("", {})}
     cases |= {f"without {piece}": (WITHOUT[piece], {}) for piece in options.pieces}
     cases["RUNNER_PLAIN=1"] = "", {"RUNNER_PLAIN": "1"}
-    for title, words in COMMANDS.items():
+    for title, words in (list(COMMANDS.items())[number] for number in options.commands):
         words = [*words, "threads=1", *([f"data.root={options.root}"] if "data=fashion_mnist" in words else [])]
         words += ["epochs=1", "data.limit=640"] if options.fast else []
         words = list({word.partition("=")[0]: word for word in words}.values())
         seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
-        for _ in range(1 if options.fast else options.rounds):
-            for name, (statements, environment) in cases.items():
-                seconds[name].append(measure(words, statements, environment))
+        for number in range(1 if options.fast else options.rounds):
+            for name in random.Random(number).sample(list(cases), len(cases)):  # the order must not matter
+                seconds[name].append(measure(words, *cases[name]))
         print(f"\n{title}\n{'':28}{'seconds':>9}{'CPU s':>9}{'ratio':>9}{'CPU ratio':>11}")  # noqa: T201
         for name, pairs in seconds.items():
             wall, cpu = (statistics.median(values) for values in zip(*pairs))
