@@ -32,6 +32,13 @@ def cores() -> int:
     return max(1, (os.cpu_count() or 1) // processes)
 
 
+def visible_gpus() -> list[str]:
+    """Return the GPUs of this process as `CUDA_VISIBLE_DEVICES` names them: numbers, or UUIDs where it holds them."""
+    count = torch.cuda.device_count()
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(number) for number in range(count)] if names is None else names.replace(" ", "").split(",")[:count]
+
+
 def check_device(config: dict[str, Any]) -> torch.device:
     """Return the device that the key `device` names. Raises `ConfigError` where it is not available."""
     name = config["device"]

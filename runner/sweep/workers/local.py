@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from hydra.types import HydraContext
 
-from runner.core.devices import cores
+from runner.core.devices import cores, visible_gpus
 from runner.core.errors import ConfigError
 from runner.core.text import shown
 from runner.sweep.plan.plan import Plan
@@ -63,6 +63,7 @@ class Local:
             return ThisProcess(plan.resources, self.context, display)
         devices: list[str | None] = [None] * plan.workers
         if plan.device == "cuda":
-            devices = [str(number % torch.cuda.device_count()) for number in range(plan.workers)]
+            gpus = visible_gpus()
+            devices = [gpus[number % len(gpus)] for number in range(plan.workers)]
         grow = plan.device == "cuda" and self.workers == self.runs_per_gpu == "auto"
         return processes.Processes(self.context, devices, self.timeout, grow)

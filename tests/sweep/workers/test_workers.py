@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from runner.store import lock
 from runner.sweep.run.executor import Executor, Outcome
 from runner.sweep.workers import forkserver as server
 from runner.sweep.workers import processes
+from runner.sweep.workers.local import Local
 from runner.sweep.workers.processes import Processes, packed
 from tests.shared.results import numbers, results_of
 from tests.shared.sweeps import CUSTOM, SWEEP, said
@@ -224,6 +226,24 @@ def test_a_full_disk_stops_the_sweep_which_then_goes_on(cli, workers):
     Path("room").touch()
     assert cli(*words)[0] == 0
     assert [r["status"] for r in results_of(Path("outputs/full")).values()] == ["done"] * 3
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [(None, ["0", "1", "0"]), ("2,3", ["2", "3", "2"]), ("GPU-a, GPU-b", ["GPU-a", "GPU-b", "GPU-a"])],
+)
+def test_workers_get_the_gpus_of_the_command(visible, expected, monkeypatch):
+    """Worker GPUs are a part of what `CUDA_VISIBLE_DEVICES` allows this process."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    made = []
+    monkeypatch.setattr(processes, "Processes", lambda context, devices, limit, grow: made.append(devices))
+    plan = SimpleNamespace(workers=3, device="cuda")
+    Local(None, "auto", "auto", None).make_executor(plan, None)
+    assert made == [expected]
 
 
 def test_a_gpu_is_shared_by_as_many_as_it_holds():
