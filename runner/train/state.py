@@ -154,9 +154,10 @@ class TrainState(Stream, Epochs, Saved):
         self._set_rates()
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-            self.clip_gradients()
         if self.probe.due(self.progress.step):
-            self.probe.before()
+            self.probe.before()  # before clipping
+        if self.scaler is not None:
+            self.clip_gradients()
 
     def update(self, objective: Callable[[], Tensor]) -> None:
         """Take the optimizer's step."""

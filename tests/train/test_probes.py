@@ -8,8 +8,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from runner.execution.eager import EagerProgram
 from runner.train import probes
 from runner.train.probes import Probe, hessian_ends
+from runner.train.program import Objective
+from tests.shared.training import first_look, make
 
 
 def test_norms_ratios_and_cosine_are_those_of_the_vectors():
@@ -49,6 +52,18 @@ def test_only_two_steps_in_a_cadence_are_looked_at():
     """The step of the cadence and the one before it."""
     assert [step for step in range(20) if Probe([], 10).due(step)] == [8, 9, 18, 19]
     assert not any(Probe([], 0).due(step) for step in range(20))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_norms_are_those_before_clipping(precision):
+    """With fp16 gradients are unscaled and clipped before the optimizer's step, else clipped inside it."""
+    norms = []
+    for clip in ("null", "0.001"):
+        run = make(f"precision={precision}", f"clip_grad_norm={clip}", "probe.every=1")
+        batch, loss = first_look(run)
+        run.step(loss, Objective(run, batch, loss, EagerProgram()))
+        norms.append(run.probe.read()["grad_norm/head"])
+    assert norms[0] > 0.01 and norms[1] == pytest.approx(norms[0], rel=1e-3)
 
 
 @pytest.mark.parametrize(("hidden", "large"), [(2, 10**7), (6, 10**7), (6, 20)])
