@@ -3,7 +3,7 @@
     python benchmarks/startup.py --root FOLDER_OF_FASHION_MNIST [--rounds 5] [--pieces frames malloc ...]
         [--commands 0 1 2] [--fast]
 
-Each command runs in a process of its own, in turn, in random order, with the same command without one piece, and at last without all of
+Each command runs in a process of its own, in random order with the same command without one piece, and without all of
 them (RUNNER_PLAIN=1). Both figures are medians over the rounds; the ratio is the median of a round's seconds without
 the piece over those with it. `--fast` takes few steps: it shows that everything works, and measures nothing.
 """
