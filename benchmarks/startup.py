@@ -1,6 +1,6 @@
 """Gain of each change to Python, torch and the C library (`runner/core/startup/`): one command with it and without it.
 
-    python benchmarks/startup.py --root FOLDER_OF_FASHION_MNIST [--rounds 5] [--pieces frames malloc ...]
+    python benchmarks/startup.py --root FOLDER_OF_FASHION_MNIST [--rounds 5] [--pieces malloc kernels ...]
         [--commands 0 1 2] [--fast]
 
 Each command runs in a process of its own, in random order with the same command without one piece, and without all of
@@ -21,11 +21,8 @@ from descendants import cpu_seconds
 
 START = "from runner.__main__ import cli; cli()"
 WITHOUT = {  # piece -> statements that put the plain way in its place
-    "frames": "from runner.core.startup import frames; frames.reserve_frames = lambda function: function",
     "malloc": "from runner.core.startup import malloc; malloc.keep = lambda: None",
     "optimizer wrappers": "from runner.core.startup import torch_compiler as c; c.unwrap_methods = lambda owner: None",
-    "triton": "import contextlib; from runner.core.startup import torch_compiler as c; "
-    "c._absent = lambda name: contextlib.nullcontext()",
     "kernels": "from runner.optimizer import kernels; kernels.direct = lambda optimizer: None",
 }
 COMMANDS = {

@@ -19,7 +19,6 @@ from runner import __version__
 from runner.core import interruption
 from runner.core.errors import ConfigError, DiskFull
 from runner.core.startup import malloc
-from runner.core.startup.frames import reserve_frames
 from runner.sweep.compose.argv import TYPED, hydra_argv, is_info_command
 
 WAIT = "runner: interrupted: what was trained is saved first; Ctrl-C again ends at once"
@@ -47,7 +46,6 @@ def report_interrupt(interrupt: KeyboardInterrupt) -> int:
     return 128 + interrupt.number
 
 
-@reserve_frames
 def main(argv: list[str] | None = None) -> int:
     """Run one command line; return the exit code: 0 all done, 1 a run failed or diverged, 2 refused."""
     argv = list(sys.argv[1:] if argv is None else argv)

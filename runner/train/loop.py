@@ -7,12 +7,10 @@ share one.
 from collections.abc import Callable
 
 from runner.core import interruption
-from runner.core.startup.frames import reserve_frames
 from runner.train.program import Objective, OnFailure, Program
 from runner.train.state import TrainState
 
 
-@reserve_frames
 def train(runs: list[TrainState], program: Program, on_failure: OnFailure | None = None) -> None:
     """Train all runs to their ends, side by side, or until a signal asks the process to end.
 

@@ -1,4 +1,4 @@
-"""torch's compiler and triton are loaded by who compiles, and by nobody else."""
+"""torch's compiler is loaded only in processes that compile."""
 
 import subprocess
 import sys
@@ -6,7 +6,6 @@ import sys
 import numpy as np
 import pytest
 
-from runner.core.startup.torch_compiler import _absent
 from tests.shared.marks import quick
 
 TELL = """
@@ -14,7 +13,7 @@ import sys
 from runner.__main__ import main
 if __name__ == "__main__":
     code = main(sys.argv[1:])
-    print("loaded:", *sorted({"torch._dynamo", "torchvision", "triton", "matplotlib", "scipy"} & set(sys.modules)))
+    print("loaded:", *sorted({"torch._dynamo", "torchvision", "matplotlib", "scipy"} & set(sys.modules)))
     sys.exit(code)
 """
 
@@ -115,16 +114,3 @@ def test_steps_are_those_of_torch(steps):
     assert plain.keys() == whole.keys()
     for name, weights in plain.items():
         assert np.array_equal(weights, whole[name]), name
-
-
-@quick
-def test_a_package_can_be_away_for_a_while():
-    """Inside it is as not installed, afterwards as before; one that is loaded stays."""
-    with _absent("wave"), pytest.raises(ImportError):
-        import wave
-    import wave
-
-    with _absent("wave"):
-        import wave as still
-
-        assert still is wave

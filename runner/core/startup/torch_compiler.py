@@ -5,7 +5,6 @@ takes a second a process, for nothing: the runner compiles networks alone (`runn
 reports each step of an optimizer to the profiler, which takes a tenth of the step or more.
 """
 
-import contextlib
 import functools
 import inspect
 import logging
@@ -51,26 +50,11 @@ def has_step_hooks(optimizer: Optimizer) -> bool:
 
 def flop_counter() -> "FlopCounterMode":
     """Return torch's counter of floating-point operations, without its printed table."""
-    # without triton, because importing it takes a tenth of a second; it only serves to count its own kernels
-    with _absent("triton"):
-        from torch.utils.flop_counter import FlopCounterMode
+    # its warning that triton is not installed concerns triton's kernels alone
+    logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)
+    from torch.utils.flop_counter import FlopCounterMode
+
     return FlopCounterMode(display=False)
-
-
-@contextlib.contextmanager
-def _absent(name: str) -> Iterator[None]:
-    """Make a package look not installed inside, unless it is imported already; log nothing about that."""
-    if is_plain() or name in sys.modules:
-        yield
-        return
-    sys.modules[name] = None
-    log = logging.getLogger("torch.utils.flop_counter")
-    was_disabled, log.disabled = log.disabled, True
-    try:
-        yield
-    finally:
-        del sys.modules[name]
-        log.disabled = was_disabled
 
 
 def _torch_classes(base: type) -> Iterator[type]:

@@ -11,7 +11,6 @@ from hydra.types import HydraContext
 from runner.core import interruption
 from runner.core.errors import ConfigError, DiskFull, is_disk_full
 from runner.core.listener import Listener
-from runner.core.startup.frames import reserve_frames
 from runner.execution.choose.group import train_group
 from runner.store import lock
 from runner.store.files import RESULT
@@ -47,7 +46,6 @@ class SharedProgram:
     slot: Slot
 
 
-@reserve_frames
 def perform(work: Work, resources: Resources, context: HydraContext, listener: Listener) -> bool:
     """Execute a run and its mates. Return False if another process is executing the run now.
 
