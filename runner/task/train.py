@@ -1,6 +1,7 @@
 """`task=train`: train one run, from config to result."""
 
 import contextlib
+import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from runner.core import interruption, memory
 from runner.core.errors import ConfigError
 from runner.core.listener import Listener
+from runner.core.text import shown
 from runner.task.base import Task, process_settings
 from runner.task.job import Job
 from runner.task.phases import TaskParts
@@ -23,6 +25,16 @@ from runner.train.progress import Diverged
 from runner.train.state import TrainState
 
 log = logging.getLogger(__name__)
+
+
+# key -> (group, key and value with which it has no effect)
+WITHOUT_EFFECT = {
+    "early_stopping.metric": ("early_stopping", "patience", None),
+    "early_stopping.min_delta": ("early_stopping", "patience", None),
+    "checkpoint.metric": ("checkpoint", "select", "last"),
+    "transfer.pretrained_lr_scale": ("transfer", "weights", None),
+    "transfer.frozen_norm": ("transfer", "freeze_depth", 0),
+}
 
 
 class Train(Task):
@@ -41,11 +53,18 @@ class Train(Task):
     }
 
     def complete(self, config: dict[str, Any], typed: list[str]) -> dict[str, Any]:
-        """Return the config; raises `ConfigError` for a typed `checkpoint.metric` without effect."""
-        words = [word for word in typed if word.partition("=")[0].lstrip("+") == "checkpoint.metric"]
-        if words and config["checkpoint"]["select"] == "auto":
+        """Return the config; warn of typed keys without effect.
+
+        Raises `ConfigError` for a typed `checkpoint.metric` that `checkpoint.select=auto` does not use.
+        """
+        keys = {word.partition("=")[0].lstrip("+"): word for word in typed}
+        for key in keys.keys() & WITHOUT_EFFECT.keys():
+            group, switch, off = WITHOUT_EFFECT[key]
+            if config[group].get(switch, key) == off:
+                _warn_once(f"{keys[key]}: has no effect with {group}.{switch}={shown(off)}")
+        if (word := keys.get("checkpoint.metric")) and config["checkpoint"]["select"] == "auto":
             raise ConfigError(
-                f"{words[-1]}: checkpoint.select=auto takes the last epoch or that of the lowest validation loss; add "
+                f"{word}: checkpoint.select=auto takes the last epoch or that of the lowest validation loss; add "
                 "checkpoint.select=best, or leave it out"
             )
         return config
@@ -106,3 +125,8 @@ def more_pieces(config: dict[str, Any], run: TrainState) -> tuple[tuple[int, int
             "batch norm would see smaller batches, which changes the result: oom.allow_batchnorm=true allows it",
         )
     return pieces, ""
+
+
+@functools.cache  # once a process, not once a combination
+def _warn_once(line: str) -> None:
+    log.warning(line)

@@ -17,7 +17,9 @@ from runner.schedule.plateau import Plateau
 from runner.schedule.warm_restarts import WarmRestarts
 from runner.schedule.wsd import WarmupStableDecay
 from runner.store.revisions import revisions
+from runner.task.train import Train, _warn_once
 from runner.train.selection import final_share, select_weights
+from tests.shared.configs import composed
 from tests.shared.reports import Page
 from tests.shared.results import result_of, results_of
 
@@ -133,6 +135,32 @@ def test_auto_has_a_revision_and_typed_choices_have_none():
     ):
         known = revisions({"checkpoint": {"select": select}, "task": {"_target_": task}})
         assert {key: known[key] for key in known if key == "checkpoint.select"} == expected
+
+
+@pytest.mark.parametrize(
+    ("word", "off", "on"),
+    [
+        ("early_stopping.min_delta=0.1", "early_stopping.patience=null", "early_stopping.patience=2"),
+        ("early_stopping.metric=val_accuracy", "early_stopping.patience=null", "early_stopping.patience=2"),
+        ("checkpoint.metric=val_loss", "checkpoint.select=last", "checkpoint.select=best"),
+        ("transfer.pretrained_lr_scale=0.5", "transfer.weights=null", "transfer.weights=default"),
+        ("transfer.frozen_norm=train", "transfer.freeze_depth=0", "transfer.freeze_depth=1"),
+    ],
+)
+def test_typed_keys_without_effect_are_named(word, off, on, caplog):
+    """Not refused: a sweep may have the key for its other combinations."""
+    for switch, expected in ((off, [f"{word}: has no effect with {off}"]), (on, [])):
+        caplog.clear()
+        _warn_once.cache_clear()
+        Train().complete(composed(word, switch), [word, switch])
+        assert [record.getMessage() for record in caplog.records] == expected
+
+
+def test_a_command_says_what_has_no_effect(cli, caplog):
+    _warn_once.cache_clear()
+    code, _, _ = cli("-m", "seed=0,1", "early_stopping.min_delta=0.1", "dry_run=true", "sweep.probe=false")
+    expected = "early_stopping.min_delta=0.1: has no effect with early_stopping.patience=null"
+    assert code == 0 and [record.getMessage() for record in caplog.records].count(expected) == 1
 
 
 def test_the_page_survives_results_that_do_not_tell(tmp_path):
