@@ -168,7 +168,7 @@ def check_arguments(words: list[str]) -> None:
             if line is not None:
                 raise ConfigError(line)
         group = word[1:].partition("=")[0] if word.startswith("~") else ""
-        if group.startswith("hydra/") or group in {*STACKS, *top_keys()} - {"experiment"} and (CONF / group).is_dir():
+        if group.startswith("hydra/") or group not in ("", "experiment", "hydra") and (CONF / group).is_dir():
             choice = f"{group}=[]" if group in STACKS else f"{group}=OPTION"
             raise ConfigError(f"{word}: a group cannot be removed; type {choice}")
         if "=" in word and re.search(r"(?<![\w?])\?\?\?(?![\w?])", word.partition("=")[2]):
