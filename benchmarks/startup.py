@@ -1,4 +1,4 @@
-"""Gain of each change to Python, torch and the C library (`runner/core/startup/`): one command with it and without it.
+"""Gain of each change to torch and the C library (`runner/core/startup/`): one command with it and without it.
 
     python benchmarks/startup.py --root FOLDER_OF_FASHION_MNIST [--rounds 5] [--pieces malloc kernels ...]
         [--commands 0 1 2] [--fast]

@@ -14,30 +14,11 @@ from runner.data.image_folder import load
 from runner.data.prepare import prepare
 from runner.data.stream import worker_count
 from runner.store import cache as store_cache
-from tests.shared.data_sets import photo
+from tests.shared.data_sets import content, photo
 from tests.shared.paths import ROOT
 
 # Python 3.12 and later warn of a fork beside torch's threads; a loader's workers use none of them.
 forking = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-
-
-@pytest.fixture
-def keys(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "SETTLED_NS", 0)  # else photos made this very second are read again
-    return {"resize": 8, "size": 6, "cache_dir": str(tmp_path / "cache")}
-
-
-@pytest.fixture
-def root(tmp_path):
-    numbers = {"train": 5, "val": 2}
-    places = [(part, name, index) for part in numbers for name in "ab" for index in range(numbers[part])]
-    for seed, (part, name, index) in enumerate(places):
-        photo(tmp_path / "photos" / part / name / f"{index}.png", seed)
-    return str(tmp_path / "photos")
-
-
-def content(split):
-    return [(images.tolist(), labels.tolist()) for images, labels in split.batches(torch.arange(len(split)).split(3))]
 
 
 def test_cache_is_used(root, keys, monkeypatch):

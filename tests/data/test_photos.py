@@ -6,44 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from runner.core.errors import ConfigError
 from runner.data import decode
-from runner.data import photo_cache as cache
 from runner.data.image_folder import load
 from runner.data.prepare import prepare
-from tests.shared.data_sets import photo
+from tests.shared.data_sets import content, folder, photo
 from tests.shared.paths import ROOT
 
 FLOWERS = ROOT.parent / "shared" / "data" / "flowers"
-
-
-def folder(root, **parts):
-    """`train=3`: three photos in each of the classes a and b of root/train."""
-    seed = 0
-    for part, count in parts.items():
-        for name in "ab":
-            for index in range(count):
-                photo(root / part / name / f"{index}.png", seed)
-                seed += 1
-    return str(root)
-
-
-@pytest.fixture
-def keys(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "SETTLED_NS", 0)  # else photos made this very second are read again
-    return {"resize": 8, "size": 6, "cache_dir": str(tmp_path / "cache")}
-
-
-@pytest.fixture
-def root(tmp_path):
-    return folder(tmp_path / "photos", train=5, val=2)
-
-
-def content(split):
-    return [(images.tolist(), labels.tolist()) for images, labels in split.batches(torch.arange(len(split)).split(3))]
 
 
 @pytest.mark.parametrize("size", [(31, 20), (20, 31), (9, 9), (5, 40), (200, 133)])

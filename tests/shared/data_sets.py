@@ -1,6 +1,7 @@
 """Files of small data sets, and how their YAMLs load them."""
 
 import numpy as np
+import torch
 import yaml
 from PIL import Image
 
@@ -11,6 +12,21 @@ def photo(path, seed, size=(20, 14)):
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
+
+
+def folder(root, **parts):
+    """`train=3`: three photos in each of the classes a and b of root/train."""
+    seed = 0
+    for part, count in parts.items():
+        for name in "ab":
+            for index in range(count):
+                photo(root / part / name / f"{index}.png", seed)
+                seed += 1
+    return str(root)
+
+
+def content(split):
+    return [(images.tolist(), labels.tolist()) for images, labels in split.batches(torch.arange(len(split)).split(3))]
 
 
 CONF = ROOT / "conf" / "data"

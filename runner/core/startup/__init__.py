@@ -1,4 +1,4 @@
-"""Changes to Python, torch and the C library that make runs faster and change no result, one file each.
+"""Changes to torch and the C library that make runs faster and change no result, one file each.
 
 RUNNER_PLAIN=1 in the environment turns off all of them and the direct steps of `runner.optimizer.kernels`.
 """

@@ -222,8 +222,7 @@ def _interval(line: str, sweep: IntervalSweep, log: bool) -> BaseDistribution:
 
 
 def _range(line: str, sweep: RangeSweep, log: bool) -> BaseDistribution:
-    step = sweep.step if sweep.step > 0 else -sweep.step
-    numbers = range_values(sweep, line)
+    step, numbers = abs(sweep.step), range_values(sweep, line)
     low, high = min(numbers), max(numbers)
     is_int = isinstance(low, int)
     if log and (not is_int or step != 1 or low <= 0):
